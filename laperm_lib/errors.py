@@ -1,0 +1,21 @@
+"""The errors of the library. All are `ValueError`s, so that `except ValueError` catches them too."""
+
+
+class LaPermError(ValueError):
+    """Base class of the errors that only this library raises."""
+
+
+class UnknownLayerError(LaPermError):
+    """A variable whose split into weight vectors nobody has registered."""
+
+
+class NonFiniteWeightError(LaPermError):
+    """A NaN or an infinity in a weight vector that was about to be sorted."""
+
+
+class DatasetUnavailableError(LaPermError):
+    """A dataset that is neither on disk nor within reach, or whose files are not what they say."""
+
+
+class WeightFileError(LaPermError):
+    """A weight file that is damaged, foreign, or does not fit the model."""

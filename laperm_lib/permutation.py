@@ -1,0 +1,228 @@
+r"""Weight vectors as matrices, their ranks, and the reconnection of values by rank.
+
+This is the mathematics of the paper's section 3, on NumPy arrays, knowing nothing of training.
+A variable is seen as a matrix with one weight vector per row. Synchronising a weight vector
+:math:`w` with initial values :math:`w_0` is
+
+.. math:: w_{\mathrm{new}}[\operatorname{argsort}(w)] = \operatorname{sort}(w_0),
+
+ties by index. :math:`-0` and :math:`+0` are equal numbers, hence a tie like any other.
+
+References:
+    Qiu and Suda, "Train by Reconnect: Decoupling Locations of Weights from Their Values",
+    NeurIPS 2020, section 3.
+"""
+
+import math
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from laperm_lib.errors import NonFiniteWeightError
+
+
+def to_matrix(array: Any, neuron_axes: tuple[int, ...], xp: ModuleType = np) -> Any:
+    """Arrange an array as a matrix with one weight vector per row.
+
+    Args:
+        array: the values of a variable, of any shape.
+        neuron_axes: the axes that run over neurons; the others, in C order, form one neuron's
+            weight vector. Negative axes count from the end. `()` makes one vector of everything.
+        xp: the module whose `transpose` and `reshape` are used: `numpy` or `keras.ops`.
+
+    Returns:
+        A matrix of shape (neurons, d).
+
+    Raises:
+        ValueError: if an axis is out of range or named twice.
+
+    Examples:
+        >>> kernel = np.arange(6).reshape(3, 2)  # (in, out)
+        >>> to_matrix(kernel, (-1,)).tolist()
+        [[0, 2, 4], [1, 3, 5]]
+    """
+    order, neurons = _axis_order(tuple(array.shape), neuron_axes)
+    return xp.reshape(xp.transpose(array, order), (neurons, math.prod(array.shape) // neurons))
+
+
+def from_matrix(
+    matrix: Any, shape: tuple[int, ...], neuron_axes: tuple[int, ...], xp: ModuleType = np
+) -> Any:
+    """Undo `to_matrix`: put a matrix of weight vectors back into a variable's shape.
+
+    Args:
+        matrix: shape (neurons, d).
+        shape: the shape of the variable.
+        neuron_axes: as given to `to_matrix`.
+        xp: `numpy` or `keras.ops`.
+
+    Returns:
+        An array of shape `shape`.
+
+    Raises:
+        ValueError: if an axis is out of range or named twice, or the sizes do not match.
+
+    Examples:
+        >>> kernel = np.arange(6).reshape(3, 2)
+        >>> bool((from_matrix(to_matrix(kernel, (1,)), (3, 2), (1,)) == kernel).all())
+        True
+    """
+    order, _ = _axis_order(shape, neuron_axes)
+    inverse = tuple(order.index(axis) for axis in range(len(shape)))
+    return xp.transpose(xp.reshape(matrix, tuple(shape[axis] for axis in order)), inverse)
+
+
+def _axis_order(shape: tuple[int, ...], neuron_axes: tuple[int, ...]) -> tuple[list[int], int]:
+    """The axes with the neurons' first, and the number of neurons."""
+    rank = len(shape)
+    if any(not -rank <= axis < rank for axis in neuron_axes):
+        raise ValueError(f"Neuron axes {neuron_axes} do not fit an array of shape {shape}.")
+    neurons = [axis % rank for axis in neuron_axes]
+    if len(set(neurons)) != len(neurons):
+        raise ValueError(f"Neuron axes {neuron_axes} name one axis of shape {shape} twice.")
+    if 0 in shape:
+        raise ValueError(f"An array of shape {shape} holds no weights.")
+    order = neurons + [axis for axis in range(rank) if axis not in neurons]
+    return order, math.prod(shape[axis] for axis in neurons)
+
+
+def sort_order(matrix: np.ndarray) -> np.ndarray:
+    """Stable argsort of every row: ties by index, -0 and +0 tied.
+
+    For floats of up to 32 bits, each value is packed with its index into one 64-bit integer whose
+    order is the wanted one; sorting those is several times faster than a stable argsort.
+
+    Args:
+        matrix: finite floats, shape (..., d).
+
+    Returns:
+        Indices that sort each row, shape (..., d), dtype intp.
+
+    Raises:
+        NonFiniteWeightError: if there is a NaN or an infinity, which have no rank among weights.
+
+    Examples:
+        >>> sort_order(np.array([[0.5, -1.0, 0.0, -0.0, 0.5]], "float32")).tolist()
+        [[1, 2, 3, 0, 4]]
+    """
+    if not np.isfinite(matrix).all():
+        raise NonFiniteWeightError("A weight vector holds a NaN or an infinity: it has no order.")
+    if matrix.dtype.itemsize > 4:
+        return np.argsort(matrix, axis=-1, kind="stable")
+    keys = _ordered_bits(matrix).astype(np.uint64) << np.uint64(32)
+    keys |= np.arange(matrix.shape[-1], dtype=np.uint64)
+    keys.sort(axis=-1)
+    return (keys & np.uint64(0xFFFFFFFF)).astype(np.intp)
+
+
+def _ordered_bits(values: np.ndarray) -> np.ndarray:
+    """Unsigned integers in the order of the given floats; equal floats have equal bits."""
+    # x + 0 turns -0 into +0 and leaves every other number as it is.
+    bits = (values.astype(np.float32) + np.float32(0)).view(np.int32)
+    # IEEE floats are sign and magnitude: flip all bits of the negative ones, the sign of the rest.
+    flip = (bits >> 31) | np.int32(-(2**31))
+    return (bits ^ flip).view(np.uint32)
+
+
+def sort_values(matrix: np.ndarray) -> np.ndarray:
+    """Sort every row as `sort_order` does: sort(w0) of the synchronisation.
+
+    Args:
+        matrix: finite floats, shape (..., d).
+
+    Returns:
+        The same values, bit for bit, each row in ascending order.
+
+    Raises:
+        NonFiniteWeightError: if there is a NaN or an infinity.
+
+    Examples:
+        >>> sort_values(np.array([3.0, 1.0, 2.0])).tolist()
+        [1.0, 2.0, 3.0]
+    """
+    return np.take_along_axis(matrix, sort_order(matrix), axis=-1)
+
+
+def reconnect(weights: np.ndarray, sorted_initial: np.ndarray) -> np.ndarray:
+    """Put the initial values back in the rank order of the weights (the paper's synchronisation).
+
+    Args:
+        weights: what training produced, one weight vector per row, shape (..., d).
+        sorted_initial: the initial values, sorted by `sort_values`, same shape.
+
+    Returns:
+        The synchronised weights: every row a permutation of the same row of `sorted_initial`, bit
+        for bit, ranked as `weights` is. Reconnecting the result again changes no bit.
+
+    Raises:
+        ValueError: if the shapes differ.
+        NonFiniteWeightError: if a weight is NaN or infinite.
+
+    Examples:
+        >>> trained = np.array([0.3, -2.0, 0.9])
+        >>> reconnect(trained, np.array([-1.0, 0.0, 1.0])).tolist()
+        [0.0, -1.0, 1.0]
+    """
+    if weights.shape != sorted_initial.shape:
+        raise ValueError(
+            f"Weights of shape {weights.shape} cannot take initial values of shape "
+            f"{sorted_initial.shape}."
+        )
+    new = np.empty_like(sorted_initial)
+    np.put_along_axis(new, sort_order(weights), sorted_initial, axis=-1)
+    # Zeros of both signs tie, so the next reconnection would give them out by index. Do it now:
+    # every row has as many zeros as before, and a boolean mask goes through them row by row.
+    zeros = new == 0
+    if zeros.any():
+        new[zeros] = sorted_initial[sorted_initial == 0]
+    return new
+
+
+def reconnect_reference(weights: np.ndarray, initial: np.ndarray) -> np.ndarray:
+    """The synchronisation of one weight vector, written for reading: what `reconnect` must equal.
+
+    Args:
+        weights: what training produced, shape (d,).
+        initial: the initial values in any order, shape (d,).
+
+    Returns:
+        The initial values in the rank order of `weights`, shape (d,).
+
+    Examples:
+        >>> reconnect_reference(np.array([0.3, -2.0, 0.9]), np.array([1.0, 0.0, -1.0])).tolist()
+        [0.0, -1.0, 1.0]
+    """
+    places = sorted(range(len(weights)), key=lambda i: weights[i])  # stable: ties by index
+    values = sorted(initial)
+    new = np.empty_like(initial)
+    for place, value in zip(places, values, strict=True):
+        new[place] = value
+    zero_places = [i for i in range(len(new)) if new[i] == 0]
+    for place, value in zip(zero_places, [v for v in values if v == 0], strict=True):
+        new[place] = value
+    return new
+
+
+def is_permutation(before: np.ndarray, after: np.ndarray) -> bool:
+    """Whether every row of `after` holds exactly the values of the same row of `before`.
+
+    Args:
+        before: one weight vector per row, shape (..., d), any dtype of up to 64 bits.
+        after: same shape and dtype.
+
+    Returns:
+        True if the rows are permutations of each other bit for bit (so -0 is not +0, and a NaN
+        equals itself).
+
+    Examples:
+        >>> is_permutation(np.array([1.0, 2.0]), np.array([2.0, 1.0]))
+        True
+        >>> is_permutation(np.array([1.0, 2.0]), np.array([2.0, 2.0]))
+        False
+    """
+    if before.shape != after.shape or before.dtype != after.dtype:
+        return False
+    bits = np.dtype(f"u{before.dtype.itemsize}")
+    first, second = (np.ascontiguousarray(array).view(bits) for array in (before, after))
+    return bool(np.array_equal(np.sort(first, axis=-1), np.sort(second, axis=-1)))

@@ -1,0 +1,139 @@
+"""The laws of ranks and reconnection, and the fast sort against the one written for reading."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from laperm_lib import permutation
+from laperm_lib.errors import NonFiniteWeightError
+
+# Few distinct values, so that ties and zeros of both signs are common, among all the others.
+values = st.one_of(
+    st.sampled_from([-1.0, -0.0, 0.0, 0.5, 1e-45, -1e-45, 3.4e38]),
+    st.floats(width=32, allow_nan=False, allow_infinity=False),
+)
+
+
+@st.composite
+def pairs(draw, dtype="float32"):
+    """Two matrices of one shape: weights and initial values."""
+    shape = draw(st.tuples(st.integers(1, 4), st.integers(1, 12)))
+    arrays = hnp.arrays(dtype, shape, elements=values)
+    return draw(arrays), draw(arrays)
+
+
+def bits(array):
+    return np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}")
+
+
+@given(pairs())
+def test_reconnect_equals_the_reference_bit_for_bit(pair):
+    weights, initial = pair
+    fast = permutation.reconnect(weights, permutation.sort_values(initial))
+    naive = [permutation.reconnect_reference(w, i) for w, i in zip(weights, initial, strict=True)]
+    np.testing.assert_array_equal(bits(fast), bits(np.array(naive)))
+
+
+@given(pairs())
+def test_reconnect_keeps_every_value_bit_for_bit(pair):
+    weights, initial = pair
+    new = permutation.reconnect(weights, permutation.sort_values(initial))
+    assert permutation.is_permutation(initial, new)
+
+
+@given(pairs())
+def test_the_order_is_that_of_the_weights(pair):
+    weights, initial = pair
+    new = permutation.reconnect(weights, permutation.sort_values(initial))
+    for row, trained in zip(new, weights, strict=True):
+        assert (np.diff(row[np.argsort(trained, kind="stable")]) >= 0).all()
+
+
+@given(pairs())
+def test_reconnecting_twice_changes_no_bit(pair):
+    weights, initial = pair
+    sorted_initial = permutation.sort_values(initial)
+    once = permutation.reconnect(weights, sorted_initial)
+    np.testing.assert_array_equal(bits(permutation.reconnect(once, sorted_initial)), bits(once))
+
+
+@given(pairs())
+def test_untrained_weights_come_back_unchanged(pair):
+    initial, _ = pair
+    initial = initial + np.float32(0)  # one sign of zero: which -0 goes where is not a rank
+    new = permutation.reconnect(initial, permutation.sort_values(initial))
+    np.testing.assert_array_equal(bits(new), bits(initial))
+
+
+@given(pairs())
+def test_counts_of_zeros_are_conserved(pair):
+    weights, initial = pair
+    new = permutation.reconnect(weights, permutation.sort_values(initial))
+    np.testing.assert_array_equal((new == 0).sum(axis=1), (initial == 0).sum(axis=1))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@given(data=st.data())
+def test_sort_order_is_the_stable_argsort(dtype, data):
+    width = 16 if dtype == "float16" else 32
+    floats = st.floats(width=width, allow_nan=False, allow_infinity=False)
+    shape = st.tuples(st.integers(1, 4), st.integers(1, 12))
+    elements = st.one_of(st.sampled_from([0.0, -0.0, 1.0]), floats)
+    matrix = data.draw(hnp.arrays(dtype, shape, elements=elements))
+    expected = np.argsort(matrix, axis=-1, kind="stable")
+    np.testing.assert_array_equal(permutation.sort_order(matrix), expected)
+
+
+def test_a_long_vector_with_many_ties():
+    generator = np.random.default_rng(0)
+    weights = generator.integers(-50, 50, size=(3, 20_000)).astype("float32")
+    expected = np.argsort(weights, axis=-1, kind="stable")
+    np.testing.assert_array_equal(permutation.sort_order(weights), expected)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_has_no_order_is_an_error(bad):
+    weights = np.array([[1.0, bad]], "float32")
+    with pytest.raises(NonFiniteWeightError, match="NaN or an infinity"):
+        permutation.reconnect(weights, np.zeros((1, 2), "float32"))
+
+
+def test_shapes_must_match():
+    with pytest.raises(ValueError, match=r"\(1, 2\).*\(1, 3\)"):
+        permutation.reconnect(np.zeros((1, 2)), np.zeros((1, 3)))
+
+
+@given(
+    shape=hnp.array_shapes(min_dims=1, max_dims=5, max_side=4),
+    data=st.data(),
+)
+def test_matrices_go_back_to_arrays(shape, data):
+    axes = tuple(data.draw(st.lists(st.integers(0, len(shape) - 1), unique=True)))
+    array = np.arange(np.prod(shape)).reshape(shape)
+    matrix = permutation.to_matrix(array, axes)
+    assert len(matrix) == np.prod([shape[axis] for axis in axes])
+    np.testing.assert_array_equal(permutation.from_matrix(matrix, shape, axes), array)
+
+
+def test_a_filter_is_read_in_c_order():
+    kernel = np.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
+    matrix = permutation.to_matrix(kernel, (-1,))
+    np.testing.assert_array_equal(matrix[3], kernel[..., 3].ravel())
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes"), [((2, 3), (2,)), ((2, 3), (0, -2)), ((2, 0), (0,)), ((), (0,))]
+)
+def test_axes_that_do_not_fit(shape, axes):
+    with pytest.raises(ValueError, match=r"axis|axes|holds no weights"):
+        permutation.to_matrix(np.zeros(shape), axes)
+
+
+def test_is_permutation_looks_at_bits_rows_shapes_and_dtypes():
+    assert not permutation.is_permutation(np.array([0.0]), np.array([-0.0]))
+    assert not permutation.is_permutation(np.array([[1.0], [2.0]]), np.array([[2.0], [1.0]]))
+    assert not permutation.is_permutation(np.zeros(2), np.zeros(3))
+    assert not permutation.is_permutation(np.zeros(2, "float32"), np.zeros(2, "float64"))
+    assert permutation.is_permutation(np.array([[1.0, np.nan]]), np.array([[np.nan, 1.0]]))
