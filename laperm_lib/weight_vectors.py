@@ -1,0 +1,265 @@
+"""Which axes of a layer's variables run over neurons, and which form one neuron's weight vector.
+
+A weight vector is "all connections entering one neuron": a column of a dense kernel, one filter
+of a convolution, a whole bias. This module is the one place that knows them, for every Keras layer
+with weights; `register` adds layers of one's own.
+
+References:
+    Qiu and Suda, NeurIPS 2020, section 2.
+"""
+
+import gc
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import keras
+import numpy as np
+from keras import layers
+from keras.src.layers.rnn.conv_lstm import ConvLSTMCell  # the one cell without a public name
+
+from laperm_lib.errors import UnknownLayerError
+from laperm_lib.permutation import to_matrix
+
+Kind = Literal["kernel", "bias", "normalization"]
+
+
+@dataclass(frozen=True)
+class Axes:
+    """How one variable splits into weight vectors.
+
+    Args:
+        neurons: the axes that run over neurons (negative from the end). The other axes, in C
+            order, form a weight vector; `()` makes the whole variable one vector.
+        kind: "kernel" (connections), "bias" (one number per neuron) or "normalization" (scale and
+            offset of a normalisation layer).
+
+    Examples:
+        >>> Axes(neurons=(-1,))  # a convolution kernel (height, width, in, out)
+        Axes(neurons=(-1,), kind='kernel')
+    """
+
+    neurons: tuple[int, ...]
+    kind: Kind = "kernel"
+
+
+Rule = Mapping[str, Axes] | Callable[[Any], Mapping[str, Axes]]
+"""Axes by variable name (the last part of its path), or a function of the layer that gives them."""
+
+_COLUMNS = Axes((-1,))
+_BIAS = Axes((), "bias")
+_NORMALIZATION = {
+    name: Axes((), "normalization") for name in ("gamma", "beta", "scale")
+}  # fmt: skip
+_DENSE = {
+    "kernel": _COLUMNS,
+    "bias": _BIAS,
+    "lora_kernel_a": _COLUMNS,
+    "lora_kernel_b": _COLUMNS,
+}
+_EMBEDDING = {
+    # An embedding is a dense kernel (vocabulary, units) behind a one-hot input.
+    "embeddings": _COLUMNS,
+    "reverse_embeddings": _COLUMNS,
+    "lora_embeddings_a": _COLUMNS,
+    "lora_embeddings_b": _COLUMNS,
+}
+_DEPTHWISE = {"kernel": Axes((-2, -1)), "bias": _BIAS}
+_SEPARABLE = {"depthwise_kernel": Axes((-2, -1)), "pointwise_kernel": _COLUMNS, "bias": _BIAS}
+_TRANSPOSED = {"kernel": Axes((-2,)), "bias": _BIAS}
+_RECURRENT = {"kernel": _COLUMNS, "recurrent_kernel": _COLUMNS, "bias": _BIAS}
+
+
+def _einsum_dense(layer: layers.EinsumDense) -> Mapping[str, Axes]:
+    """Axes of the kernel whose label is in the output run over neurons; the others are summed."""
+    inputs, output = layer.equation.split("->")
+    labels = inputs.split(",")[1].strip()
+    return {**_DENSE, "kernel": Axes(tuple(i for i, x in enumerate(labels) if x in output))}
+
+
+def _gru_cell(layer: layers.GRUCell) -> Mapping[str, Axes]:
+    """With `reset_after` the bias is two vectors, one for the input and one for the state."""
+    return {**_RECURRENT, "bias": Axes((0,) if layer.reset_after else (), "bias")}
+
+
+_RULES: dict[type, Rule] = {
+    layers.Dense: _DENSE,
+    layers.EinsumDense: _einsum_dense,
+    layers.Conv1D: _DENSE,
+    layers.Conv2D: _DENSE,
+    layers.Conv3D: _DENSE,
+    layers.Conv1DTranspose: _TRANSPOSED,
+    layers.Conv2DTranspose: _TRANSPOSED,
+    layers.Conv3DTranspose: _TRANSPOSED,
+    layers.DepthwiseConv1D: _DEPTHWISE,
+    layers.DepthwiseConv2D: _DEPTHWISE,
+    layers.SeparableConv1D: _SEPARABLE,
+    layers.SeparableConv2D: _SEPARABLE,
+    layers.Embedding: _EMBEDDING,
+    layers.SimpleRNNCell: _RECURRENT,
+    layers.LSTMCell: _RECURRENT,
+    layers.GRUCell: _gru_cell,
+    ConvLSTMCell: _RECURRENT,
+    # Additive attention scores with one neuron, whose weight vector this is.
+    layers.AdditiveAttention: {"scale": Axes(())},
+    layers.Attention: {"scale": _BIAS, "concat_score_weight": _BIAS},
+    layers.PReLU: {"alpha": _BIAS},
+    layers.STFTSpectrogram: {"real_kernel": _COLUMNS, "imag_kernel": _COLUMNS},
+    layers.BatchNormalization: _NORMALIZATION,
+    layers.LayerNormalization: _NORMALIZATION,
+    layers.GroupNormalization: _NORMALIZATION,
+    layers.RMSNormalization: _NORMALIZATION,
+}
+
+
+def register(layer_class: type[keras.Layer], rule: Rule) -> None:
+    """Say how the variables of a layer of one's own split into weight vectors.
+
+    A rule holds for subclasses too, unless they have their own. Registering a class again
+    replaces its rule.
+
+    Args:
+        layer_class: a subclass of `keras.Layer`.
+        rule: `Axes` by variable name, or a function that takes the layer and returns them.
+
+    Raises:
+        ValueError: if `layer_class` is not a layer class, or the rule neither a mapping of names to
+            `Axes` nor a function.
+
+    Examples:
+        >>> class Scale(keras.Layer):
+        ...     def build(self, shape):
+        ...         self.factor = self.add_weight(shape=(shape[-1],), name="factor")
+        >>> register(Scale, {"factor": Axes((), "bias")})
+    """
+    if not (isinstance(layer_class, type) and issubclass(layer_class, keras.Layer)):
+        raise ValueError(f"Expected a subclass of keras.Layer, got {layer_class!r}.")
+    if isinstance(rule, Mapping):
+        if not all(isinstance(axes, Axes) for axes in rule.values()):
+            raise ValueError(f"A rule maps variable names to Axes, got {dict(rule)!r}.")
+    elif not callable(rule):
+        raise ValueError(f"A rule is a mapping or a function of the layer, got {rule!r}.")
+    _RULES[layer_class] = rule
+
+
+@dataclass(frozen=True)
+class WeightVectors:
+    """The weight vectors of one variable.
+
+    Args:
+        variable: the `keras.Variable`.
+        layer: the layer that owns it.
+        axes: how it splits into weight vectors.
+    """
+
+    variable: Any
+    layer: keras.Layer
+    axes: Axes
+
+    @property
+    def neuron_axes(self) -> tuple[int, ...]:
+        """The axes of the variable that run over neurons."""
+        return self.axes.neurons
+
+    @property
+    def kind(self) -> Kind:
+        """ "kernel", "bias" or "normalization"."""
+        return self.axes.kind
+
+    @property
+    def path(self) -> str:
+        """Layer and variable, such as "dense/kernel"."""
+        return f"{self.layer.name}/{self.variable.name}"
+
+    def matrix(self) -> np.ndarray:
+        """The present values, shape (neurons, d), one weight vector per row."""
+        return to_matrix(keras.ops.convert_to_numpy(self.variable), self.axes.neurons)
+
+
+def of(
+    model_or_layer: keras.Layer,
+    kinds: Iterable[Kind] = ("kernel",),
+    skip: Callable[[Any], bool] = lambda variable: False,
+) -> list[WeightVectors]:
+    """The weight vectors of a model or layer, in the order of its layers.
+
+    Args:
+        model_or_layer: a built model or layer; nested layers are included.
+        kinds: which kinds of variables to return. Default: kernels.
+        skip: a function of a variable; where it says True, the variable is not looked up.
+
+    Returns:
+        One `WeightVectors` per trainable variable of those kinds; a shared variable appears once.
+
+    Raises:
+        ValueError: if it is not a layer, or not built.
+        UnknownLayerError: if a layer with trainable variables is not registered.
+
+    Examples:
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="d")])
+        >>> [(v.path, v.matrix().shape) for v in of(model, kinds=("kernel", "bias"))]
+        [('d/kernel', (3, 4)), ('d/bias', (1, 3))]
+    """
+    if not isinstance(model_or_layer, keras.Layer):
+        raise ValueError(f"Expected a Keras model or layer, got {model_or_layer!r}.")
+    if not model_or_layer.built:
+        raise ValueError(f"'{model_or_layer.name}' is not built, so it has no weights yet.")
+    wanted = tuple(kinds)
+    owners = _owners(model_or_layer._flatten_layers())
+    variables = [v for v in model_or_layer.trainable_variables if not skip(v)]
+    found = [_describe(variable, owners) for variable in variables]
+    return [vectors for vectors in found if vectors.kind in wanted]
+
+
+def of_variables(variables: Iterable[Any]) -> list[WeightVectors]:
+    """The weight vectors of variables whose model is not at hand, as in an optimizer.
+
+    A Keras variable does not know its layer, so the layers alive in this process are looked
+    through. That takes about 0.1 s and is done once a training.
+
+    Args:
+        variables: trainable `keras.Variable`s.
+
+    Returns:
+        One `WeightVectors` per variable, in the given order.
+
+    Raises:
+        UnknownLayerError: if a variable belongs to no live layer or to one that is not registered.
+    """
+    alive = [o for o in gc.get_objects() if issubclass(type(o), keras.Layer)]
+    owners = _owners(alive)
+    return [_describe(variable, owners) for variable in variables]
+
+
+def _owners(candidates: Iterable[Any]) -> dict[int, keras.Layer]:
+    """The layer that created each variable, by the variable's id."""
+    owners: dict[int, keras.Layer] = {}
+    for layer in candidates:
+        for variable in getattr(layer, "_trainable_variables", ()):
+            # A layer that borrows a variable (tied weights) tracks it too, under another path.
+            if id(variable) not in owners or variable.path.startswith(f"{layer.path}/"):
+                owners[id(variable)] = layer
+    return owners
+
+
+def _describe(variable: Any, owners: Mapping[int, keras.Layer]) -> WeightVectors:
+    """Look up the rule of the variable's layer."""
+    layer = owners.get(id(variable))
+    if layer is None:
+        raise UnknownLayerError(
+            f"No live Keras layer owns the variable '{getattr(variable, 'path', variable)}', so "
+            "its weight vectors are not known. Make it with add_weight in a layer, or exclude it."
+        )
+    for ancestor in type(layer).__mro__:
+        if ancestor in _RULES:
+            rule = _RULES[ancestor]
+            axes = (rule(layer) if callable(rule) else rule).get(variable.name)
+            if axes is not None:
+                return WeightVectors(variable, layer, axes)
+    raise UnknownLayerError(
+        f"The weight vectors of '{variable.path}' (layer class {type(layer).__name__}, shape "
+        f"{tuple(variable.shape)}) are not known. Say which axes run over neurons: "
+        f"laperm_lib.weight_vectors.register({type(layer).__name__}, "
+        f"{{'{variable.name}': laperm_lib.weight_vectors.Axes(neurons=(-1,))}}), "
+        "or exclude the variable from permuting."
+    )

@@ -1,0 +1,225 @@
+"""Every Keras layer with weights splits into weight vectors as its neurons do."""
+
+import inspect
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from laperm_lib import weight_vectors
+from laperm_lib.errors import UnknownLayerError
+from laperm_lib.weight_vectors import Axes
+
+ALL = ("kernel", "bias", "normalization")
+
+# layer, shape of its input(s), {variable: (neurons, length of a weight vector)}
+CASES = [
+    (layers.Dense(3), (2, 4), {"kernel": (3, 4), "bias": (1, 3)}),
+    (layers.Conv1D(3, 2), (2, 8, 4), {"kernel": (3, 8), "bias": (1, 3)}),
+    (layers.Conv2D(3, 2), (2, 8, 8, 4), {"kernel": (3, 16), "bias": (1, 3)}),
+    (layers.Conv2D(4, 2, groups=2), (2, 8, 8, 4), {"kernel": (4, 8), "bias": (1, 4)}),
+    (layers.Conv3D(3, 2), (2, 4, 4, 4, 5), {"kernel": (3, 40), "bias": (1, 3)}),
+    (layers.Conv1DTranspose(3, 2), (2, 8, 4), {"kernel": (3, 8), "bias": (1, 3)}),
+    (layers.Conv2DTranspose(3, 2), (2, 8, 8, 4), {"kernel": (3, 16), "bias": (1, 3)}),
+    (layers.Conv3DTranspose(3, 2), (2, 4, 4, 4, 5), {"kernel": (3, 40), "bias": (1, 3)}),
+    (layers.DepthwiseConv1D(2), (2, 8, 4), {"kernel": (4, 2), "bias": (1, 4)}),
+    (
+        layers.DepthwiseConv2D(3, depth_multiplier=2),
+        (2, 8, 8, 4),
+        {"kernel": (8, 9), "bias": (1, 8)},
+    ),
+    (
+        layers.SeparableConv1D(3, 2),
+        (2, 8, 4),
+        {"depthwise_kernel": (4, 2), "pointwise_kernel": (3, 4), "bias": (1, 3)},
+    ),
+    (
+        layers.SeparableConv2D(3, 2),
+        (2, 8, 8, 4),
+        {"depthwise_kernel": (4, 4), "pointwise_kernel": (3, 4), "bias": (1, 3)},
+    ),
+    (layers.Embedding(7, 5), (2, 3), {"embeddings": (5, 7)}),
+    (
+        layers.ReversibleEmbedding(7, 5, tie_weights=False),
+        (2, 3),
+        {"embeddings": (5, 7), "reverse_embeddings": (7, 5)},
+    ),
+    (
+        layers.EinsumDense("abc,cd->abd", (None, 3), bias_axes="d"),
+        (2, 6, 4),
+        {"kernel": (3, 4), "bias": (1, 3)},
+    ),
+    (layers.EinsumDense("abc,bcd->abd", (6, 3)), (2, 6, 4), {"kernel": (18, 4)}),
+    (layers.EinsumDense("...x,xyz->...yz", (3, 2)), (2, 6, 4), {"kernel": (6, 4)}),
+    (
+        layers.SimpleRNN(3),
+        (2, 5, 4),
+        {"kernel": (3, 4), "recurrent_kernel": (3, 3), "bias": (1, 3)},
+    ),
+    (
+        layers.LSTM(3),
+        (2, 5, 4),
+        {"kernel": (12, 4), "recurrent_kernel": (12, 3), "bias": (1, 12)},
+    ),
+    (layers.GRU(3), (2, 5, 4), {"kernel": (9, 4), "recurrent_kernel": (9, 3), "bias": (2, 9)}),
+    (
+        layers.GRU(3, reset_after=False),
+        (2, 5, 4),
+        {"kernel": (9, 4), "recurrent_kernel": (9, 3), "bias": (1, 9)},
+    ),
+    (
+        layers.ConvLSTM1D(3, 2),
+        (2, 5, 8, 4),
+        {"kernel": (12, 8), "recurrent_kernel": (12, 6), "bias": (1, 12)},
+    ),
+    (layers.PReLU(), (2, 4), {"alpha": (1, 4)}),
+    (layers.BatchNormalization(), (2, 4), {"gamma": (1, 4), "beta": (1, 4)}),
+    (layers.LayerNormalization(), (2, 4), {"gamma": (1, 4), "beta": (1, 4)}),
+    (layers.GroupNormalization(2), (2, 4), {"gamma": (1, 4), "beta": (1, 4)}),
+    (layers.RMSNormalization(), (2, 4), {"scale": (1, 4)}),
+]
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "expected"), CASES, ids=lambda x: getattr(x, "name", None)
+)
+def test_neurons_and_lengths(layer, shape, expected):
+    if not layer.built:
+        layer.build(shape)
+    found = {v.variable.name: v.matrix().shape for v in weight_vectors.of(layer, ALL)}
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (layers.Dense(3), (2, 4)),
+        (layers.Conv1D(3, 2), (2, 8, 4)),
+        (layers.Conv2D(4, 2, groups=2), (2, 8, 8, 4)),
+        (layers.Conv2DTranspose(3, 2), (2, 8, 8, 4)),
+        (layers.EinsumDense("abc,cd->abd", (None, 3)), (2, 6, 4)),
+    ],
+)
+def test_a_neurons_output_depends_on_its_weight_vector_alone(layer, shape):
+    """Changing one row of the matrix changes one output channel: rows are neurons indeed."""
+    layer.build(shape)
+    x = np.random.default_rng(0).normal(size=shape).astype("float32")
+    kernel = weight_vectors.of(layer)[0]
+    before = keras.ops.convert_to_numpy(layer(x))
+    values = keras.ops.convert_to_numpy(kernel.variable).copy()
+    np.moveaxis(values, kernel.neuron_axes[0], 0)[1] += 1
+    kernel.variable.assign(values)
+    changed = np.abs(keras.ops.convert_to_numpy(layer(x)) - before) > 0
+    assert changed[..., 1].any()
+    assert not np.delete(changed, 1, axis=-1).any()
+
+
+def test_every_keras_layer_that_makes_weights_is_known():
+    """A new Keras layer with weights must be added to the table, not found by a user."""
+    missing = []
+    for name, layer_class in inspect.getmembers(layers, inspect.isclass):
+        makes_weights = any(
+            "self.add_weight(" in inspect.getsource(ancestor)
+            for ancestor in layer_class.__mro__
+            if issubclass(ancestor, keras.Layer)
+            and ancestor is not keras.Layer
+            and ancestor.__module__.startswith("keras.src.layers")
+        )
+        known = any(ancestor in weight_vectors._RULES for ancestor in layer_class.__mro__)
+        # A recurrent layer's weights are its cell's, and the cells are public classes too.
+        if makes_weights and not known and not issubclass(layer_class, layers.RNN):
+            missing.append(name)
+    # The weights of these two are never trained: statistics of the data, and of the kernel.
+    assert set(missing) <= {"Normalization", "SpectralNormalization"}
+
+
+def test_layers_made_of_layers():
+    query = keras.Input((5, 8))
+    attention = layers.MultiHeadAttention(2, 4)
+    bidirectional = layers.Bidirectional(layers.LSTM(3))
+    output = bidirectional(attention(query, query))
+    model = keras.Model(query, layers.TimeDistributed(layers.Dense(2))(output[:, None]))
+    shapes = {v.path: v.matrix().shape for v in weight_vectors.of(model)}
+    assert shapes["query/kernel"] == (8, 8)  # 2 heads of 4 neurons that see 8 inputs each
+    assert shapes["attention_output/kernel"] == (8, 8)
+    assert len(shapes) == 4 + 2 + 1  # the two directions' cells share their names
+
+
+def test_additive_attention_scores_with_one_neuron():
+    layer = layers.AdditiveAttention()
+    layer.build([(2, 5, 4), (2, 5, 4)])
+    assert [v.matrix().shape for v in weight_vectors.of(layer)] == [(1, 4)]
+
+
+class Scale(keras.Layer):
+    def build(self, shape):
+        self.factor = self.add_weight(shape=(shape[-1], 2), name="factor")
+
+
+def test_an_unknown_layer_is_an_error_that_says_how_to_register_it():
+    layer = Scale()
+    layer.build((None, 3))
+    with pytest.raises(UnknownLayerError, match=r"weight_vectors\.register\(Scale"):
+        weight_vectors.of(layer)
+
+
+def test_registered_rules_hold_for_subclasses_by_mapping_and_by_function():
+    class Mine(Scale):
+        pass
+
+    class MyDense(layers.Dense):
+        pass
+
+    layer, dense = Mine(), MyDense(3)
+    layer.build((None, 3))
+    dense.build((None, 4))
+    assert weight_vectors.of(dense)[0].matrix().shape == (3, 4)
+    weight_vectors.register(Mine, {"factor": Axes((-1,))})
+    assert weight_vectors.of(layer)[0].matrix().shape == (2, 3)
+    weight_vectors.register(Mine, lambda layer: {"factor": Axes((0,), "bias")})
+    assert weight_vectors.of(layer, ["bias"])[0].matrix().shape == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("layer_class", "rule"), [(int, {}), (Scale(), {}), (Scale, {"factor": (0,)}), (Scale, 3)]
+)
+def test_what_cannot_be_registered(layer_class, rule):
+    with pytest.raises(ValueError, match=r"keras.Layer|Axes|rule"):
+        weight_vectors.register(layer_class, rule)
+
+
+def test_models_are_needed_and_must_be_built():
+    with pytest.raises(ValueError, match="not built"):
+        weight_vectors.of(layers.Dense(3))
+    with pytest.raises(ValueError, match="Expected a Keras model"):
+        weight_vectors.of(np.zeros(3))
+
+
+def test_variables_find_their_layers_and_keep_their_order():
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3), layers.Dense(2)])
+    variables = model.trainable_variables[::-1]
+    found = weight_vectors.of_variables(variables)
+    assert [v.variable is variable for v, variable in zip(found, variables, strict=True)] == [
+        True
+    ] * 4
+    assert found[1].layer is model.layers[1]
+
+
+def test_a_variable_without_a_layer_is_an_error():
+    with pytest.raises(UnknownLayerError, match="No live Keras layer"):
+        weight_vectors.of_variables([keras.Variable(np.zeros(3, "float32"))])
+
+
+def test_tied_weights_belong_to_the_layer_that_made_them():
+    class Borrower(keras.Layer):
+        def __init__(self, lender):
+            super().__init__()
+            self.kernel = lender.kernel
+
+    dense = layers.Dense(3)
+    dense.build((None, 4))
+    borrower = Borrower(dense)
+    found = weight_vectors.of_variables([dense.kernel])
+    assert found[0].layer is dense
+    assert borrower.kernel is dense.kernel
