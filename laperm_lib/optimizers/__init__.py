@@ -1,0 +1,1 @@
+"""Optimizers that train by rearranging weights, one algorithm per file."""

@@ -1,0 +1,316 @@
+r"""LaPerm: train by reconnecting, with an inner optimizer that proposes the order.
+
+Algorithm 1 of the paper. An inner optimizer (Adam in the paper) updates the weights freely for k
+steps, the sync period. Then every weight vector takes its initial values back, arranged in the rank
+order that the inner optimizer has produced:
+
+.. math:: w[\operatorname{argsort}(w)] \leftarrow \operatorname{sort}(w_0).
+
+The moments of the inner optimizer are left as they are. After every synchronisation the network is
+a permutation of its initial weights, bit for bit.
+
+References:
+    Qiu and Suda, "Train by Reconnect: Decoupling Locations of Weights from Their Values",
+    NeurIPS 2020, section 4, algorithm 1.
+"""
+
+import numbers
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from laperm_lib import backend, weight_vectors
+from laperm_lib.permutation import is_permutation, sort_values, to_matrix
+from laperm_lib.weight_vectors import WeightVectors
+
+SyncPeriod = int | Callable[[Any], Any]
+
+
+@keras.saving.register_keras_serializable(package="laperm_lib")
+class LaPerm(keras.optimizers.Optimizer):
+    """Trains a network by permuting its initial weights.
+
+    The initial weights are those at the first training step (or at `capture`). The learning rate,
+    the step count, clipping, weight decay and averaging are the inner optimizer's. When `fit` ends,
+    the model is synchronised.
+
+    Args:
+        inner_optimizer: a `keras.optimizers.Optimizer`, or its name.
+        sync_period: the number of steps k between synchronisations, a positive int; or a schedule,
+            a function of the step (an integer tensor) that gives the period then in force, such as
+            `keras.optimizers.schedules.PiecewiseConstantDecay([1000], [20, 100])`.
+        skip_bias: leave biases to the inner optimizer. Default True.
+        skip_batch_norm: leave scale and offset of batch normalisation, and of the other
+            normalisation layers, to the inner optimizer. Default True.
+        exclude: regular expressions; a variable whose path ("layer/kernel") one of them is found in
+            is left to the inner optimizer, as `exclude_from_weight_decay` does in Keras.
+        name: name of the optimizer. Default "laperm".
+
+    Raises:
+        ValueError: for a `sync_period` that is not a positive int or such a schedule, a pattern
+            that is no regular expression, or an inner optimizer that cannot be wrapped.
+        ValueError: when training starts, if every variable is skipped or excluded.
+        UnknownLayerError: when training starts, for a layer whose weight vectors are not known.
+        NonFiniteWeightError: when a vector to be sorted holds a NaN or an infinity; no weight is
+            synchronised then. TensorFlow wraps it in its InvalidArgumentError; steps compiled by
+            XLA (JAX, `jit_compile=True`) raise when `fit` ends, which
+            `keras.callbacks.TerminateOnNaN` brings forward.
+
+    Examples:
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        >>> start = np.sort(keras.ops.convert_to_numpy(model.layers[0].kernel), axis=0)
+        >>> model.compile(LaPerm(keras.optimizers.Adam(1e-3), sync_period=20), loss="mse")
+        >>> history = model.fit(np.ones((8, 4)), np.ones((8, 3)), verbose=0)
+        >>> end = np.sort(keras.ops.convert_to_numpy(model.layers[0].kernel), axis=0)
+        >>> bool((start == end).all())
+        True
+
+    References:
+        Qiu and Suda, NeurIPS 2020, algorithm 1.
+    """
+
+    def __init__(
+        self,
+        inner_optimizer: keras.optimizers.Optimizer | str,
+        sync_period: SyncPeriod,
+        *,
+        skip_bias: bool = True,
+        skip_batch_norm: bool = True,
+        exclude: Iterable[str] = (),
+        name: str = "laperm",
+    ) -> None:
+        inner_optimizer = keras.optimizers.get(inner_optimizer)
+        _check_inner_optimizer(inner_optimizer)
+        _check_sync_period(sync_period)
+        patterns = [exclude] if isinstance(exclude, str) else list(exclude)
+        _check_patterns(patterns)
+        super().__init__(learning_rate=0.0, name=name)  # the inner optimizer's rate is the one used
+        self.inner_optimizer = inner_optimizer
+        self.sync_period = sync_period
+        self.skip_bias = bool(skip_bias)
+        self.skip_batch_norm = bool(skip_batch_norm)
+        self.exclude = tuple(patterns)
+
+    # -- the algorithm --------------------------------------------------------------------------
+
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        """Take one step of the inner optimizer, and synchronise if the sync period is over.
+
+        Args:
+            grads: one gradient per variable, or None where there is none.
+            trainable_variables: the variables; may be left out once the optimizer is built.
+        """
+        if not self.built:
+            if trainable_variables is None:
+                raise ValueError("Pass the variables too: this optimizer is not built yet.")
+            with keras.name_scope(self.name, caller=self):
+                self.build(list(trainable_variables))
+        self.inner_optimizer.apply(grads, trainable_variables)
+
+        step = ops.convert_to_tensor(self.iterations)
+        last_sync = ops.convert_to_tensor(self._last_sync)
+        period = self.sync_period(step) if callable(self.sync_period) else self.sync_period
+        due = ops.cast(step - last_sync, "float32") >= ops.cast(period, "float32")
+        backend.synchronise_when(due, self._permuted)
+        self._last_sync.assign(ops.where(due, step, last_sync))
+
+    def finalize_variable_values(self, var_list: Any) -> None:
+        """Synchronise at the end of training (Keras calls this when `fit` ends)."""
+        self.inner_optimizer.finalize_variable_values(var_list)
+        # Keras calls this also when a step has failed: do not hide that error behind another.
+        if self.built and backend.have_values([*var_list, *self.variables]):
+            self.synchronise()
+
+    def synchronise(self) -> None:
+        """Synchronise now, outside of a training step; the sync period runs on undisturbed.
+
+        Raises:
+            ValueError: if nothing has been captured yet.
+            NonFiniteWeightError: if a weight is NaN or infinite; no weight is changed then.
+        """
+        self._require_built()
+        backend.synchronise(self._permuted)
+
+    # -- the initial values -----------------------------------------------------------------------
+
+    def build(self, variables: Any) -> None:
+        """Create the state and capture the variables' present values as the initial ones.
+
+        Args:
+            variables: the trainable variables, a list of `keras.Variable`s.
+        """
+        candidates = [v for v in variables if not self._is_excluded(v)]
+        self._build(variables, weight_vectors.of_variables(candidates))
+
+    def capture(self, model: keras.Model) -> None:
+        """Take a model's present weights as its initial ones.
+
+        The first training step does this by itself. Call it for weights that are loaded or pruned
+        later, or before that.
+
+        Args:
+            model: a built model whose trainable variables this optimizer trains.
+
+        Raises:
+            ValueError: if the model is not built, or not the one being trained.
+            NonFiniteWeightError: if a weight is NaN or infinite.
+            UnknownLayerError: if a layer's weight vectors are not known.
+        """
+        if not self.built:
+            kinds = ("kernel", "bias", "normalization")
+            known = weight_vectors.of(model, kinds, skip=self._is_excluded)
+            self._build(model.trainable_variables, known)
+            return
+        self._check_variables_are_known(model.trainable_variables)
+        captured = [_sorted_values(entry.variable, entry.neuron_axes) for entry in self._permuted]
+        for entry, values in zip(self._permuted, captured, strict=True):
+            entry.sorted_initial.assign(values)
+        # A number of its own: JAX cannot train with two variables that share one buffer.
+        self._last_sync.assign(int(ops.convert_to_numpy(self.iterations)))
+
+    def is_permutation(self) -> bool:
+        """Whether every permuted weight vector now holds its initial values, bit for bit.
+
+        True after each synchronisation; False as a rule between two.
+        """
+        self._require_built()
+        return all(
+            is_permutation(
+                ops.convert_to_numpy(entry.sorted_initial),
+                to_matrix(ops.convert_to_numpy(entry.variable), entry.neuron_axes),
+            )
+            for entry in self._permuted
+        )
+
+    @property
+    def permuted_variables(self) -> list[Any]:
+        """The variables that are synchronised; the others are the inner optimizer's alone."""
+        self._require_built()
+        return [entry.variable for entry in self._permuted]
+
+    def _build(self, variables: Any, known: list[WeightVectors]) -> None:
+        skipped = {"bias"} if self.skip_bias else set()
+        skipped |= {"normalization"} if self.skip_batch_norm else set()
+        permuted = []
+        # While TensorFlow traces the first step, variables have values only outside of its graph.
+        with backend.outside_graph():
+            initial = [
+                (v, _sorted_values(v.variable, v.neuron_axes))
+                for v in known
+                if v.kind not in skipped
+            ]
+        if not initial:
+            raise ValueError("Nothing is left to permute: every variable is skipped or excluded.")
+        for vectors, values in initial:
+            sorted_initial = self.add_variable(
+                shape=values.shape,
+                dtype=vectors.variable.dtype,
+                initializer=lambda shape, dtype, values=values: ops.convert_to_tensor(values),
+                name=f"{vectors.variable.path.replace('/', '_')}_sorted_initial",
+            )
+            permuted.append(
+                backend.PermutedVariable(vectors.variable, sorted_initial, vectors.neuron_axes)
+            )
+        self._last_sync = self.add_variable(shape=(), dtype="int", name="last_sync")
+        self._permuted = permuted
+        if not self.inner_optimizer.built:
+            self.inner_optimizer.build(variables)
+        super().build(variables)
+
+    def _is_excluded(self, variable: Any) -> bool:
+        return any(re.search(pattern, variable.path) for pattern in self.exclude)
+
+    def _require_built(self) -> None:
+        if not self.built:
+            raise ValueError("No initial values yet: train a step, or call capture(model).")
+
+    # -- being an optimizer: everything else is the inner optimizer's -------------------------------
+
+    @property
+    def variables(self) -> list[Any]:
+        """Own variables, then the inner optimizer's."""
+        return self._variables + self.inner_optimizer.variables
+
+    @property
+    def iterations(self) -> Any:
+        """The inner optimizer's step count."""
+        return self.inner_optimizer.iterations
+
+    @property
+    def learning_rate(self) -> Any:
+        """The inner optimizer's learning rate."""
+        return self.inner_optimizer.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, learning_rate: Any) -> None:
+        self.inner_optimizer.learning_rate = learning_rate
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments, serialisable; a schedule must be a registered Keras object."""
+        period = self.sync_period
+        if callable(period):
+            period = keras.saving.serialize_keras_object(period)
+        return {
+            "inner_optimizer": keras.saving.serialize_keras_object(self.inner_optimizer),
+            "sync_period": period,
+            "skip_bias": self.skip_bias,
+            "skip_batch_norm": self.skip_batch_norm,
+            "exclude": list(self.exclude),
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "LaPerm":
+        """Undo `get_config`."""
+        config = dict(config)
+        for key in ("inner_optimizer", "sync_period"):
+            if isinstance(config[key], dict):
+                config[key] = keras.saving.deserialize_keras_object(
+                    config[key], custom_objects=custom_objects
+                )
+        return cls(**config)
+
+
+def _sorted_values(variable: Any, neuron_axes: tuple[int, ...]) -> np.ndarray:
+    """The sorted weight vectors of a variable that has values, shape (neurons, d)."""
+    matrix = to_matrix(ops.convert_to_numpy(variable), neuron_axes)
+    try:
+        return sort_values(matrix)
+    except backend.NonFiniteWeightError:
+        raise backend.NonFiniteWeightError(
+            f"The initial values of '{variable.path}' hold a NaN or an infinity."
+        ) from None
+
+
+def _check_inner_optimizer(optimizer: keras.optimizers.Optimizer) -> None:
+    if isinstance(optimizer, LaPerm):
+        raise ValueError("LaPerm cannot wrap another LaPerm.")
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        raise ValueError("Put LossScaleOptimizer around LaPerm, not inside of it.")
+    if optimizer.loss_scale_factor is not None:
+        raise ValueError(
+            "The inner optimizer cannot scale the loss: put keras.optimizers.LossScaleOptimizer "
+            "around LaPerm."
+        )
+
+
+def _check_sync_period(period: SyncPeriod) -> None:
+    """A positive int, or a schedule whose value at step 1 is a number of at least 1."""
+    if callable(period):
+        value = ops.convert_to_numpy(period(ops.convert_to_tensor(1)))
+        if np.ndim(value) != 0 or not np.isfinite(value) or value < 1:
+            raise ValueError(f"The sync_period schedule gives {value} at step 1, not a period.")
+    elif isinstance(period, bool) or not isinstance(period, numbers.Integral) or period < 1:
+        raise ValueError(f"sync_period is a positive int or a schedule, got {period!r}.")
+
+
+def _check_patterns(patterns: list[str]) -> None:
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except (re.error, TypeError):
+            raise ValueError(f"exclude takes regular expressions, got {pattern!r}.") from None

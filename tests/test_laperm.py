@@ -1,0 +1,490 @@
+"""LaPerm as users meet it: compile, fit, save, load, go on."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import laperm_lib
+from laperm_lib import LaPerm, NonFiniteWeightError, UnknownLayerError, permutation
+
+BACKEND = keras.backend.backend()
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(90, 6, 6, 2)).astype("float32")
+Y = RNG.integers(0, 3, size=90)
+BATCH = 10  # nine steps an epoch
+
+# How a step can be run; torch runs one step at a time, and its compiler is not tried here.
+EXECUTIONS = [{}, {"run_eagerly": True}]
+if BACKEND != "torch":
+    EXECUTIONS += [{"jit_compile": True}, {"steps_per_execution": 4}]
+
+
+def build_model(seed=0):
+    keras.utils.set_random_seed(seed)
+    return keras.Sequential(
+        [
+            keras.Input((6, 6, 2)),
+            layers.Conv2D(4, 3, activation="relu", name="conv", bias_initializer="he_uniform"),
+            layers.BatchNormalization(name="bn"),
+            layers.Flatten(),
+            layers.Dense(3, name="dense", bias_initializer="he_uniform"),
+        ]
+    )
+
+
+def train(model, optimizer, epochs=1, x=X, callbacks=None, **compile_arguments):
+    if not model.compiled:
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(optimizer, loss=loss, **compile_arguments)
+    return model.fit(
+        x, Y, batch_size=BATCH, epochs=epochs, shuffle=False, verbose=0, callbacks=callbacks
+    )
+
+
+def matrices(model, kinds=("kernel",)):
+    return {v.path: v.matrix() for v in laperm_lib.weight_vectors.of(model, kinds)}
+
+
+def by_the_definition(sync_period, epochs=1):
+    """Algorithm 1 in a loop of its own: Adam's step, then the reference reconnection."""
+    model = build_model()
+    vectors = laperm_lib.weight_vectors.of(model)
+    initial = [v.matrix() for v in vectors]
+
+    def synchronise():
+        for v, start in zip(vectors, initial, strict=True):
+            rows = [
+                permutation.reconnect_reference(w, w0)
+                for w, w0 in zip(v.matrix(), start, strict=True)
+            ]
+            shape = tuple(v.variable.shape)
+            v.variable.assign(permutation.from_matrix(np.array(rows), shape, v.neuron_axes))
+
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.01), loss=loss)
+    for step in range(1, epochs * len(X) // BATCH + 1):
+        first = (step - 1) * BATCH % len(X)
+        model.train_on_batch(X[first : first + BATCH], Y[first : first + BATCH])
+        if step % sync_period == 0:
+            synchronise()
+    synchronise()
+    return model
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS, ids=str)
+def test_fit_follows_algorithm_1(execution):
+    expected = by_the_definition(sync_period=4, epochs=2)
+    model = build_model()
+    train(model, LaPerm(keras.optimizers.Adam(0.01), 4), epochs=2, **execution)
+    exact = not execution or "steps_per_execution" in execution
+    for new, reference in zip(model.get_weights(), expected.get_weights(), strict=True):
+        if exact and BACKEND != "jax":
+            np.testing.assert_array_equal(new, reference)
+        else:  # another program rounds otherwise
+            np.testing.assert_allclose(new, reference, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS, ids=str)
+@pytest.mark.parametrize("sync_period", [1, 4, 1000])
+def test_a_trained_network_is_a_permutation_of_its_start(execution, sync_period):
+    model = build_model()
+    start = matrices(model)
+    optimizer = LaPerm("adam", sync_period)
+    train(model, optimizer, **execution)
+    end = matrices(model)
+    assert start.keys() == {"conv/kernel", "dense/kernel"}
+    for path in start:
+        assert permutation.is_permutation(start[path], end[path])
+        assert not np.array_equal(start[path], end[path])
+    assert optimizer.is_permutation()
+
+
+class RecordSynchronised(keras.callbacks.Callback):
+    """After which steps the network is a permutation of its start."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        if BACKEND == "jax":
+            self.model.jax_state_sync()
+        if self.model.optimizer.is_permutation():
+            self.steps.append(int(self.model.optimizer.iterations))
+
+
+def test_the_period_is_counted_in_steps_over_epochs():
+    record = RecordSynchronised()
+    train(build_model(), LaPerm("adam", 4), epochs=2, callbacks=[record])
+    assert record.steps == [4, 8, 12, 16]
+
+
+def test_the_period_can_follow_a_schedule():
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([6], [2, 5])
+    record = RecordSynchronised()
+    train(build_model(), LaPerm("adam", schedule), epochs=2, callbacks=[record])
+    assert record.steps == [2, 4, 6, 11, 16]
+
+
+def test_the_period_goes_on_after_fit_has_ended():
+    record = RecordSynchronised()
+    model = build_model()
+    train(model, LaPerm("adam", 6), callbacks=[record])
+    train(model, None, callbacks=[record])
+    assert record.steps == [6, 12, 18]
+
+
+def test_accumulated_gradients_count_as_one_step():
+    inner = keras.optimizers.SGD(0.1, gradient_accumulation_steps=3)
+    record = RecordSynchronised()
+    optimizer = LaPerm(inner, 1)
+    train(build_model(), optimizer, callbacks=[record])
+    # Between updates the weights stay as they were synchronised.
+    assert record.steps[-1] == 3
+    assert int(optimizer.iterations) == 3
+
+
+def test_biases_and_batch_normalisation_are_the_inner_optimizers():
+    model = build_model()
+    start = matrices(model, ("bias", "normalization"))
+    train(model, LaPerm("adam", 3))
+    end = matrices(model, ("bias", "normalization"))
+    assert all(not permutation.is_permutation(start[path], end[path]) for path in start)
+
+
+def test_biases_and_batch_normalisation_can_be_permuted():
+    model = build_model()
+    start = matrices(model, ("kernel", "bias", "normalization"))
+    train(model, LaPerm("adam", 3, skip_bias=False, skip_batch_norm=False))
+    end = matrices(model, ("kernel", "bias", "normalization"))
+    assert all(permutation.is_permutation(start[path], end[path]) for path in start)
+
+
+@pytest.mark.parametrize("exclude", [["dense"], "den[a-z]e/kernel$"])
+def test_variables_are_excluded_by_pattern(exclude):
+    model = build_model()
+    optimizer = LaPerm("adam", 3, exclude=exclude)
+    start = matrices(model)
+    train(model, optimizer)
+    assert [v.path for v in optimizer.permuted_variables] == [model.layers[0].kernel.path]
+    assert not permutation.is_permutation(start["dense/kernel"], matrices(model)["dense/kernel"])
+
+
+def test_zeros_are_conserved_and_stay_positive():
+    model = build_model()
+    kernel = model.get_layer("dense").kernel
+    values = ops.convert_to_numpy(kernel)
+    kernel.assign(np.where(RNG.random(values.shape) < 0.7, 0, values).astype("float32"))
+    zeros = (ops.convert_to_numpy(kernel) == 0).sum(axis=0)
+    train(model, LaPerm("adam", 4))
+    new = ops.convert_to_numpy(kernel)
+    np.testing.assert_array_equal((new == 0).sum(axis=0), zeros)
+    assert not np.signbit(new[new == 0]).any()
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS, ids=str)
+def test_zeros_of_both_signs_and_ties_are_synchronised_as_the_reference_does(execution):
+    model = keras.Sequential([keras.Input((8,)), layers.Dense(5, use_bias=False, name="d")])
+    kernel = model.get_layer("d").kernel
+    initial = RNG.choice(np.array([-1, -0.0, 0.0, 0.0, 1], "float32"), size=(8, 5))
+    kernel.assign(initial)
+    optimizer = LaPerm(keras.optimizers.SGD(1.0), 1)
+    model.compile(optimizer, loss="mse", **execution)
+    # Inputs of 0 leave their weights exactly as they are: ties of both signs are sorted.
+    x = np.repeat([[1, 0, 1, 0, 0, 1, 0, 0]], 4, axis=0).astype("float32")
+    free = model.predict(x, verbose=0) - 0  # what a step of gradient descent is made of
+    target = np.round(RNG.normal(size=(4, 5))).astype("float32")
+    gradient = 2 * x.T @ (free - target) / target.size
+    trained = initial - gradient.astype("float32")
+    model.fit(x, target, batch_size=4, verbose=0)
+    expected = np.array(
+        [permutation.reconnect_reference(w, w0) for w, w0 in zip(trained.T, initial.T, strict=True)]
+    ).T
+    new = ops.convert_to_numpy(kernel)
+    np.testing.assert_array_equal(new.view("uint32"), expected.view("uint32"))
+
+
+def test_synchronising_again_changes_no_bit():
+    model = build_model()
+    optimizer = LaPerm("adam", 4)
+    train(model, optimizer)
+    before = model.get_weights()
+    optimizer.synchronise()
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old.view("uint32"), new.view("uint32"))
+
+
+# -- going on ------------------------------------------------------------------------------------
+
+
+def assert_same_weights(first, second):
+    for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def make_optimizer():
+    return LaPerm(keras.optimizers.Adam(0.01), 4, skip_bias=False)
+
+
+def test_a_saved_and_loaded_model_goes_on_as_if_nothing_had_happened(tmp_path):
+    uncut = build_model()
+    train(uncut, make_optimizer())
+    uncut.save(tmp_path / "model.keras")
+    resumed = keras.models.load_model(tmp_path / "model.keras")
+    train(uncut, None, epochs=2)
+    train(resumed, None, epochs=2)
+    assert_same_weights(uncut, resumed)
+    assert resumed.optimizer.is_permutation()
+    assert int(resumed.optimizer.iterations) == 27
+
+
+def test_a_checkpoint_between_synchronisations_goes_on_exactly(tmp_path):
+    """Nine steps an epoch and k = 4: at the end of an epoch the network is not synchronised."""
+    uncut = build_model()
+    path = str(tmp_path / "epoch{epoch}.keras")
+    train(uncut, make_optimizer(), epochs=2, callbacks=[keras.callbacks.ModelCheckpoint(path)])
+    resumed = keras.models.load_model(tmp_path / "epoch1.keras")
+    assert not resumed.optimizer.is_permutation()
+    train(resumed, None)
+    assert_same_weights(uncut, resumed)
+
+
+def test_the_state_can_be_moved_to_another_optimizer():
+    uncut = build_model()
+    train(uncut, make_optimizer())
+    resumed = build_model(seed=1)
+    optimizer = make_optimizer()
+    optimizer.build(resumed.trainable_variables)
+    for target, source in zip(optimizer.variables, uncut.optimizer.variables, strict=True):
+        target.assign(ops.convert_to_numpy(source))
+    resumed.set_weights(uncut.get_weights())
+    train(uncut, None)
+    train(resumed, optimizer)
+    assert_same_weights(uncut, resumed)
+
+
+def test_the_configuration_round_trips():
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([6], [2, 5])
+    inner = keras.optimizers.SGD(0.1, momentum=0.9)
+    optimizer = LaPerm(inner, schedule, skip_bias=False, skip_batch_norm=False, exclude=["head"])
+    config = keras.saving.serialize_keras_object(optimizer)
+    again = keras.saving.deserialize_keras_object(config)
+    assert again.get_config() == optimizer.get_config()
+    assert again.inner_optimizer.momentum == 0.9
+    assert LaPerm.from_config(LaPerm("adam", 20).get_config()).sync_period == 20
+
+
+# -- the initial values ----------------------------------------------------------------------------
+
+
+def test_weights_loaded_before_training_count_as_initial():
+    model, other = build_model(), build_model(seed=1)
+    model.set_weights(other.get_weights())
+    train(model, LaPerm("adam", 4))
+    for path, start in matrices(other).items():
+        assert permutation.is_permutation(start, matrices(model)[path])
+
+
+def test_weights_loaded_later_count_when_captured():
+    model, other = build_model(), build_model(seed=1)
+    train(model, LaPerm("adam", 4))
+    model.set_weights(other.get_weights())
+    assert not model.optimizer.is_permutation()
+    model.optimizer.capture(model)
+    train(model, None)
+    for path, start in matrices(other).items():
+        assert permutation.is_permutation(start, matrices(model)[path])
+
+
+def test_capture_before_training():
+    model = build_model()
+    start = matrices(model)
+    optimizer = LaPerm("adam", 4)
+    optimizer.capture(model)
+    model.get_layer("dense").kernel.assign(np.ones((64, 3)))
+    train(model, optimizer)
+    assert permutation.is_permutation(start["dense/kernel"], matrices(model)["dense/kernel"])
+
+
+def test_capture_refuses_another_model():
+    optimizer = LaPerm("adam", 4)
+    optimizer.capture(build_model())
+    with pytest.raises(ValueError, match="Unknown variable"):
+        optimizer.capture(build_model())
+
+
+def test_nothing_captured_yet():
+    optimizer = LaPerm("adam", 4)
+    for ask in (optimizer.synchronise, optimizer.is_permutation):
+        with pytest.raises(ValueError, match="No initial values yet"):
+            ask()
+    with pytest.raises(ValueError, match="not built"):
+        optimizer.apply([np.zeros(3)])
+
+
+# -- living among Keras's optimizers -----------------------------------------------------------
+
+
+def test_learning_rate_and_steps_are_the_inner_optimizers():
+    inner = keras.optimizers.Adam(0.01)
+    optimizer = LaPerm(inner, 4)
+    optimizer.learning_rate = 0.5
+    assert float(inner.learning_rate) == 0.5
+    schedule = keras.callbacks.LearningRateScheduler(lambda epoch: 0.25)
+    train(build_model(), optimizer, callbacks=[schedule])
+    assert float(inner.learning_rate) == 0.25
+    assert int(inner.iterations) == int(optimizer.iterations) == 9
+
+
+def test_averaged_weights_are_synchronised_too():
+    optimizer = LaPerm(keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.5), 4)
+    train(build_model(), optimizer)
+    assert optimizer.is_permutation()
+
+
+def test_inside_a_loss_scale_optimizer():
+    optimizer = LaPerm(keras.optimizers.Adam(0.01), 4)
+    model = build_model()
+    start = matrices(model)
+    train(model, keras.optimizers.LossScaleOptimizer(optimizer))
+    assert int(optimizer.iterations) > 0
+    for path, end in matrices(model).items():
+        assert permutation.is_permutation(start[path], end)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "bfloat16"])
+def test_reduced_precision(policy):
+    previous = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = build_model()
+        start = matrices(model)
+        train(model, LaPerm(keras.optimizers.SGD(0.5), 4))
+    finally:
+        keras.config.set_dtype_policy(previous)
+    for path, end in matrices(model).items():
+        assert permutation.is_permutation(start[path], end)
+        assert not np.array_equal(start[path], end)
+
+
+def test_it_learns():
+    """Six classes of blobs in the plane of the first two pixels, by permutation alone."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    x, y = load_digits(return_X_y=True)
+    parts = train_test_split(x.astype("float32") / 16, y, random_state=0)
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input((64,)), layers.Dense(64, activation="relu"), layers.Dense(10)]
+    )
+    model.compile(
+        LaPerm(keras.optimizers.Adam(0.003), 20),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    model.fit(parts[0], parts[2], batch_size=32, epochs=15, verbose=0)
+    accuracy = model.evaluate(parts[1], parts[3], verbose=0)[1]
+    assert model.optimizer.is_permutation()
+    assert accuracy > 0.9
+
+
+# -- bad input ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("period", [0, -1, 2.5, 20.0, True, "20", None, np.nan])
+def test_sync_periods_that_are_none(period):
+    with pytest.raises(ValueError, match="sync_period"):
+        LaPerm("adam", period)
+
+
+@pytest.mark.parametrize("value", [0, -3, np.nan, [1, 2]])
+def test_schedules_that_give_no_period(value):
+    with pytest.raises(ValueError, match="sync_period schedule"):
+        LaPerm("adam", lambda step: value)
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        lambda: LaPerm("adam", 2),
+        lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam()),
+        lambda: keras.optimizers.Adam(loss_scale_factor=2.0),
+    ],
+)
+def test_inner_optimizers_that_cannot_be_wrapped(inner):
+    with pytest.raises(ValueError, match=r"LaPerm|LossScaleOptimizer"):
+        LaPerm(inner(), 20)
+
+
+@pytest.mark.parametrize("exclude", ["(", ["ok", "["], [3]])
+def test_patterns_that_are_none(exclude):
+    with pytest.raises(ValueError, match="regular expressions"):
+        LaPerm("adam", 20, exclude=exclude)
+
+
+def test_an_unknown_layer_stops_training_before_it_starts():
+    class Odd(keras.Layer):
+        def build(self, shape):
+            self.odd = self.add_weight(shape=(shape[-1], 3), name="odd")
+
+        def call(self, x):
+            return ops.matmul(x, self.odd)
+
+    model = keras.Sequential([keras.Input((6, 6, 2)), layers.Flatten(), Odd()])
+    before = model.get_weights()
+    with pytest.raises(UnknownLayerError, match="register"):
+        train(model, LaPerm("adam", 4))
+    np.testing.assert_array_equal(model.get_weights()[0], before[0])
+    model = keras.Sequential([keras.Input((6, 6, 2)), layers.Flatten(), layers.Dense(4), Odd()])
+    optimizer = LaPerm("adam", 4, exclude=["odd$"])
+    train(model, optimizer)
+    assert optimizer.permuted_variables == [model.layers[1].kernel]
+
+
+def test_there_must_be_something_to_permute():
+    with pytest.raises(ValueError, match="Nothing is left to permute"):
+        train(build_model(), LaPerm("adam", 4, exclude=["kernel"]))
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS, ids=str)
+def test_a_nan_names_the_variable_and_nothing_is_overwritten(execution):
+    """A NaN in an input reaches a kernel by its gradient in the fifth step; k = 6."""
+    x = X.copy()
+    x[4 * BATCH, 0, 0, 0] = np.nan
+    model = build_model()
+    start = matrices(model)
+    with pytest.raises(Exception, match=r"conv/kernel.*NaN or an infinity"):
+        train(model, LaPerm("adam", 6), x=x, **execution)
+    end = matrices(model)
+    assert np.isnan(end["conv/kernel"]).any()
+    assert not permutation.is_permutation(start["dense/kernel"], end["dense/kernel"])
+
+
+def test_synchronising_a_nan_changes_nothing():
+    model = build_model()
+    train(model, LaPerm("adam", 4))
+    model.get_layer("conv").kernel.assign(np.arange(72.0).reshape(3, 3, 2, 4))
+    model.get_layer("dense").kernel.assign(np.full((64, 3), np.inf))
+    before = model.get_weights()
+    with pytest.raises(NonFiniteWeightError, match="dense/kernel"):
+        model.optimizer.synchronise()
+    assert all(map(np.array_equal, before, model.get_weights()))
+
+
+def test_a_nan_at_the_start_is_an_error():
+    model = build_model()
+    model.get_layer("dense").kernel.assign(np.full((64, 3), np.nan))
+    with pytest.raises(NonFiniteWeightError, match="initial values of .*dense/kernel"):
+        LaPerm("adam", 4).capture(model)
+
+
+def test_an_error_in_a_step_is_not_hidden_by_the_last_synchronisation():
+    def broken(y_true, y_pred):
+        raise RuntimeError("broken loss")
+
+    model = build_model()
+    model.compile(LaPerm("adam", 4), loss=broken)
+    with pytest.raises(RuntimeError, match="broken loss"):
+        model.fit(X, Y, verbose=0)
