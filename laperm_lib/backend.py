@@ -188,7 +188,7 @@ def _stable_argsort(matrix: Any) -> Any:
 
 
 def _scatter(order: Any, values: Any) -> Any:
-    """new[order] = values in every row. (keras.ops.scatter adds to zeros, which loses -0.)"""
+    """new[order] = values in every row; keras.ops.scatter would add to zeros, which loses -0."""
     match keras.backend.backend():
         case "tensorflow":
             import tensorflow as tf

@@ -1,4 +1,4 @@
-"""The errors of the library. All are `ValueError`s, so that `except ValueError` catches them too."""
+"""The errors of the library; all are `ValueError`s too."""
 
 
 class LaPermError(ValueError):

@@ -22,6 +22,7 @@ from laperm_lib.errors import UnknownLayerError
 from laperm_lib.permutation import to_matrix
 
 Kind = Literal["kernel", "bias", "normalization"]
+KINDS: tuple[Kind, ...] = ("kernel", "bias", "normalization")
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ class WeightVectors:
 
     @property
     def kind(self) -> Kind:
-        """ "kernel", "bias" or "normalization"."""
+        """One of `KINDS`."""
         return self.axes.kind
 
     @property

@@ -476,7 +476,7 @@ def test_synchronising_a_nan_changes_nothing():
 def test_a_nan_at_the_start_is_an_error():
     model = build_model()
     model.get_layer("dense").kernel.assign(np.full((64, 3), np.nan))
-    with pytest.raises(NonFiniteWeightError, match="initial values of .*dense/kernel"):
+    with pytest.raises(NonFiniteWeightError, match=r"initial values of .*dense/kernel"):
         LaPerm("adam", 4).capture(model)
 
 

@@ -24,6 +24,7 @@ import numpy as np
 from keras import ops
 
 from laperm_lib import backend, weight_vectors
+from laperm_lib.errors import NonFiniteWeightError
 from laperm_lib.permutation import is_permutation, sort_values, to_matrix
 from laperm_lib.weight_vectors import WeightVectors
 
@@ -161,8 +162,7 @@ class LaPerm(keras.optimizers.Optimizer):
             UnknownLayerError: if a layer's weight vectors are not known.
         """
         if not self.built:
-            kinds = ("kernel", "bias", "normalization")
-            known = weight_vectors.of(model, kinds, skip=self._is_excluded)
+            known = weight_vectors.of(model, weight_vectors.KINDS, skip=self._is_excluded)
             self._build(model.trainable_variables, known)
             return
         self._check_variables_are_known(model.trainable_variables)
@@ -228,7 +228,7 @@ class LaPerm(keras.optimizers.Optimizer):
         if not self.built:
             raise ValueError("No initial values yet: train a step, or call capture(model).")
 
-    # -- being an optimizer: everything else is the inner optimizer's -------------------------------
+    # -- everything else is the inner optimizer's ------------------------------------------------
 
     @property
     def variables(self) -> list[Any]:
@@ -280,8 +280,8 @@ def _sorted_values(variable: Any, neuron_axes: tuple[int, ...]) -> np.ndarray:
     matrix = to_matrix(ops.convert_to_numpy(variable), neuron_axes)
     try:
         return sort_values(matrix)
-    except backend.NonFiniteWeightError:
-        raise backend.NonFiniteWeightError(
+    except NonFiniteWeightError:
+        raise NonFiniteWeightError(
             f"The initial values of '{variable.path}' hold a NaN or an infinity."
         ) from None
 
