@@ -1,0 +1,204 @@
+"""Initial values that are the same bits on every backend, platform and version.
+
+LaPerm never changes the values of a network, only their places, so its initial values are the
+result of a run as much as its cause. Keras's initializers draw from the backend: TensorFlow, JAX
+and PyTorch give different values for one seed. Here the bits come from NumPy's counter-based Philox
+generator, whose raw stream NumPy guarantees (its distributions it does not), and become numbers
+through IEEE operations that are correctly rounded everywhere: +, -, *, / and the square root.
+
+References:
+    Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011 (Philox).
+    NumPy, "Compatibility policy" of numpy.random: a BitGenerator's stream does not change.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from operator import index
+from typing import Any
+
+import keras
+import numpy as np
+
+DISTRIBUTIONS = ("glorot_uniform", "he_normal", "he_uniform")
+
+# The standard deviation of a standard normal variable truncated to [-2, 2].
+_TRUNCATED_STDDEV = 0.87962566103423978
+
+
+def check_seed(seed: int) -> int:
+    """Give the seed back as an `int`.
+
+    Args:
+        seed: an integer of any size, not negative.
+
+    Raises:
+        ValueError: if it is negative or not an integer.
+
+    Examples:
+        >>> check_seed(7)
+        7
+    """
+    try:
+        number = index(seed)
+    except TypeError:
+        number = -1
+    if number < 0 or isinstance(seed, bool | np.bool_):
+        raise ValueError(f"A seed is an integer of at least 0, got {seed!r}.")
+    return number
+
+
+def raw_bits(seed: int, stream: str) -> np.random.Philox:
+    """A source of random bits that depends on nothing but its two arguments.
+
+    Only `random_raw` of the result keeps the promise of this module; a `numpy.random.Generator`
+    around it would not.
+
+    Args:
+        seed: an integer of at least 0.
+        stream: any text; each text has its own independent stream.
+
+    Returns:
+        A Philox generator whose key is the first 128 bits of SHA-256 of "seed/stream".
+
+    Raises:
+        ValueError: if the seed is not an integer of at least 0.
+
+    Examples:
+        >>> int(raw_bits(0, "conv2d/kernel").random_raw()) >> 48
+        15050
+    """
+    digest = hashlib.sha256(f"{check_seed(seed)}/{stream}".encode()).digest()
+    return np.random.Philox(key=int.from_bytes(digest[:16], "little"))
+
+
+@keras.saving.register_keras_serializable(package="laperm_lib")
+class SeededInitializer(keras.initializers.Initializer):
+    r"""He or Glorot initial values from a seed, bit for bit the same everywhere.
+
+    The distributions and their scales are Keras's, with its fans: (in, out) for a dense kernel,
+    both times the receptive field for a convolution, and `n`, `n` for a vector of `n`:
+
+        he_uniform       uniform on (-l, l), l = sqrt(6 / fan_in)
+        glorot_uniform   uniform on (-l, l), l = sqrt(6 / (fan_in + fan_out))
+        he_normal        normal, standard deviation sqrt(2 / fan_in) after truncation at two of the
+                         standard deviations before it
+
+    Uniform values are l times an odd multiple of 2^-24, so they are symmetric around zero and never
+    zero: a zero weight of these networks is a pruned one. They lie strictly between -l and l before
+    the rounding to float32, which can reach l itself. Calling the initializer again gives the same
+    values again.
+
+    Args:
+        distribution: "he_uniform", "he_normal" or "glorot_uniform".
+        seed: an integer of at least 0.
+        stream: what is initialised, such as "conv2d_1/kernel"; different texts give independent
+            values.
+
+    Raises:
+        ValueError: if an argument is not one of those.
+
+    Examples:
+        >>> initializer = SeededInitializer("he_uniform", seed=0, stream="dense/kernel")
+        >>> weights = keras.ops.convert_to_numpy(initializer((784, 10)))
+        >>> weights.shape, bool(abs(weights).max() <= (6 / 784) ** 0.5)
+        ((784, 10), True)
+
+    References:
+        He et al., ICCV 2015; Glorot and Bengio, AISTATS 2010.
+    """
+
+    def __init__(self, distribution: str, seed: int, stream: str) -> None:
+        if distribution not in DISTRIBUTIONS:
+            raise ValueError(
+                f"Unknown initializer {distribution!r}; there are {', '.join(DISTRIBUTIONS)}."
+            )
+        if not isinstance(stream, str):
+            raise ValueError(f"A stream is named by a text, got {stream!r}.")
+        self.distribution = distribution
+        self.seed = check_seed(seed)
+        self.stream = stream
+
+    def __call__(self, shape: Sequence[int], dtype: Any = None) -> Any:
+        """The values, computed as float32 and then cast.
+
+        Args:
+            shape: the shape of the variable.
+            dtype: a floating-point dtype; default `keras.config.floatx()`.
+
+        Returns:
+            A tensor of the backend, of that shape and dtype.
+
+        Raises:
+            ValueError: if `dtype` is not a floating-point type.
+        """
+        dtype = keras.backend.standardize_dtype(dtype or keras.config.floatx())
+        if not keras.backend.is_float_dtype(dtype):
+            raise ValueError(f"Initial values are floating-point numbers, got dtype {dtype}.")
+        return keras.ops.cast(keras.ops.convert_to_tensor(self.values(shape), "float32"), dtype)
+
+    def values(self, shape: Sequence[int]) -> np.ndarray:
+        """The same values as a float32 NumPy array of the given shape."""
+        shape = tuple(shape)
+        count = math.prod(shape)
+        fan_in, fan_out = _fans(shape)
+        bits = raw_bits(self.seed, self.stream)
+        if self.distribution == "he_normal":
+            scale = math.sqrt(2 / fan_in) / _TRUNCATED_STDDEV
+            standard = _truncated_normal(bits, count)
+        else:
+            fans = fan_in if self.distribution == "he_uniform" else fan_in + fan_out
+            scale = math.sqrt(6 / fans)
+            standard = _symmetric_uniform(bits.random_raw(count))
+        return (standard * scale).astype(np.float32).reshape(shape)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        return {"distribution": self.distribution, "seed": self.seed, "stream": self.stream}
+
+
+def _fans(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Connections into and out of one neuron, by Keras's rules."""
+    if len(shape) < 2:
+        size = max(1, math.prod(shape))
+        return size, size
+    receptive_field = math.prod(shape[:-2])
+    return max(1, shape[-2] * receptive_field), max(1, shape[-1] * receptive_field)
+
+
+def _symmetric_uniform(raw: np.ndarray) -> np.ndarray:
+    """Odd multiples of 2^-24 in (-1, 1), float64 but exact in float32, from the top 24 bits."""
+    top = (raw >> np.uint64(40)).astype(np.int64)
+    return (2 * top + 1 - 2**24) * 2.0**-24
+
+
+def _truncated_normal(bits: np.random.Philox, count: int) -> np.ndarray:
+    """Standard normal values on (-2, 2), float64, by rejection: accept x if u < exp(-x^2 / 2).
+
+    One 64-bit word makes one proposal: x of its top 24 bits and u of the other 40. About 60 % are
+    accepted, in the order of the stream, so the result does not depend on the chunks.
+    """
+    accepted: list[np.ndarray] = []
+    missing = count
+    while missing > 0:
+        raw = bits.random_raw(int(1.7 * missing) + 16)
+        x = 2 * _symmetric_uniform(raw)
+        u = (raw & np.uint64(2**40 - 1)).astype(np.float64) * 2.0**-40
+        accepted.append(x[u < _exp_minus(x * x / 2)][:missing])
+        missing -= len(accepted[-1])
+    return np.concatenate(accepted) if accepted else np.empty(0)
+
+
+def _exp_minus(y: np.ndarray) -> np.ndarray:
+    """exp(-y) for 0 <= y <= 2 to about 1e-15, of + and * only.
+
+    The exp of a maths library differs in the last bit between platforms, which could tip an
+    acceptance. Taylor's series of exp(-y/16), |y/16| <= 1/8, and four squarings do not.
+    """
+    t = y * (-1 / 16)
+    result = np.ones_like(t)
+    for n in range(10, 0, -1):  # Horner: 1 + t (1 + t/2 (1 + t/3 (...)))
+        result = 1 + t * (1 / n) * result
+    for _ in range(4):
+        result = result * result
+    return result
