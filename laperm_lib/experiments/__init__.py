@@ -1,0 +1,26 @@
+"""The paper's experiments: hyperparameters as published, runs, and records of what came out."""
+
+from laperm_lib.experiments.hyperparameters import (
+    PUBLISHED,
+    Hyperparameters,
+    hyperparameters,
+    quick,
+)
+from laperm_lib.experiments.records import Record, Summary, load, record, save, summarise
+from laperm_lib.experiments.training import Evaluation, Run, run
+
+__all__ = [
+    "PUBLISHED",
+    "Evaluation",
+    "Hyperparameters",
+    "Record",
+    "Run",
+    "Summary",
+    "hyperparameters",
+    "load",
+    "quick",
+    "record",
+    "run",
+    "save",
+    "summarise",
+]

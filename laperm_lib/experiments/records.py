@@ -1,0 +1,193 @@
+"""Records of runs: what was trained where, and what came out, as JSON; and their summaries.
+
+References:
+    Qiu and Suda, NeurIPS 2020, section 5.5 (the table that the summaries stand beside).
+"""
+
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from laperm_lib.errors import LaPermError
+from laperm_lib.experiments.hyperparameters import Hyperparameters
+from laperm_lib.experiments.training import Evaluation, Run
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is kept of a run: everything but the network.
+
+    Args:
+        experiment: its name, such as "f1".
+        hyperparameters: the settings.
+        seed: the seed.
+        fraction_pruned: the share of kernel weights that are zero, 0 to 1.
+        evaluations: test accuracies, in the order of steps.
+        final: test accuracy of the synchronised network at the end, 0 to 1.
+        is_permutation: whether that network is bitwise a permutation of its start.
+        seconds: wall time of training and evaluating.
+        data_fingerprint: SHA-256 of the dataset, as `laperm_lib.datasets.load` gives it.
+        environment: versions, hardware and code revision.
+    """
+
+    experiment: str
+    hyperparameters: Hyperparameters
+    seed: int
+    fraction_pruned: float
+    evaluations: tuple[Evaluation, ...]
+    final: float
+    is_permutation: bool
+    seconds: float
+    data_fingerprint: str
+    environment: dict[str, str]
+
+    def best(self, since_sync: int = 0) -> float:
+        """The best test accuracy at any evaluation so long after a synchronisation.
+
+        The published protocol picks networks by it. It is an optimistic number: the test images
+        chose the step.
+
+        Raises:
+            ValueError: if there was no such evaluation.
+        """
+        found = [e.accuracy for e in self.evaluations if e.since_sync == since_sync]
+        if not found:
+            raise ValueError(f"No evaluation {since_sync} steps after a synchronisation.")
+        return max(found)
+
+
+def record(experiment: str, run: Run) -> Record:
+    """Keep what is known of a run, and of the machine it is made on.
+
+    Args:
+        experiment: its name.
+        run: the run, made in this process.
+    """
+    return Record(
+        experiment=experiment,
+        hyperparameters=run.hyperparameters,
+        seed=run.seed,
+        fraction_pruned=run.fraction_pruned,
+        evaluations=run.evaluations,
+        final=run.final,
+        is_permutation=run.is_permutation,
+        seconds=round(run.seconds, 2),
+        data_fingerprint=run.data_fingerprint,
+        environment=_environment(),
+    )
+
+
+def save(records: Iterable[Record], path: str | os.PathLike[str]) -> None:
+    """Write records to a JSON file, atomically: a reader sees the old file or the new one.
+
+    Args:
+        records: the records, in the order to be kept.
+        path: the file; its folder is made if there is none.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps([asdict(entry) for entry in records], indent=1) + "\n"
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
+        try:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+
+
+def load(path: str | os.PathLike[str]) -> tuple[Record, ...]:
+    """Read the records of a JSON file.
+
+    Args:
+        path: a file written by `save`.
+
+    Raises:
+        LaPermError: if there is no such file, or it does not hold records.
+    """
+    try:
+        entries = json.loads(Path(path).read_text(encoding="utf-8"))
+        return tuple(_from_json(entry) for entry in entries)
+    except FileNotFoundError:
+        raise LaPermError(f"{os.fspath(path)}: there is no such file.") from None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise LaPermError(f"{os.fspath(path)} does not hold records of runs: {error}") from None
+
+
+def _from_json(entry: dict) -> Record:  # type: ignore[type-arg]
+    settings = dict(entry["hyperparameters"])
+    settings["keep"] = tuple(settings["keep"])
+    evaluations = tuple(Evaluation(**evaluation) for evaluation in entry["evaluations"])
+    fields = {**entry, "hyperparameters": Hyperparameters(**settings), "evaluations": evaluations}
+    return Record(**fields)
+
+
+def _environment() -> dict[str, str]:
+    """Versions, hardware and code revision, as far as they are known."""
+    backend = keras.backend.backend()
+    module = __import__(backend)
+    repository = Path(__file__).resolve().parents[2]
+    revision = subprocess.run(
+        ["git", "-C", str(repository), "describe", "--always", "--dirty", "--abbrev=12"],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    return {
+        "python": platform.python_version(),
+        "keras": keras.version(),
+        backend: module.__version__,
+        "numpy": np.__version__,
+        "machine": platform.machine(),
+        "cores": str(os.cpu_count()),
+        "system": platform.system(),
+        "revision": revision or "unknown",
+    }
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean and spread of a number over runs.
+
+    Args:
+        mean: the mean.
+        spread: the standard deviation over runs (n - 1 in the denominator); 0 for a single run.
+        least: the smallest.
+        most: the largest.
+        runs: how many.
+    """
+
+    mean: float
+    spread: float
+    least: float
+    most: float
+    runs: int
+
+
+def summarise(numbers: Iterable[float]) -> Summary:
+    """Mean and spread of a number over runs.
+
+    Raises:
+        ValueError: if there are none.
+
+    Examples:
+        >>> summarise([0.5, 1.0]).mean
+        0.75
+    """
+    values = np.array(list(numbers), dtype=float)
+    if not values.size:
+        raise ValueError("There are no runs to summarise.")
+    spread = values.std(ddof=1) if values.size > 1 else 0.0
+    return Summary(
+        float(values.mean()), float(spread), float(values.min()), float(values.max()), values.size
+    )
