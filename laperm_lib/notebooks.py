@@ -8,14 +8,15 @@ from collections.abc import Mapping
 from typing import Any
 
 PROFILES = ("quick", "paper")
-_OF_IPYTHON = {"In", "Out", "exit", "quit", "get_ipython", "open", "check_parameters"}
+_NO_PARAMETERS = {"In", "Out", "exit", "quit", "get_ipython", "open"}  # IPython's own names
+_NO_PARAMETERS |= {"PROFILES", "check_parameters"}  # imported for the check itself
 
 
 def check_parameters(namespace: Mapping[str, Any], **choices: tuple[Any, ...] | type) -> None:
     """Refuse unknown notebook parameters and impossible values before anything runs.
 
-    Call it with `globals()` in the cell behind the `parameters` cell, before anything else has been
-    defined or imported but this function: every other name is then a parameter.
+    Call it with `globals()` in the cell behind the `parameters` cell, before anything but the names
+    of this module has been defined or imported: every other name is then a parameter.
 
     Args:
         namespace: the notebook's `globals()`.
@@ -31,7 +32,7 @@ def check_parameters(namespace: Mapping[str, Any], **choices: tuple[Any, ...] | 
         Traceback (most recent call last):
         ValueError: Unknown parameter 'profil'; this notebook has: profile.
     """
-    names = {name for name in namespace if not name.startswith("_")} - _OF_IPYTHON
+    names = {name for name in namespace if not name.startswith("_")} - _NO_PARAMETERS
     known = ", ".join(choices)
     for name in sorted(names - choices.keys()):
         raise ValueError(f"Unknown parameter {name!r}; this notebook has: {known}.")

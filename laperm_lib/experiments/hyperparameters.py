@@ -41,7 +41,7 @@ PUBLISHED = {
     "f1_notebook": Hyperparameters("f1", "mnist", shared_value=0.08, keep=(4 / 7,), epochs=10),
     "f2": Hyperparameters("f2", "mnist", shared_value=0.03, keep=(1 / 15, 1 / 7, 1 / 3), epochs=25),
 }
-"""The settings as published. f1 keeps 60 % of its weights, as its row of the paper's table (p = 40 %)
+"""The settings as published. f1 keeps 60 % of its weights, as its row of the paper (p = 40 %)
 and the published file say; its notebook's probability is 4/7."""
 
 
