@@ -4,20 +4,45 @@ The companion library of "Train by Reconnect: Decoupling Locations of Weights fr
 (Qiu and Suda, NeurIPS 2020).
 """
 
-from laperm_lib import weight_vectors
+import importlib
+from types import ModuleType
+
+from laperm_lib import datasets, initializers, models, permutation, sparsity, weight_vectors
 from laperm_lib.errors import (
+    DatasetUnavailableError,
     LaPermError,
     NonFiniteWeightError,
     UnknownLayerError,
+    WeightFileError,
 )
 from laperm_lib.optimizers.laperm import LaPerm
+from laperm_lib.published import load_published
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "DatasetUnavailableError",
     "LaPerm",
     "LaPermError",
     "NonFiniteWeightError",
     "UnknownLayerError",
+    "WeightFileError",
+    "datasets",
+    "experiments",
+    "initializers",
+    "load_published",
+    "models",
+    "permutation",
+    "plotting",
+    "sparsity",
     "weight_vectors",
 ]
+
+_ON_DEMAND = ("experiments", "plotting")
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Import what only some users need (drawing needs Matplotlib) when it is first asked for."""
+    if name in _ON_DEMAND:
+        return importlib.import_module(f"laperm_lib.{name}")
+    raise AttributeError(f"module 'laperm_lib' has no attribute {name!r}")

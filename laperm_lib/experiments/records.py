@@ -4,6 +4,7 @@ References:
     Qiu and Suda, NeurIPS 2020, section 5.5 (the table that the summaries stand beside).
 """
 
+import importlib
 import json
 import os
 import platform
@@ -135,7 +136,7 @@ def _from_json(entry: dict) -> Record:  # type: ignore[type-arg]
 def _environment() -> dict[str, str]:
     """Versions, hardware and code revision, as far as they are known."""
     backend = keras.backend.backend()
-    module = __import__(backend)
+    module = importlib.import_module(backend)
     repository = Path(__file__).resolve().parents[2]
     revision = subprocess.run(
         ["git", "-C", str(repository), "describe", "--always", "--dirty", "--abbrev=12"],
