@@ -1,0 +1,121 @@
+# make book   runs every notebook and builds the HTML book
+# make test   lint, unit tests, doctests, notebook tests and book checks
+# Both set up their own virtual environment in .venv first; nothing else is needed but Python 3.11-3.13.
+#
+# Kept to what GNU Make 3.81 (macOS) understands.
+
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+# The first interpreter of a fitting version; a pyenv shim may exist and yet not run, so each is tried.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	"$$p" -c "$(SUPPORTED)" 2>/dev/null && echo "$$p" && break; done)
+
+# Parameters for the notebooks of `make book`: make book PARAMS="-p profile paper -p seed 1"
+PARAMS ?=
+# Processes that `make test` and `make book` use at once.
+JOBS ?= 2
+
+BIN := .venv/bin
+SETUP := .venv/package.stamp
+HTML := build/book/_build/html
+LIBRARY := $(shell find laperm_lib -name '*.py' 2>/dev/null)
+NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+EXECUTED := $(NOTEBOOKS:%=build/source/%)
+# A jobs flag given to make holds for the sub-make too.
+PARALLEL = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(JOBS))
+
+# TensorFlow logs to file descriptor 2, a part of it at any level. Kernels that do not capture it
+# keep it out of the notebooks; a profile of our own also leaves the user's out of them.
+export TF_CPP_MIN_LOG_LEVEL := 3
+export IPYTHONDIR := $(CURDIR)/build/ipython
+KERNEL_CONFIG := build/ipython/profile_default/ipython_kernel_config.py
+
+.DELETE_ON_ERROR:
+.PHONY: help setup book executed test unit lint notebooks lock clean FORCE
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+	@echo "other targets: setup unit lint notebooks lock clean"
+
+# --- Set-up ------------------------------------------------------------------------------------
+
+setup: $(SETUP)
+
+$(KERNEL_CONFIG):
+	@mkdir -p $(@D)
+	@echo 'c.IPKernelApp.capture_fd_output = False' > $@
+
+.venv/requirements.stamp: requirements.txt
+	@test -n "$(PYTHON)" || { echo "No Python 3.11-3.13 found (tried python3, python3.13, python3.12," \
+	    "python3.11). Install one, or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@"$(PYTHON)" -c "$(SUPPORTED)" || { echo "$(PYTHON) is $$("$(PYTHON)" --version 2>&1), but Python" \
+	    "3.11-3.13 is needed. Name another: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	"$(PYTHON)" -m venv --clear .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.txt
+	@touch $@
+
+$(SETUP): .venv/requirements.stamp pyproject.toml
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps \
+	    --no-build-isolation --editable .
+	@touch $@
+
+# --- Book --------------------------------------------------------------------------------------
+
+book: $(SETUP)
+	$(MAKE) $(PARALLEL) executed
+	cp -R book/. build/source/
+	$(BIN)/jupyter-book build build/source --path-output build/book -W -n --keep-going --all
+	@echo
+	@echo "The book is at $(CURDIR)/$(HTML)/index.html"
+
+executed: $(EXECUTED)
+
+# Runs in build/running and is moved when it has ended well, so that a failed notebook is never taken
+# for a finished one; what it had produced up to the error stays in build/running to be read.
+build/source/notebooks/%.ipynb: notebooks/%.ipynb build/params $(LIBRARY) $(SETUP) $(KERNEL_CONFIG)
+	@mkdir -p build/running build/source/notebooks
+	$(BIN)/papermill --no-progress-bar --cwd notebooks --kernel python3 $(PARAMS) $< build/running/$*.ipynb
+	mv build/running/$*.ipynb $@
+
+# Changes only when PARAMS does, which makes every notebook run again.
+build/params: FORCE
+	@mkdir -p build
+	@echo '$(PARAMS)' | cmp -s - $@ || echo '$(PARAMS)' > $@
+
+# Runs the committed notebooks in place, with the parameters written in them, and keeps of their
+# metadata what is not of this machine.
+notebooks: $(SETUP) $(KERNEL_CONFIG)
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace \
+	    --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.kernel_name=python3 \
+	    --ClearMetadataPreprocessor.enabled=True \
+	    --ClearMetadataPreprocessor.preserve_nb_metadata_mask=kernelspec \
+	    --ClearMetadataPreprocessor.preserve_cell_metadata_mask=tags \
+	    --ClearMetadataPreprocessor.preserve_cell_metadata_mask=mystnb \
+	    $(NOTEBOOKS)
+
+# --- Tests -------------------------------------------------------------------------------------
+
+test: lint $(KERNEL_CONFIG)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile \
+	    --nbval --nbval-current-env laperm_lib tests notebooks
+
+unit: $(SETUP)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile laperm_lib tests \
+	    --ignore tests/test_notebooks.py --ignore tests/test_book.py -m "not slow"
+
+lint: $(SETUP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+# --- Upkeep ------------------------------------------------------------------------------------
+
+# Keeps the pins that still fit; `make lock LOCK_FLAGS=--upgrade` takes the newest versions.
+lock:
+	"$(PYTHON)" -m venv --clear build/lock
+	build/lock/bin/python -m pip install --quiet uv
+	UV_CUSTOM_COMPILE_COMMAND="make lock" build/lock/bin/uv pip compile pyproject.toml \
+	    --universal --python-version 3.11 --extra docs --extra fast --group dev \
+	    --no-annotate --no-emit-index-url --quiet $(LOCK_FLAGS) --output-file requirements.txt
+
+clean:
+	rm -rf build .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,38 @@
+"""Sphinx extension that makes the built book readable without a network.
+
+MathJax 3.2.2 comes from the Python package sphinx-mathjax-offline, whose files equal those of the
+npm package mathjax@3.2.2 byte for byte. They are copied to mathjax/ beside the pages: Jupyter Book
+loads every script that it finds in the source folder _static, and would load MathJax twice.
+"""
+
+import importlib.util
+import shutil
+from pathlib import Path
+from typing import Any
+
+# What the pages use: TeX input, HTML output with its fonts, speech for screen readers.
+PARTS = ("tex-chtml.js", "input/tex/extensions", "output/chtml", "a11y", "sre")
+
+
+def copy_mathjax(app: Any, exception: Exception | None) -> None:
+    """Copy MathJax beside the pages of a finished HTML build."""
+    if exception is not None or app.builder.format != "html":
+        return
+    # The hyphens in the package's name rule out an import statement.
+    package = importlib.util.find_spec("sphinx-mathjax-offline")
+    source = Path(package.submodule_search_locations[0], "static", "mathjax")
+    for part in PARTS:
+        target = Path(app.outdir, "mathjax", part)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if (source / part).is_dir():
+            shutil.copytree(source / part, target, dirs_exist_ok=True)
+        else:
+            shutil.copy2(source / part, target)
+
+
+def setup(app: Any) -> dict[str, bool]:
+    """Register the extension with Sphinx."""
+    # Relative to _static, where Sphinx expects it.
+    app.config.mathjax_path = "../mathjax/tex-chtml.js"
+    app.connect("build-finished", copy_mathjax)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,48 @@
+"""Set-up shared by all tests; runs before any of them imports Keras or Matplotlib."""
+
+import os
+from pathlib import Path
+
+# Read by TensorFlow when it is first imported, here and in the kernels of the notebook tests.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import matplotlib
+import pytest
+from hypothesis import settings
+
+# Not through $MPLBACKEND: notebook kernels would inherit it and draw no figures.
+matplotlib.use("Agg")
+
+settings.register_profile("dev", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The folder that holds book/, notebooks/ and laperm_lib/."""
+    return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def data_dir():
+    """A function that gives the data folder when it holds the named file, and skips otherwise."""
+
+    def require(filename: str) -> Path:
+        folder = os.environ.get("LAPERM_DATA_DIR")
+        if not folder:
+            pytest.skip(f"needs {filename}: set LAPERM_DATA_DIR to the folder that holds it")
+        if not Path(folder, filename).is_file():
+            pytest.skip(f"needs {filename}, which is not in LAPERM_DATA_DIR={folder}")
+        return Path(folder)
+
+    return require
+
+
+@pytest.fixture(autouse=True)
+def no_leaked_figures():
+    """Closes the figures a test has drawn."""
+    yield
+    import matplotlib.pyplot as plt
+
+    plt.close("all")

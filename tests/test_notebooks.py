@@ -1,0 +1,145 @@
+"""Checks of the committed notebooks beside nbval, which compares their outputs."""
+
+import ast
+import re
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+from papermill.exceptions import PapermillExecutionError
+
+FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+EXPECTED = {"quickstart", "weight_profiles", "f1_f2"}
+PARAMETERS = {"profile", "dataset", "seed"}
+# nbval's own two ways, for a cell's tags and its comments, to leave an output uncompared.
+IGNORED = re.compile(r"nbval[-_](ignore[-_]output|skip)", re.IGNORECASE)
+OF_ONE_MACHINE = re.compile(
+    r"/(home|root|Users|tmp|work|private)/|[A-Z]:\\\\"  # absolute paths
+    r"|\d{4}-\d\d-\d\d[T ]\d\d:\d\d"  # times
+)
+TENSORFLOW_LOG = re.compile(r"absl::InitializeLog|oneDNN custom operations|cpu_feature_guard")
+
+
+@pytest.fixture(scope="module", params=NOTEBOOKS, ids=lambda path: path.stem)
+def path(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def notebook(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def is_compared(cell):
+    marks = " ".join([*cell.metadata.get("tags", []), *re.findall(r"#.*", cell.source)])
+    return not IGNORED.search(marks)
+
+
+def texts(output):
+    """What an output holds in words: a stream's text, or the text forms of a value."""
+    yield output.get("text", "")
+    for mime, data in output.get("data", {}).items():
+        if mime.startswith("text/"):
+            yield data
+
+
+def test_the_notebooks_are_there():
+    assert {path.stem for path in NOTEBOOKS} >= EXPECTED
+
+
+def test_is_valid(notebook):
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert notebook.cells[0].cell_type == "markdown"
+    assert notebook.cells[0].source.startswith("# ")
+
+
+def test_first_code_cell_has_the_parameters(path, notebook):
+    tagged = ["parameters" in cell.metadata.get("tags", []) for cell in code_cells(notebook)]
+    assert tagged == [True] + [False] * (len(tagged) - 1)
+    assert set(papermill.inspect_notebook(str(path))) >= PARAMETERS
+
+
+def test_was_run_from_top_to_bottom(notebook):
+    cells = [cell for cell in code_cells(notebook) if cell.source.strip()]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+
+
+def test_outputs_are_clean(notebook):
+    for cell in code_cells(notebook):
+        for output in cell.outputs:
+            assert output.output_type != "error", cell.source
+            assert output.get("name") != "stderr", cell.source
+            for text in texts(output):
+                assert not TENSORFLOW_LOG.search(text)
+                assert not OF_ONE_MACHINE.search(text), text
+
+
+def test_carries_no_trace_of_the_machine(notebook):
+    assert set(notebook.metadata) <= {"kernelspec", "language_info"}
+    for cell in notebook.cells:
+        assert set(cell.metadata) <= {"tags", "mystnb"}
+
+
+def test_something_is_compared(notebook):
+    assert any(is_compared(cell) and cell.outputs for cell in code_cells(notebook))
+
+
+def shows_something(source):
+    """Whether a cell surely has an output: it prints, or ends in an expression that is no call."""
+    statements = ast.parse(source).body
+    expressions = [s.value for s in statements if isinstance(s, ast.Expr)]
+    prints = any(
+        isinstance(e, ast.Call) and isinstance(e.func, ast.Name) and e.func.id == "print"
+        for e in expressions
+    )
+    last = statements[-1] if statements else None
+    ends_in_value = isinstance(last, ast.Expr) and not isinstance(last.value, ast.Call)
+    return prints or (ends_in_value and not source.rstrip().endswith(";"))
+
+
+def test_compared_cells_are_stored_with_their_output(notebook):
+    for cell in code_cells(notebook):
+        if is_compared(cell) and shows_something(cell.source):
+            assert cell.outputs, f"stored without being run:\n{cell.source}"
+
+
+def run(path, tmp_path, **parameters):
+    """The notebook, run by papermill beside the others."""
+    return papermill.execute_notebook(
+        str(path),
+        str(tmp_path / path.name),
+        parameters=parameters,
+        cwd=str(FOLDER),
+        kernel_name="python3",
+        progress_bar=False,
+    )
+
+
+def test_runs_with_another_seed(path, tmp_path):
+    executed = run(path, tmp_path, seed=1)
+    injected = [c for c in executed.cells if "injected-parameters" in c.metadata.get("tags", [])]
+    assert len(injected) == 1
+    assert all(output.output_type != "error" for c in code_cells(executed) for output in c.outputs)
+
+
+def test_unknown_parameter_fails_and_is_named(path, tmp_path):
+    with pytest.raises(PapermillExecutionError, match="sede"):
+        run(path, tmp_path, sede=1)
+
+
+@pytest.mark.parametrize("invalid", [{"profile": "slow"}, {"seed": "one"}])
+def test_invalid_parameter_fails_and_is_named(path, tmp_path, invalid):
+    ((name, value),) = invalid.items()
+    with pytest.raises(
+        PapermillExecutionError, match=rf"{name}.*{value}|{value}.*{name}"
+    ) as failure:
+        run(path, tmp_path, **invalid)
+    # It is refused by the check, before anything is computed.
+    assert failure.value.exec_count <= 3
