@@ -1,6 +1,6 @@
 """Train neural networks by permuting their initial weights, on Keras 3.
 
-The companion library of "Train by Reconnect: Decoupling Locations of Weights from Their Values"
+The companion library of "Train-by-Reconnect: Decoupling Locations of Weights from Their Values"
 (Qiu and Suda, NeurIPS 2020).
 """
 

@@ -1,4 +1,4 @@
-"""The errors of the library; all are `ValueError`s too."""
+"""The errors of the library; each of them is a `ValueError` too."""
 
 
 class LaPermError(ValueError):

@@ -4,7 +4,7 @@ LaPerm never changes the values of a network, only their places, so its initial 
 result of a run as much as its cause. Keras's initializers draw from the backend: TensorFlow, JAX
 and PyTorch give different values for one seed. Here the bits come from NumPy's counter-based Philox
 generator, whose raw stream NumPy guarantees (its distributions it does not), and become numbers
-through IEEE operations that are correctly rounded everywhere: +, -, *, / and the square root.
+through IEEE operations that are correctly rounded everywhere: the four basic operations and the square root.
 
 References:
     Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011 (Philox).
@@ -77,7 +77,7 @@ class SeededInitializer(keras.initializers.Initializer):
     r"""He or Glorot initial values from a seed, bit for bit the same everywhere.
 
     The distributions and their scales are Keras's, with its fans: (in, out) for a dense kernel,
-    both times the receptive field for a convolution, and `n`, `n` for a vector of `n`:
+    both times the receptive field for a convolution, and `n`, `n` for a vector of `n`::
 
         he_uniform       uniform on (-l, l), l = sqrt(6 / fan_in)
         glorot_uniform   uniform on (-l, l), l = sqrt(6 / (fan_in + fan_out))

@@ -9,7 +9,7 @@ A variable is seen as a matrix with one weight vector per row. Synchronising a w
 ties by index. :math:`-0` and :math:`+0` are equal numbers, hence a tie like any other.
 
 References:
-    Qiu and Suda, "Train by Reconnect: Decoupling Locations of Weights from Their Values",
+    Qiu and Suda, "Train-by-Reconnect: Decoupling Locations of Weights from Their Values",
     NeurIPS 2020, section 3.
 """
 
@@ -152,7 +152,7 @@ def reconnect(weights: np.ndarray, sorted_initial: np.ndarray) -> np.ndarray:
         sorted_initial: the initial values, sorted by `sort_values`, same shape.
 
     Returns:
-        The synchronised weights: every row a permutation of the same row of `sorted_initial`, bit
+        The synchronised weights, every row a permutation of the same row of `sorted_initial`, bit
         for bit, ranked as `weights` is. Reconnecting the result again changes no bit.
 
     Raises:

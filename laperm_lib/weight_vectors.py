@@ -219,7 +219,7 @@ def of_variables(variables: Iterable[Any]) -> list[WeightVectors]:
     through. That takes about 0.1 s and is done once a training.
 
     Args:
-        variables: trainable `keras.Variable`s.
+        variables: trainable `keras.Variable` objects.
 
     Returns:
         One `WeightVectors` per variable, in the given order.

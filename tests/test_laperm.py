@@ -272,7 +272,7 @@ def test_the_configuration_round_trips():
     again = keras.saving.deserialize_keras_object(config)
     assert again.get_config() == optimizer.get_config()
     assert again.inner_optimizer.momentum == 0.9
-    assert LaPerm.from_config(LaPerm("adam", 20).get_config()).sync_period == 20
+    assert LaPerm.from_config(LaPerm("adam", np.int64(20)).get_config()).sync_period == 20
 
 
 # -- the initial values ----------------------------------------------------------------------------

@@ -10,7 +10,7 @@ The moments of the inner optimizer are left as they are. After every synchronisa
 a permutation of its initial weights, bit for bit.
 
 References:
-    Qiu and Suda, "Train by Reconnect: Decoupling Locations of Weights from Their Values",
+    Qiu and Suda, "Train-by-Reconnect: Decoupling Locations of Weights from Their Values",
     NeurIPS 2020, section 4, algorithm 1.
 """
 
@@ -91,7 +91,7 @@ class LaPerm(keras.optimizers.Optimizer):
         _check_patterns(patterns)
         super().__init__(learning_rate=0.0, name=name)  # the inner optimizer's rate is the one used
         self.inner_optimizer = inner_optimizer
-        self.sync_period = sync_period
+        self.sync_period = sync_period if callable(sync_period) else int(sync_period)
         self.skip_bias = bool(skip_bias)
         self.skip_batch_norm = bool(skip_batch_norm)
         self.exclude = tuple(patterns)
@@ -142,7 +142,7 @@ class LaPerm(keras.optimizers.Optimizer):
         """Create the state and capture the variables' present values as the initial ones.
 
         Args:
-            variables: the trainable variables, a list of `keras.Variable`s.
+            variables: the trainable variables, a list of `keras.Variable` objects.
         """
         candidates = [v for v in variables if not self._is_excluded(v)]
         self._build(variables, weight_vectors.of_variables(candidates))
