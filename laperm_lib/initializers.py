@@ -4,7 +4,8 @@ LaPerm never changes the values of a network, only their places, so its initial 
 result of a run as much as its cause. Keras's initializers draw from the backend: TensorFlow, JAX
 and PyTorch give different values for one seed. Here the bits come from NumPy's counter-based Philox
 generator, whose raw stream NumPy guarantees (its distributions it does not), and become numbers
-through IEEE operations that are correctly rounded everywhere: the four basic operations and the square root.
+through IEEE operations that are correctly rounded everywhere: addition, multiplication, division
+and the square root.
 
 References:
     Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011 (Philox).
