@@ -1,8 +1,8 @@
 """Where the backends differ: how weights are synchronised inside a training step.
 
-On a CPU, TensorFlow's graphs and torch hand the weights to NumPy, whose sort of packed keys is
-several times faster than their own. XLA (TensorFlow's `jit_compile`, all of JAX) and accelerators
-sort in the graph, where the weights are.
+On a CPU, TensorFlow's graphs and torch hand the weights to NumPy, or to code compiled by Numba
+where that is installed; both are many times faster than the backends' own sorts. XLA (TensorFlow's
+`jit_compile`, all of JAX) and accelerators sort in the graph, where the weights are.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,8 +14,12 @@ import keras
 import numpy as np
 from keras import ops
 
+from laperm_lib import compiled
 from laperm_lib.errors import NonFiniteWeightError
 from laperm_lib.permutation import from_matrix, reconnect, to_matrix
+
+# Compiling takes seconds once on a machine, which networks of fewer weights would not win back.
+_WORTH_COMPILING = 100_000
 
 
 @dataclass(frozen=True)
@@ -125,16 +129,22 @@ def _arrays(permuted: Sequence[PermutedVariable], convert: Callable[[Any], Any])
 
 
 def _on_host(permuted: Sequence[PermutedVariable], *arrays: np.ndarray) -> list[np.ndarray]:
-    """Synchronise with NumPy: `arrays` as `_arrays` gives them."""
+    """Synchronise on the CPU: `arrays` as `_arrays` gives them."""
+    weights, initial = arrays[: len(permuted)], arrays[len(permuted) :]
+    compile_sync = compiled.available and sum(array.size for array in weights) >= _WORTH_COMPILING
     new_values = []
-    for entry, weights, initial in zip(
-        permuted, arrays[: len(permuted)], arrays[len(permuted) :], strict=True
-    ):
+    for entry, before, values in zip(permuted, weights, initial, strict=True):
+        axes = entry.neuron_axes
+        columns = axes in ((-1,), (before.ndim - 1,)) and before.dtype == np.float32
         try:
-            new = reconnect(to_matrix(weights, entry.neuron_axes), initial)
+            if compile_sync and columns:
+                matrix = before.reshape(-1, before.shape[-1])
+                new = compiled.reconnect_columns(matrix, values).reshape(before.shape)
+            else:
+                new = from_matrix(reconnect(to_matrix(before, axes), values), before.shape, axes)
         except NonFiniteWeightError:
             raise NonFiniteWeightError(_non_finite_message(entry)) from None
-        new_values.append(np.ascontiguousarray(from_matrix(new, weights.shape, entry.neuron_axes)))
+        new_values.append(np.ascontiguousarray(new))
     return new_values
 
 

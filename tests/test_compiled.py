@@ -1,0 +1,92 @@
+"""The compiled synchronisation equals the one written with NumPy, bit for bit."""
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from laperm_lib import LaPerm, backend, compiled, permutation
+from laperm_lib.errors import NonFiniteWeightError
+
+pytestmark = pytest.mark.skipif(not compiled.available, reason="needs Numba")
+
+values = st.one_of(
+    st.sampled_from([-1.0, -0.0, 0.0, 0.5, 1e-45, -1e-45, 3.4e38, -3.4e38]),
+    st.floats(width=32, allow_nan=False, allow_infinity=False),
+    st.floats(-1, 1, width=32),
+)
+
+
+def assert_equal_to_numpy(weights, initial):
+    sorted_initial = permutation.sort_values(np.ascontiguousarray(initial.T))
+    expected = permutation.reconnect(np.ascontiguousarray(weights.T), sorted_initial).T
+    new = compiled.reconnect_columns(weights, sorted_initial)
+    np.testing.assert_array_equal(new.view("uint32"), np.ascontiguousarray(expected).view("uint32"))
+
+
+@given(st.data())
+def test_any_floats(data):
+    shape = data.draw(st.tuples(st.integers(1, 60), st.integers(1, 40)))
+    arrays = hnp.arrays("float32", shape, elements=values)
+    assert_equal_to_numpy(data.draw(arrays), data.draw(arrays))
+
+
+RNG = np.random.default_rng(0)
+SHAPE = (3000, 21)  # not a multiple of the 16 columns that are fetched together
+NORMAL = RNG.normal(size=SHAPE).astype("float32")
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        NORMAL,
+        RNG.uniform(-1, 1, SHAPE),
+        np.where(RNG.random(SHAPE) < 0.9, 0, NORMAL),  # sparse
+        np.where(RNG.random(SHAPE) < 0.9, RNG.normal(0, 1e-6, SHAPE), NORMAL),  # sparse, trained
+        np.where(np.arange(SHAPE[0])[:, None] == 7, 1e30, NORMAL),  # an outlier
+        NORMAL * 10.0 ** RNG.integers(-30, 30, SHAPE),
+        RNG.integers(-3, 4, SHAPE),  # ties
+        np.zeros(SHAPE),
+        np.where(RNG.random(SHAPE) < 0.5, 0.0, -0.0),
+        np.arange(SHAPE[0])[:, None] * np.ones(SHAPE),
+    ],
+)
+@pytest.mark.parametrize("initial", [NORMAL, np.where(NORMAL > 0, NORMAL, NORMAL * 0)])
+def test_distributions_of_weights(weights, initial):
+    assert_equal_to_numpy(weights.astype("float32"), initial)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [(0, 0), (17, 20), (2999, 5)])
+def test_what_has_no_order_is_an_error(bad, place):
+    weights = NORMAL.copy()
+    weights[place] = bad
+    with pytest.raises(NonFiniteWeightError, match="NaN or an infinity"):
+        compiled.reconnect_columns(weights, permutation.sort_values(NORMAL.T.copy()))
+
+
+def test_large_networks_are_trained_with_it(monkeypatch):
+    """A network of over 100,000 weights takes this path and trains as on the NumPy path."""
+    calls = []
+    original = compiled.reconnect_columns
+
+    def recorded(*arguments):
+        calls.append(arguments[0].shape)
+        return original(*arguments)
+
+    monkeypatch.setattr(compiled, "reconnect_columns", recorded)
+    results = []
+    for threshold in (0, 10**9):
+        monkeypatch.setattr(backend, "_WORTH_COMPILING", threshold)
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential(
+            [keras.Input((8, 8, 3)), keras.layers.Conv2D(8, 3), keras.layers.Flatten()]
+        )
+        model.compile(LaPerm(keras.optimizers.Adam(0.01), 2), loss="mse", run_eagerly=True)
+        x, y = NORMAL[:480, :16].reshape(40, 8, 8, 3), np.zeros((40, 288))
+        model.fit(x, y, batch_size=10, shuffle=False, verbose=0)
+        results.append(model.get_weights()[0])
+    np.testing.assert_array_equal(*results)
+    assert (27, 8) in calls
