@@ -3,8 +3,8 @@
 `permutation.reconnect` sorts packed keys with NumPy, on one core and on a transposed copy. Here
 each weight vector is sorted in about linear time, because weights are numbers spread over a range:
 they are counted into twice as many buckets of equal width, and within a bucket hardly anything is
-left to sort. A vector whose values crowd into few buckets (an outlier far from the rest does that) is
-left to `permutation.reconnect`, so the time per vector of d weights stays of the order d log d.
+left to sort. A vector whose values crowd into few buckets (an outlier far from the rest does that)
+is left to `permutation.reconnect`, so the time for d weights stays of the order d log d.
 
 Numba is optional (`pip install "laperm-lib[fast]"`); `available` says whether it is there. The
 result is that of `permutation.reconnect`, bit for bit.

@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 import keras
@@ -82,7 +83,7 @@ def record(experiment: str, run: Run) -> Record:
         is_permutation=run.is_permutation,
         seconds=round(run.seconds, 2),
         data_fingerprint=run.data_fingerprint,
-        environment=_environment(),
+        environment=dict(_environment()),
     )
 
 
@@ -133,8 +134,9 @@ def _from_json(entry: dict) -> Record:  # type: ignore[type-arg]
     return Record(**fields)
 
 
+@cache
 def _environment() -> dict[str, str]:
-    """Versions, hardware and code revision, as far as they are known."""
+    """Versions, hardware and code revision, as far as they are known, when first asked for."""
     backend = keras.backend.backend()
     module = importlib.import_module(backend)
     repository = Path(__file__).resolve().parents[2]
