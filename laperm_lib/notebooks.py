@@ -8,8 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 PROFILES = ("quick", "paper")
+DATASETS = {"quick": "digits", "paper": "mnist"}
+"""What the parameter `dataset = "auto"` stands for in each profile."""
+
 _NO_PARAMETERS = {"In", "Out", "exit", "quit", "get_ipython", "open"}  # IPython's own names
-_NO_PARAMETERS |= {"PROFILES", "check_parameters"}  # imported for the check itself
+_NO_PARAMETERS |= {"DATASETS", "PROFILES", "check_parameters"}  # imported for the check itself
 
 
 def check_parameters(namespace: Mapping[str, Any], **choices: tuple[Any, ...] | type) -> None:

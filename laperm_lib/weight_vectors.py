@@ -259,8 +259,8 @@ def _describe(variable: Any, owners: Mapping[int, keras.Layer]) -> WeightVectors
                 return WeightVectors(variable, layer, axes)
     raise UnknownLayerError(
         f"The weight vectors of '{variable.path}' (layer class {type(layer).__name__}, shape "
-        f"{tuple(variable.shape)}) are not known. Say which axes run over neurons: "
+        f"{tuple(variable.shape)}) are not known. Say which axes run over neurons, as in "
         f"laperm_lib.weight_vectors.register({type(layer).__name__}, "
         f"{{'{variable.name}': laperm_lib.weight_vectors.Axes(neurons=(-1,))}}), "
-        "or exclude the variable from permuting."
+        "or exclude the variable from permuting. Then compile the model again."
     )

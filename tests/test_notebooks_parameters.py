@@ -2,7 +2,7 @@
 
 import pytest
 
-from laperm_lib.notebooks import PROFILES, check_parameters
+from laperm_lib.notebooks import DATASETS, PROFILES, check_parameters
 
 CHOICES = {"profile": PROFILES, "seed": int}
 
@@ -27,3 +27,8 @@ def test_what_is_right_passes_among_what_ipython_defines():
 def test_what_is_wrong_is_named(namespace, message):
     with pytest.raises(ValueError, match=message):
         check_parameters(namespace, **CHOICES)
+
+
+def test_every_profile_has_a_dataset_of_its_own():
+    assert set(DATASETS) == set(PROFILES)
+    check_parameters({"DATASETS": DATASETS, "profile": "quick", "seed": 0}, **CHOICES)

@@ -10,6 +10,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from sphinx.errors import ExtensionError
+
 # What the pages use: TeX input, HTML output with its fonts, speech for screen readers.
 PARTS = ("tex-chtml.js", "input/tex/extensions", "output/chtml", "a11y", "sre")
 
@@ -20,6 +22,8 @@ def copy_mathjax(app: Any, exception: Exception | None) -> None:
         return
     # The hyphens in the package's name rule out an import statement.
     package = importlib.util.find_spec("sphinx-mathjax-offline")
+    if package is None:
+        raise ExtensionError("MathJax is missing: pip install sphinx-mathjax-offline==0.0.2")
     source = Path(package.submodule_search_locations[0], "static", "mathjax")
     for part in PARTS:
         target = Path(app.outdir, "mathjax", part)

@@ -47,8 +47,9 @@ class LaPerm(keras.optimizers.Optimizer):
         skip_bias: leave biases to the inner optimizer. Default True.
         skip_batch_norm: leave scale and offset of batch normalisation, and of the other
             normalisation layers, to the inner optimizer. Default True.
-        exclude: regular expressions; a variable whose path ("layer/kernel") one of them is found in
-            is left to the inner optimizer, as `exclude_from_weight_decay` does in Keras.
+        exclude: regular expressions; a variable in whose `path`, such as "sequential/dense/kernel",
+            one of them is found is left to the inner optimizer, as `exclude_from_weight_decay` does
+            in Keras.
         name: name of the optimizer. Default "laperm".
 
     Raises:
