@@ -30,11 +30,11 @@ export IPYTHONDIR := $(CURDIR)/build/ipython
 KERNEL_CONFIG := build/ipython/profile_default/ipython_kernel_config.py
 
 .DELETE_ON_ERROR:
-.PHONY: help setup book executed test unit lint notebooks lock clean FORCE
+.PHONY: help setup book executed test unit lint notebooks bench lock clean FORCE
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
-	@echo "other targets: setup unit lint notebooks lock clean"
+	@echo "other targets: setup unit lint notebooks bench lock clean"
 
 # --- Set-up ------------------------------------------------------------------------------------
 
@@ -106,6 +106,15 @@ lint: $(SETUP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# --- Benchmarks --------------------------------------------------------------------------------
+
+# Minutes on an otherwise idle machine; writes benchmarks/results.md.
+bench: $(SETUP)
+	@mkdir -p build
+	$(BIN)/python -m pytest benchmarks --benchmark-json build/benchmarks.json
+	$(BIN)/python benchmarks/table.py build/benchmarks.json benchmarks/results.md
+	@cat benchmarks/results.md
 
 # --- Upkeep ------------------------------------------------------------------------------------
 
