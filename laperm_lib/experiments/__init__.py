@@ -7,12 +7,13 @@ from laperm_lib.experiments.hyperparameters import (
     quick,
 )
 from laperm_lib.experiments.records import Record, Summary, load, record, save, summarise
-from laperm_lib.experiments.training import Evaluation, Run, run
+from laperm_lib.experiments.training import Evaluation, Outcome, Run, run
 
 __all__ = [
     "PUBLISHED",
     "Evaluation",
     "Hyperparameters",
+    "Outcome",
     "Record",
     "Run",
     "Summary",

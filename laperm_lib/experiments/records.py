@@ -11,7 +11,7 @@ import platform
 import subprocess
 import tempfile
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
 
@@ -20,50 +20,20 @@ import numpy as np
 
 from laperm_lib.errors import LaPermError
 from laperm_lib.experiments.hyperparameters import Hyperparameters
-from laperm_lib.experiments.training import Evaluation, Run
+from laperm_lib.experiments.training import Evaluation, Outcome, Run
 
 
 @dataclass(frozen=True)
-class Record:
-    """What is kept of a run: everything but the network.
+class Record(Outcome):
+    """What is kept of a training: everything but the network.
 
     Args:
         experiment: its name, such as "f1".
-        hyperparameters: the settings.
-        seed: the seed.
-        fraction_pruned: the share of kernel weights that are zero, 0 to 1.
-        evaluations: test accuracies, in the order of steps.
-        final: test accuracy of the synchronised network at the end, 0 to 1.
-        is_permutation: whether that network is bitwise a permutation of its start.
-        seconds: wall time of training and evaluating.
-        data_fingerprint: SHA-256 of the dataset, as `laperm_lib.datasets.load` gives it.
         environment: versions, hardware and code revision.
     """
 
     experiment: str
-    hyperparameters: Hyperparameters
-    seed: int
-    fraction_pruned: float
-    evaluations: tuple[Evaluation, ...]
-    final: float
-    is_permutation: bool
-    seconds: float
-    data_fingerprint: str
     environment: dict[str, str]
-
-    def best(self, since_sync: int = 0) -> float:
-        """The best test accuracy at any evaluation so long after a synchronisation.
-
-        The published protocol picks networks by it. It is an optimistic number: the test images
-        chose the step.
-
-        Raises:
-            ValueError: if there was no such evaluation.
-        """
-        found = [e.accuracy for e in self.evaluations if e.since_sync == since_sync]
-        if not found:
-            raise ValueError(f"No evaluation {since_sync} steps after a synchronisation.")
-        return max(found)
 
 
 def record(experiment: str, run: Run) -> Record:
@@ -73,18 +43,8 @@ def record(experiment: str, run: Run) -> Record:
         experiment: its name.
         run: the run, made in this process.
     """
-    return Record(
-        experiment=experiment,
-        hyperparameters=run.hyperparameters,
-        seed=run.seed,
-        fraction_pruned=run.fraction_pruned,
-        evaluations=run.evaluations,
-        final=run.final,
-        is_permutation=run.is_permutation,
-        seconds=round(run.seconds, 2),
-        data_fingerprint=run.data_fingerprint,
-        environment=dict(_environment()),
-    )
+    outcome = {field.name: getattr(run, field.name) for field in fields(Outcome)}
+    return Record(**outcome, experiment=experiment, environment=dict(_environment()))
 
 
 def save(records: Iterable[Record], path: str | os.PathLike[str]) -> None:
@@ -130,8 +90,8 @@ def _from_json(entry: dict) -> Record:  # type: ignore[type-arg]
     settings = dict(entry["hyperparameters"])
     settings["keep"] = tuple(settings["keep"])
     evaluations = tuple(Evaluation(**evaluation) for evaluation in entry["evaluations"])
-    fields = {**entry, "hyperparameters": Hyperparameters(**settings), "evaluations": evaluations}
-    return Record(**fields)
+    values = {**entry, "hyperparameters": Hyperparameters(**settings), "evaluations": evaluations}
+    return Record(**values)
 
 
 @cache

@@ -41,19 +41,18 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Run:
-    """What came out of one training.
+class Outcome:
+    """What is measured of a training.
 
     Args:
-        hyperparameters: as given.
-        seed: as given.
+        hyperparameters: the settings.
+        seed: the seed.
         fraction_pruned: the share of kernel weights that are zero, 0 to 1.
         evaluations: test accuracies, in the order of steps.
-        final: test accuracy of the synchronised network at the end.
+        final: test accuracy of the synchronised network at the end, 0 to 1.
         is_permutation: whether that network is bitwise a permutation of its start.
         seconds: wall time of training and evaluating.
-        data_fingerprint: SHA-256 of the dataset.
-        model: the trained network.
+        data_fingerprint: SHA-256 of the dataset, as `laperm_lib.datasets.load` gives it.
     """
 
     hyperparameters: Hyperparameters
@@ -64,6 +63,30 @@ class Run:
     is_permutation: bool
     seconds: float
     data_fingerprint: str
+
+    def best(self, since_sync: int = 0) -> float:
+        """The best test accuracy at any evaluation so long after a synchronisation.
+
+        The published protocol picks networks by it. It is an optimistic number: the test images
+        chose the step.
+
+        Raises:
+            ValueError: if there was no such evaluation.
+        """
+        found = [e.accuracy for e in self.evaluations if e.since_sync == since_sync]
+        if not found:
+            raise ValueError(f"No evaluation {since_sync} steps after a synchronisation.")
+        return max(found)
+
+
+@dataclass(frozen=True)
+class Run(Outcome):
+    """A training just done: its outcome, and the network.
+
+    Args:
+        model: the trained network, synchronised.
+    """
+
     model: keras.Model
 
 
@@ -128,7 +151,7 @@ def run(
         evaluations=tuple(evaluate.evaluations),
         final=accuracy(model, x_test, data.y_test),
         is_permutation=optimizer.is_permutation(),
-        seconds=time.perf_counter() - started,
+        seconds=round(time.perf_counter() - started, 2),
         data_fingerprint=data.fingerprint,
         model=model,
     )

@@ -1,0 +1,19 @@
+"""Pictures of weights and of training: weight profiles, permutation traces and learning curves.
+
+As in seaborn, functions that draw one picture take `ax` and return the Matplotlib axes, those that
+lay out several return the figure. Nothing is shown and no global setting is changed. Colours come
+from seaborn's "colorblind" palette and Matplotlib's "cividis".
+"""
+
+from laperm_lib.plotting.curves import training_curves
+from laperm_lib.plotting.profiles import MAX_LINES, MAX_POINTS, vector_profile, weight_profile
+from laperm_lib.plotting.traces import permutation_trace
+
+__all__ = [
+    "MAX_LINES",
+    "MAX_POINTS",
+    "permutation_trace",
+    "training_curves",
+    "vector_profile",
+    "weight_profile",
+]
