@@ -50,7 +50,8 @@ def reconnect_columns(weights: np.ndarray, sorted_initial: np.ndarray) -> np.nda
             (neurons, d), as `permutation.sort_values` gives them.
 
     Returns:
-        The synchronised weights, shape (d, neurons): `reconnect` of the transpose, transposed.
+        The synchronised weights, shape (d, neurons), as `permutation.reconnect` gives them for the
+        transpose.
 
     Raises:
         NonFiniteWeightError: if a weight is NaN or infinite.
