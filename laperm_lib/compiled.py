@@ -59,7 +59,7 @@ def reconnect_columns(weights: np.ndarray, sorted_initial: np.ndarray) -> np.nda
     Examples:
         >>> trained = np.array([[0.3], [-2.0], [0.9]], "float32")
         >>> initial = np.array([[-1.0, 0.0, 1.0]], "float32")
-        >>> reconnect_columns(trained, initial).ravel().tolist() if available else [0.0, -1.0, 1.0]
+        >>> reconnect_columns(trained, initial).ravel().tolist()
         [0.0, -1.0, 1.0]
     """
     threads = _threads()
