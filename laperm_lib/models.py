@@ -48,7 +48,9 @@ class ModelSpec:
     logits: Callable[["_Layers", Any], Any]
 
 
-def build(name: str, *, seed: int, initializer: str = "he_uniform") -> keras.Model:
+def build(
+    name: str, *, seed: int, initializer: str = "he_uniform", dtype: str = "float32"
+) -> keras.Model:
     """Build a network of the paper, with initial values that are the same bits everywhere.
 
     Kernels and biases come from `SeededInitializer` with the stream "layer/variable", as in
@@ -59,14 +61,17 @@ def build(name: str, *, seed: int, initializer: str = "he_uniform") -> keras.Mod
         name: one of `names()`.
         seed: an integer of at least 0.
         initializer: "he_uniform" (as published), "he_normal" or "glorot_uniform".
+        dtype: Keras's name of a dtype policy, such as "mixed_bfloat16", in which weights are
+            float32 and computed with in bfloat16. The last layer, whose logits the loss takes, is
+            float32 always.
 
     Returns:
         A built functional model from images (n, height, width, channels), scaled as `preprocess`
         does, to logits (n, 10).
 
     Raises:
-        ValueError: if the name or the initializer is unknown, or the seed not an integer of at
-            least 0.
+        ValueError: if the name, the initializer or the dtype policy is unknown, or the seed not an
+            integer of at least 0.
 
     Examples:
         >>> model = build("f2", seed=0)
@@ -79,7 +84,8 @@ def build(name: str, *, seed: int, initializer: str = "he_uniform") -> keras.Mod
         Qiu and Suda, NeurIPS 2020, section 5, and the published notebooks.
     """
     network = spec(name)
-    source = _Layers(check_seed(seed), initializer, zero_biases=name == "resnet50")
+    policy = keras.dtype_policies.get(dtype)
+    source = _Layers(check_seed(seed), initializer, policy, zero_biases=name == "resnet50")
     image = keras.Input(network.input_shape, name="input")
     return keras.Model(image, network.logits(source, image), name=name)
 
@@ -155,9 +161,12 @@ def preprocess(name: str, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
 class _Layers:
     """Makes the layers of one network, numbered in the order of creation and seeded by name."""
 
-    def __init__(self, seed: int, initializer: str, zero_biases: bool) -> None:
+    def __init__(
+        self, seed: int, initializer: str, policy: keras.DTypePolicy, zero_biases: bool
+    ) -> None:
         self._seed = seed
         self._initializer = initializer
+        self._policy = policy
         self._zero_biases = zero_biases
         self._made: Counter[str] = Counter()
 
@@ -174,6 +183,7 @@ class _Layers:
         elif layer_class is layers.Dropout:
             # Keras wants 32-bit seeds.
             kwargs["seed"] = int(raw_bits(self._seed, f"{name}/seed").random_raw()) >> 33
+        kwargs.setdefault("dtype", self._policy)
         return layer_class(*args, name=name, **kwargs)
 
     def _values(self, stream: str) -> SeededInitializer:
@@ -184,9 +194,14 @@ def _l2() -> keras.Regularizer:
     return keras.regularizers.L2(_L2)
 
 
+def _classes(new: _Layers, x: Any, use_bias: bool = True) -> Any:
+    """The last layer: ten logits."""
+    return new(layers.Dense, 10, use_bias=use_bias, dtype="float32")(x)
+
+
 def _f1(new: _Layers, x: Any) -> Any:
     """One dense layer without bias: 7,840 weights."""
-    return new(layers.Dense, 10, use_bias=False)(new(layers.Flatten)(x))
+    return _classes(new, new(layers.Flatten)(x), use_bias=False)
 
 
 def _f2(new: _Layers, x: Any) -> Any:
@@ -195,7 +210,7 @@ def _f2(new: _Layers, x: Any) -> Any:
     for units in (128, 64):
         hidden = {"activation": "relu", "use_bias": False, "kernel_regularizer": _l2()}
         x = new(layers.Dense, units, **hidden)(x)
-    return new(layers.Dense, 10, use_bias=False)(x)
+    return _classes(new, x, use_bias=False)
 
 
 def _conv7(new: _Layers, x: Any) -> Any:
@@ -207,7 +222,7 @@ def _conv7(new: _Layers, x: Any) -> Any:
         x = new(layers.Dropout, 0.4)(x)
     x = new(layers.Conv2D, 128, 4, activation="relu")(x)
     x = new(layers.Dropout, 0.4)(new(layers.Flatten)(x))
-    return new(layers.Dense, 10)(x)
+    return _classes(new, x)
 
 
 def _vgg_blocks(new: _Layers, x: Any, *blocks: tuple[int, int]) -> Any:
@@ -244,7 +259,7 @@ def _two_dense(new: _Layers, x: Any) -> Any:
     x = new(layers.Dense, 256, activation="relu", kernel_regularizer=_l2())(x)
     x = new(layers.BatchNormalization)(x)
     x = new(layers.Dropout, 0.5)(x)
-    return new(layers.Dense, 10)(x)
+    return _classes(new, x)
 
 
 def _conv2(new: _Layers, x: Any) -> Any:
@@ -263,7 +278,7 @@ def _conv13(new: _Layers, x: Any) -> Any:
     x = new(layers.Dense, 512, activation="relu", kernel_regularizer=_l2())(x)
     x = new(layers.BatchNormalization)(x)
     x = new(layers.Dropout, 0.5)(x)
-    return new(layers.Dense, 10)(x)
+    return _classes(new, x)
 
 
 def _resnet50(new: _Layers, x: Any) -> Any:
@@ -295,7 +310,7 @@ def _resnet50(new: _Layers, x: Any) -> Any:
                 x = convolution(x, filters, size=1, strides=2)
             x = new(layers.Activation, "relu")(new(layers.Add)([x, y]))
     x = new(layers.Flatten)(new(layers.AveragePooling2D, 8)(x))
-    return new(layers.Dense, 10)(x)
+    return _classes(new, x)
 
 
 _MNIST = ("mnist", (28, 28, 1))

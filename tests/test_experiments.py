@@ -1,6 +1,5 @@
 """Experiments: what a run measures, that it repeats, that the paper's settings do as reported."""
 
-import json
 from dataclasses import replace
 
 import keras
@@ -9,9 +8,9 @@ import pytest
 
 from laperm_lib import __main__, datasets, experiments, models, weight_vectors
 from laperm_lib.errors import LaPermError
-from laperm_lib.experiments import training
+from laperm_lib.experiments import evaluation, sweeps, training
 
-SHORT = replace(experiments.quick("f1"), epochs=10, sync_period=50)  # 120 steps of digits
+SHORT = replace(experiments.quick("f1"), epochs=10, sync_period=50, evaluate_every=50)  # 120 steps
 
 
 @pytest.fixture(scope="module")
@@ -110,8 +109,42 @@ def test_summaries():
 def test_quick_profiles_end_at_the_published_learning_rate():
     for name, published in experiments.PUBLISHED.items():
         quick = experiments.quick(name)
-        assert quick.decay**quick.epochs == pytest.approx(published.decay**published.epochs)
+        if not published.milestones:
+            last = [each.rate(each.epochs - 1) for each in (quick, published)]
+            assert last[0] == pytest.approx(last[1])
         assert quick.keep == published.keep
+        assert (quick.sync_period is None) == (published.sync_period is None)
+
+
+def test_published_settings():
+    """FACTS.md's table, read again; the rates at the ends of training."""
+    published = experiments.PUBLISHED
+    assert {name for name in published if not name.endswith("_adam")} == {
+        *("conv2", "conv4", "conv7", "conv13", "f1", "f1_notebook", "f2"),
+        *("resnet50", "resnet50_30", "resnet50_50", "resnet50_70"),
+    }
+    assert published["conv7"].rate(44) == pytest.approx(1e-3 * 0.95**44)
+    assert published["conv13"].rate(124) == pytest.approx(1e-3 * 0.6**12)
+    rates = [published["resnet50_50"].rate(e) for e in (0, 80, 81, 121, 161, 181)]
+    assert rates == pytest.approx([1e-3, 1e-3, 1e-4, 1e-5, 1e-6, 5e-7])
+    assert published["conv4_adam"] == replace(published["conv4"], sync_period=None)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epochs": 0},
+        {"sync_period": 0},
+        {"batch_size": 1.5},
+        {"held_out": -1},
+        {"learning_rate": float("nan")},
+        {"model": "conv3"},
+        {"shared_value": 0.1, "keep": ()},
+    ],
+)
+def test_impossible_hyperparameters(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        replace(experiments.PUBLISHED["conv7"], **wrong)
 
 
 @pytest.mark.parametrize("offset", [-1, 50])
@@ -124,8 +157,48 @@ def test_evaluations_that_never_come(offset):
     ("period", "offsets", "steps"), [(250, [0], 50), (250, [0, 25, 125], 25), (60, [0, 1], 1)]
 )
 def test_executions_end_where_something_is_measured(period, offsets, steps):
+    settings = replace(SHORT, sync_period=period, evaluate_every=period)
+    found = evaluation.schedule(settings, 1000, offsets)
     expected = 1 if keras.backend.backend() == "torch" else steps
-    assert training._steps_per_execution(period, offsets) == expected
+    assert training._steps_per_execution(found) == expected
+
+
+def test_evaluations_are_at_synchronisations():
+    settings = replace(SHORT, sync_period=40, evaluate_every=100)
+    found = evaluation.schedule(settings, 400, (0, 5))
+    assert found == {120: 0, 125: 5, 200: 0, 205: 5, 320: 0, 325: 5, 400: 0}
+    adam = replace(settings, sync_period=None)
+    assert evaluation.schedule(adam, 350) == {100: 0, 200: 0, 300: 0}
+
+
+def test_held_out_images_are_not_trained_on():
+    settings = replace(SHORT, held_out=200, epochs=5)
+    begun = training.start(settings, seed=1)
+    data = datasets.load("digits")
+    images = begun.images
+    assert [len(x) for x in (images.x_train, images.x_held_out)] == [1237, 200]
+    together = np.concatenate([images.x_train, images.x_held_out]).reshape(1437, -1)
+    everything = (data.x_train / np.float32(255)).reshape(1437, -1)
+    np.testing.assert_array_equal(*(x[np.lexsort(x.T)] for x in (together, everything)))
+    run = experiments.run(settings, seed=1)
+    assert run.evaluations[-1].held_out == pytest.approx(
+        evaluation.accuracy(run.model, images.x_held_out, images.y_held_out), abs=0.2
+    )
+    assert all(e.held_out is None for e in experiments.run(SHORT, seed=1).evaluations)
+    with pytest.raises(ValueError, match="cannot be held out"):
+        experiments.run(replace(SHORT, held_out=1437), seed=1)
+
+
+def test_adam_alone_is_an_experiment():
+    settings = replace(experiments.quick("conv7_adam"), epochs=1, evaluate_every=10)
+    run = experiments.run(settings, seed=0)
+    assert [e.step for e in run.evaluations] == [10, 20]
+    assert not run.is_permutation
+
+
+def test_mixed_precision_is_an_experiment():
+    settings = replace(experiments.quick("conv7"), epochs=1, precision="mixed_bfloat16")
+    assert experiments.run(settings, seed=0).is_permutation
 
 
 def test_unknown_experiments():
@@ -135,20 +208,33 @@ def test_unknown_experiments():
 
 
 def test_the_command_line_writes_records(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(experiments, "quick", lambda name: SHORT)
+    monkeypatch.setattr(sweeps, "quick", lambda name: SHORT)
     output = tmp_path / "f1.json"
-    assert __main__.main(["run", "f1", "--seeds", "2", "--output", str(output)]) == 0
+    arguments = ["run", "f1", "--seeds", "2", "--runs", str(tmp_path), "--output", str(output)]
+    assert __main__.main(arguments) == 0
     assert [record.seed for record in experiments.load(output)] == [0, 1]
-    assert "over 2 seeds" in capsys.readouterr().out
+    assert "over 2 runs" in capsys.readouterr().out
 
 
 def test_the_command_line_says_what_is_wrong_in_one_line(tmp_path, capsys):
     arguments = ["run", "f1", "--profile", "paper", "--data-dir", str(tmp_path)]
-    assert __main__.main([*arguments, "--output", str(tmp_path / "f1.json")]) == 1
+    assert __main__.main([*arguments, "--runs", str(tmp_path)]) == 1
     error = capsys.readouterr().err
     assert error.startswith("laperm_lib: ")
     assert error.count("\n") == 1
-    assert json.loads("[]") == [*tmp_path.glob("*.json")]
+    assert not list(tmp_path.glob("*/record.json"))
+
+
+@pytest.mark.parametrize("wrong", ["speed=1", "sync_period", "sync_period=fast", "epochs=none"])
+def test_settings_that_the_command_line_does_not_take(wrong, capsys):
+    with pytest.raises(SystemExit):
+        __main__.main(["run", "f1", "--set", wrong])
+    assert "--set" in capsys.readouterr().err
+
+
+def test_settings_on_the_command_line():
+    values = dict(map(__main__._setting, ["sync_period=20,none", "permute_biases=no", "decay=.5"]))
+    assert values == {"sync_period": [20, None], "permute_biases": [False], "decay": [0.5]}
 
 
 @pytest.mark.slow

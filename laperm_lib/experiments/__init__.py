@@ -1,5 +1,7 @@
 """The paper's experiments: hyperparameters as published, runs, and records of what came out."""
 
+from laperm_lib.experiments.evaluation import Evaluation
+from laperm_lib.experiments.folders import RunFolder, Task, tasks_in
 from laperm_lib.experiments.hyperparameters import (
     PUBLISHED,
     Hyperparameters,
@@ -7,7 +9,7 @@ from laperm_lib.experiments.hyperparameters import (
     quick,
 )
 from laperm_lib.experiments.records import Record, Summary, load, record, save, summarise
-from laperm_lib.experiments.training import Evaluation, Outcome, Run, run
+from laperm_lib.experiments.training import Outcome, Run, run
 
 __all__ = [
     "PUBLISHED",
@@ -16,7 +18,9 @@ __all__ = [
     "Outcome",
     "Record",
     "Run",
+    "RunFolder",
     "Summary",
+    "Task",
     "hyperparameters",
     "load",
     "quick",
@@ -24,4 +28,5 @@ __all__ = [
     "run",
     "save",
     "summarise",
+    "tasks_in",
 ]

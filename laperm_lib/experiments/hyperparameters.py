@@ -1,73 +1,163 @@
 """The settings of the paper's experiments, as dataclasses that everything else reads.
 
-So far section 5.5: networks whose weights all share one value (f1, f2), trained by permutation.
-
 References:
-    Qiu and Suda, NeurIPS 2020, section 5.5, and the notebooks published with it.
+    Qiu and Suda, NeurIPS 2020, section 5, and the notebooks published with it.
 """
 
-from dataclasses import dataclass, replace
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from laperm_lib import models
+from laperm_lib.augmentation import Augmentation
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Hyperparameters:
     """What a run depends on, beside its seed.
 
     Args:
         model: a name for `laperm_lib.models.build`.
         dataset: a name for `laperm_lib.datasets.load`.
-        shared_value: the value that every kept weight starts with.
-        keep: the probability that a weight is kept, for each kernel of the model.
         epochs: how often the training images are gone through.
-        sync_period: steps between synchronisations.
+        sync_period: steps between synchronisations; None trains by Adam alone.
+        permute_biases: synchronise the biases too.
         batch_size: images per step.
-        learning_rate: Adam's rate in the first epoch.
-        decay: the factor on the rate from one epoch to the next.
+        learning_rate: Adam's rate at the start.
+        decay: the factor on the rate after every `decay_every` epochs.
+        decay_every: in epochs.
+        milestones: pairs (epoch, factor): behind that epoch, counted from 0, the starting rate is
+            multiplied by the factor, until the next milestone.
+        augmentation: how the training images are distorted; None leaves them.
+        initializer: the distribution of the initial weights.
+        pruned: the fraction of kernel weights that `laperm_lib.sparsity.random_prune` sets to zero
+            before training.
+        shared_value: the value that every kept weight starts with, where there is only one; then
+            `keep` says which, and nothing else is pruned.
+        keep: with a shared value, the probability that a weight is kept, for each kernel.
+        precision: the dtype policy of `laperm_lib.models.build`.
+        held_out: how many training images are left out, to choose a network by them; none as
+            published.
+        evaluate_every: the steps between two evaluations, at least; each is at the first
+            synchronisation from there.
+
+    Raises:
+        ValueError: for a setting that no run could have.
     """
 
     model: str
     dataset: str
-    shared_value: float
-    keep: tuple[float, ...]
     epochs: int
-    sync_period: int = 250
-    batch_size: int = 128
+    sync_period: int | None
+    permute_biases: bool = False
+    batch_size: int = 50
     learning_rate: float = 1e-3
-    decay: float = 0.95
+    decay: float = 1.0
+    decay_every: int = 1
+    milestones: tuple[tuple[int, float], ...] = ()
+    augmentation: Augmentation | None = None
+    initializer: str = "he_uniform"
+    pruned: float = 0.0
+    shared_value: float | None = None
+    keep: tuple[float, ...] = ()
+    precision: str = "float32"
+    held_out: int = 0
+    evaluate_every: int = 1000
 
+    def __post_init__(self) -> None:
+        models.spec(self.model)
+        for name in ("epochs", "batch_size", "decay_every", "evaluate_every"):
+            _check(name, getattr(self, name), int, at_least=1)
+        if self.sync_period is not None:
+            _check("sync_period", self.sync_period, int, at_least=1)
+        _check("held_out", self.held_out, int, at_least=0)
+        _check("pruned", self.pruned, (int, float), at_least=0)
+        for name in ("learning_rate", "decay"):
+            _check(name, getattr(self, name), (int, float), at_least=0)
+        if (self.shared_value is None) != (not self.keep):
+            raise ValueError("shared_value and keep are given together or not at all.")
+
+    def rate(self, epoch: int) -> float:
+        """The learning rate in an epoch, counted from 0.
+
+        Examples:
+            >>> [round(PUBLISHED["conv2"].rate(epoch), 6) for epoch in (0, 9, 10, 124)]
+            [0.001, 0.001, 0.0006, 2e-06]
+            >>> [PUBLISHED["resnet50"].rate(epoch) for epoch in (80, 81, 199)]
+            [0.001, 0.0001, 5e-07]
+        """
+        factors = [factor for after, factor in self.milestones if epoch > after]
+        factor = factors[-1] if factors else 1.0
+        return self.learning_rate * factor * self.decay ** (epoch // self.decay_every)
+
+
+def _check(name: str, value: Any, kind: Any, at_least: float) -> None:
+    if not isinstance(value, kind) or isinstance(value, bool) or not value >= at_least:
+        number = "an integer" if kind is int else "a number"
+        raise ValueError(f"{name} is {number} of at least {at_least}, got {value!r}.")
+
+
+_CONV7 = Hyperparameters(
+    model="conv7",
+    dataset="mnist",
+    epochs=45,
+    sync_period=1200,
+    permute_biases=True,
+    decay=0.95,
+    augmentation=Augmentation(rotation=10, zoom=0.1, shift=0.1),
+    evaluate_every=1200,
+)
+_CONV2 = Hyperparameters(
+    model="conv2",
+    dataset="cifar10",
+    epochs=125,
+    sync_period=1000,
+    decay=0.6,
+    decay_every=10,
+    augmentation=Augmentation(rotation=15, shift=0.1, flip=True),
+)
+_RESNET50 = Hyperparameters(
+    model="resnet50",
+    dataset="cifar10",
+    epochs=200,
+    sync_period=400,
+    milestones=((80, 1e-1), (120, 1e-2), (160, 1e-3), (180, 0.5e-3)),
+    augmentation=Augmentation(shift=0.1, flip=True),
+)
+_F1 = Hyperparameters(
+    model="f1",
+    dataset="mnist",
+    epochs=10,
+    sync_period=250,
+    batch_size=128,
+    decay=0.95,
+    shared_value=0.08,
+    keep=(0.6,),
+    evaluate_every=250,
+)
 
 PUBLISHED = {
-    "f1": Hyperparameters("f1", "mnist", shared_value=0.08, keep=(0.6,), epochs=10),
-    "f1_notebook": Hyperparameters("f1", "mnist", shared_value=0.08, keep=(4 / 7,), epochs=10),
-    "f2": Hyperparameters("f2", "mnist", shared_value=0.03, keep=(1 / 15, 1 / 7, 1 / 3), epochs=25),
+    "conv7": _CONV7,
+    "conv2": _CONV2,
+    "conv4": replace(_CONV2, model="conv4"),
+    "conv13": replace(_CONV2, model="conv13"),
+    "resnet50": _RESNET50,
+    "resnet50_30": replace(_RESNET50, pruned=0.3, sync_period=800),
+    "resnet50_50": replace(_RESNET50, pruned=0.5, sync_period=800),
+    "resnet50_70": replace(_RESNET50, pruned=0.7, sync_period=800),
+    "f1": _F1,
+    "f1_notebook": replace(_F1, keep=(4 / 7,)),
+    "f2": replace(_F1, model="f2", epochs=25, shared_value=0.03, keep=(1 / 15, 1 / 7, 1 / 3)),
 }
-"""The settings as published. f1 keeps 60 % of its weights, as its row of the paper (p = 40 %)
-and the published file say; its notebook's probability is 4/7."""
-
-
-def quick(name: str) -> Hyperparameters:
-    """A published experiment on the bundled digits, cut down to seconds.
-
-    An epoch of digits has 12 steps instead of 469, so there are 80, whose learning rates end where
-    the published ones do, and the sync period is shorter.
-
-    Args:
-        name: a key of `PUBLISHED`.
-
-    Returns:
-        The published hyperparameters with another dataset, length, decay and sync period.
-
-    Raises:
-        ValueError: if the name is unknown.
-
-    Examples:
-        >>> quick("f1").dataset, quick("f1").keep == PUBLISHED["f1"].keep
-        ('digits', True)
-    """
-    published = hyperparameters(name)
-    epochs = 80
-    decay = published.decay ** (published.epochs / epochs)
-    return replace(published, dataset="digits", epochs=epochs, decay=decay, sync_period=100)
+PUBLISHED |= {
+    f"{name}_adam": replace(settings, sync_period=None)
+    for name, settings in PUBLISHED.items()
+    if settings.shared_value is None  # one step of Adam makes many values of one
+}
+"""The settings as published, and for each network Adam alone. f1 keeps 60 % of its weights, as its
+row of the paper (p = 40 %) and the published file say; its notebook's probability is 4/7. conv7 has
+the period of the published weights; its notebook's is 20."""
 
 
 def hyperparameters(name: str) -> Hyperparameters:
@@ -83,3 +173,85 @@ def hyperparameters(name: str) -> Hyperparameters:
     if name not in PUBLISHED:
         raise ValueError(f"Unknown experiment {name!r}; there are {', '.join(PUBLISHED)}.")
     return PUBLISHED[name]
+
+
+def quick(name: str) -> Hyperparameters:
+    """A published experiment on the bundled digits, cut down to seconds.
+
+    The digits are enlarged to the images that the network takes. They make few steps in an epoch,
+    so there are other numbers of epochs, over which the learning rate falls as far as published,
+    and the sync period is shorter.
+
+    Args:
+        name: a key of `PUBLISHED`.
+
+    Returns:
+        The published hyperparameters with another dataset, length, rates and sync period.
+
+    Raises:
+        ValueError: if the name is unknown.
+
+    Examples:
+        >>> quick("f1").dataset, quick("f1").keep == PUBLISHED["f1"].keep
+        ('digits', True)
+    """
+    published = hyperparameters(name)
+    epochs, period = (80, 100) if published.shared_value is not None else (4, 20)
+    share = epochs / published.epochs
+    last = (published.epochs - 1) // published.decay_every  # how often the published rate decays
+    return replace(
+        published,
+        dataset="digits",
+        epochs=epochs,
+        decay=published.decay ** (last / max(1, epochs - 1)),
+        decay_every=1,
+        milestones=tuple((int(after * share), factor) for after, factor in published.milestones),
+        sync_period=None if published.sync_period is None else period,
+        evaluate_every=period,
+    )
+
+
+def fingerprint(settings: Hyperparameters, default: Hyperparameters) -> str:
+    """A short name for what settings have other than the default ones.
+
+    Args:
+        settings: the settings.
+        default: what they are compared with, as a rule the published ones.
+
+    Returns:
+        Eight hexadecimal digits of the SHA-256 of the differing settings; "" if none differs.
+
+    Examples:
+        >>> conv7 = PUBLISHED["conv7"]
+        >>> fingerprint(conv7, conv7), len(fingerprint(replace(conv7, sync_period=20), conv7))
+        ('', 8)
+    """
+    ours, theirs = to_json(settings), to_json(default)
+    differing = {name: value for name, value in ours.items() if value != theirs[name]}
+    if not differing:
+        return ""
+    text = json.dumps(differing, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def to_json(settings: Hyperparameters) -> dict[str, Any]:
+    """The settings as JSON holds them."""
+    return json.loads(json.dumps(asdict(settings)))
+
+
+def from_json(values: dict[str, Any]) -> Hyperparameters:
+    """Undo `to_json`.
+
+    Raises:
+        ValueError: if a setting is unknown or impossible.
+        TypeError: if one is missing.
+    """
+    unknown = values.keys() - {field.name for field in fields(Hyperparameters)}
+    if unknown:
+        raise ValueError(f"There is no setting {', '.join(sorted(unknown))}.")
+    values = dict(values)
+    values["keep"] = tuple(values["keep"])
+    values["milestones"] = tuple((epoch, factor) for epoch, factor in values["milestones"])
+    if values["augmentation"] is not None:
+        values["augmentation"] = Augmentation(**values["augmentation"])
+    return Hyperparameters(**values)

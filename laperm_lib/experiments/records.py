@@ -9,18 +9,20 @@ import json
 import os
 import platform
 import subprocess
-import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
+from laperm_lib import files
 from laperm_lib.errors import LaPermError
-from laperm_lib.experiments.hyperparameters import Hyperparameters
-from laperm_lib.experiments.training import Evaluation, Outcome, Run
+from laperm_lib.experiments.evaluation import Evaluation
+from laperm_lib.experiments.hyperparameters import from_json, to_json
+from laperm_lib.experiments.training import Outcome, Run
 
 
 @dataclass(frozen=True)
@@ -54,18 +56,9 @@ def save(records: Iterable[Record], path: str | os.PathLike[str]) -> None:
         records: the records, in the order to be kept.
         path: the file; its folder is made if there is none.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps([asdict(entry) for entry in records], indent=1) + "\n"
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-        try:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    text = json.dumps([_to_json(entry) for entry in records], indent=1) + "\n"
+    with files.replaced(path) as file:
+        file.write(text.encode())
 
 
 def load(path: str | os.PathLike[str]) -> tuple[Record, ...]:
@@ -86,12 +79,14 @@ def load(path: str | os.PathLike[str]) -> tuple[Record, ...]:
         raise LaPermError(f"{os.fspath(path)} does not hold records of runs: {error}") from None
 
 
-def _from_json(entry: dict) -> Record:  # type: ignore[type-arg]
-    settings = dict(entry["hyperparameters"])
-    settings["keep"] = tuple(settings["keep"])
-    evaluations = tuple(Evaluation(**evaluation) for evaluation in entry["evaluations"])
-    values = {**entry, "hyperparameters": Hyperparameters(**settings), "evaluations": evaluations}
-    return Record(**values)
+def _to_json(entry: Record) -> dict[str, Any]:
+    return asdict(entry) | {"hyperparameters": to_json(entry.hyperparameters)}
+
+
+def _from_json(values: dict[str, Any]) -> Record:
+    evaluations = tuple(Evaluation(**evaluation) for evaluation in values["evaluations"])
+    settings = from_json(values["hyperparameters"])
+    return Record(**{**values, "hyperparameters": settings, "evaluations": evaluations})
 
 
 @cache

@@ -1,43 +1,31 @@
-"""Training a network of an experiment, and measuring it on the way.
+"""Training a network of an experiment with Keras's `fit`, measuring it on the way, never losing it.
 
 References:
-    Qiu and Suda, NeurIPS 2020, section 5.5.
+    Qiu and Suda, NeurIPS 2020, section 5.
 """
 
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import keras
 import numpy as np
 
 from laperm_lib import datasets, models, sparsity
 from laperm_lib.batches import Batches
+from laperm_lib.checkpoints import Checkpoints, SaveCheckpoints, restore
+from laperm_lib.experiments import evaluation
+from laperm_lib.experiments.evaluation import Evaluation, Images
 from laperm_lib.experiments.hyperparameters import Hyperparameters
+from laperm_lib.initializers import raw_bits
 from laperm_lib.optimizers.laperm import LaPerm
 
 _log = logging.getLogger(__name__)
 
 # Callbacks and Python see only every so many steps; the device runs those in between by itself.
 _MOST_STEPS_PER_EXECUTION = 50
-_EVALUATION_BATCH = 2000
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Test accuracy after a step.
-
-    Args:
-        step: training steps taken.
-        since_sync: how many of them since the last synchronisation; 0 is a permutation of the
-            initial weights, anything else is not.
-        accuracy: on all test images, 0 to 1.
-    """
-
-    step: int
-    since_sync: int
-    accuracy: float
 
 
 @dataclass(frozen=True)
@@ -47,9 +35,9 @@ class Outcome:
     Args:
         hyperparameters: the settings.
         seed: the seed.
-        fraction_pruned: the share of kernel weights that are zero, 0 to 1.
-        evaluations: test accuracies, in the order of steps.
-        final: test accuracy of the synchronised network at the end, 0 to 1.
+        fraction_pruned: the share of kernel weights that are zero at the start, 0 to 1.
+        evaluations: accuracies, in the order of steps.
+        final: test accuracy of the network at the end, synchronised, 0 to 1.
         is_permutation: whether that network is bitwise a permutation of its start.
         seconds: wall time of training and evaluating.
         data_fingerprint: SHA-256 of the dataset, as `laperm_lib.datasets.load` gives it.
@@ -90,25 +78,130 @@ class Run(Outcome):
     model: keras.Model
 
 
+@dataclass(frozen=True)
+class Start:
+    """A training before its first step.
+
+    Args:
+        settings: the hyperparameters.
+        seed: the seed.
+        model: built, pruned, and compiled with the optimizer.
+        images: the data, preprocessed.
+        fraction_pruned: the share of kernel weights that are zero, 0 to 1.
+        evaluation_steps: when it is evaluated, as `laperm_lib.experiments.evaluation.schedule`
+            says.
+    """
+
+    settings: Hyperparameters
+    seed: int
+    model: keras.Model
+    images: Images
+    fraction_pruned: float
+    evaluation_steps: dict[int, int]
+
+    def batches(self, first_step: int = 0) -> Batches:
+        """The batches from a step on."""
+        return Batches(
+            self.images.x_train,
+            self.images.y_train,
+            batch_size=self.settings.batch_size,
+            epochs=self.settings.epochs,
+            seed=self.seed,
+            augmentation=self.settings.augmentation,
+            first_step=first_step,
+        )
+
+    def outcome(self, evaluations: Sequence[Evaluation], seconds: float) -> Run:
+        """What has come out, when the training is over and the network synchronised."""
+        optimizer = self.model.optimizer
+        return Run(
+            hyperparameters=self.settings,
+            seed=self.seed,
+            fraction_pruned=self.fraction_pruned,
+            evaluations=tuple(evaluations),
+            final=evaluation.accuracy(self.model, self.images.x_test, self.images.y_test),
+            is_permutation=isinstance(optimizer, LaPerm) and optimizer.is_permutation(),
+            seconds=round(seconds, 2),
+            data_fingerprint=self.images.fingerprint,
+            model=self.model,
+        )
+
+
+def start(
+    settings: Hyperparameters,
+    *,
+    seed: int,
+    data_dir: str | None = None,
+    evaluate_after: Sequence[int] = (0,),
+) -> Start:
+    """Load the data of an experiment, and build and compile its network.
+
+    The published loss is summed over the batch, the L2 term as often as the batch has images, which
+    makes gradients `batch_size` times as large as those of the mean. Adam's steps do not depend on
+    the scale of the gradients but through epsilon, so here the mean is taken, and epsilon divided
+    by the batch size.
+
+    Args:
+        settings: the hyperparameters.
+        seed: an integer of at least 0; it decides the initial weights, the mask, the order of the
+            images, their augmentation, and dropout. The images held out are the same for each.
+        data_dir: where the dataset lies. Default: as `laperm_lib.datasets.load`.
+        evaluate_after: as for `run`.
+
+    Returns:
+        The `Start`.
+
+    Raises:
+        ValueError: for an impossible hyperparameter, seed or `evaluate_after`.
+        DatasetUnavailableError: if the data cannot be had.
+    """
+    images = _images(settings, data_dir)
+    steps_per_epoch = -(-len(images.x_train) // settings.batch_size)
+    evaluation_steps = evaluation.schedule(
+        settings, settings.epochs * steps_per_epoch, evaluate_after
+    )
+    model = models.build(
+        settings.model, seed=seed, initializer=settings.initializer, dtype=settings.precision
+    )
+    if settings.shared_value is not None:
+        report = sparsity.agnosticize(model, settings.shared_value, settings.keep, seed=seed)
+    else:
+        report = sparsity.random_prune(model, settings.pruned, seed=seed)
+    rates = EpochRates(map(settings.rate, range(settings.epochs)), steps_per_epoch)
+    optimizer = keras.optimizers.Adam(rates, epsilon=1e-7 / settings.batch_size)
+    if settings.sync_period is not None:
+        optimizer = LaPerm(optimizer, settings.sync_period, skip_bias=not settings.permute_biases)
+    # Dropout has seeds of its own; this seeds whatever else Keras may draw.
+    keras.utils.set_random_seed(seed % 2**32)
+    model.compile(
+        optimizer,
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        steps_per_execution=_steps_per_execution(evaluation_steps),
+    )
+    return Start(settings, seed, model, images, report.fraction_pruned, evaluation_steps)
+
+
 def run(
     settings: Hyperparameters,
     *,
     seed: int,
     data_dir: str | None = None,
     evaluate_after: Sequence[int] = (0,),
+    checkpoints: Checkpoints | None = None,
+    every_seconds: float = 60,
     verbose: int = 0,
 ) -> Run:
-    """Train a network of one shared weight value by permutation.
-
-    The loss is summed over the batch, as in the published code, and so is the L2 term added to it.
+    """Train a network of an experiment, by permutation or by Adam alone.
 
     Args:
         settings: the hyperparameters.
-        seed: an integer of at least 0; it decides the mask, the initial values and the order of the
-            images.
+        seed: as for `start`.
         data_dir: where the dataset lies. Default: as `laperm_lib.datasets.load`.
-        evaluate_after: after how many steps from each synchronisation the test accuracy is
-            measured, each from 0 (right after it) to the sync period minus 1.
+        evaluate_after: after how many steps from a synchronisation the test accuracy is measured,
+            each from 0 (right after it) to the sync period minus 1.
+        checkpoints: where checkpoints are kept; a training that was cut goes on from its latest,
+            and ends, on the same machine, bit for bit as if it had not been. Default: none are.
+        every_seconds: the time between two checkpoints.
         verbose: 1 shows Keras's progress bar, 0 (the default) nothing.
 
     Returns:
@@ -117,92 +210,120 @@ def run(
     Raises:
         ValueError: for an impossible hyperparameter, seed or `evaluate_after`.
         DatasetUnavailableError: if the data cannot be had.
+        WeightFileError: if the checkpoint is of another network.
     """
-    offsets = sorted(set(evaluate_after))
-    if not all(0 <= offset < settings.sync_period for offset in offsets):
-        raise ValueError(
-            f"evaluate_after={offsets} does not fit a period of {settings.sync_period}."
+    begun = start(settings, seed=seed, data_dir=data_dir, evaluate_after=evaluate_after)
+    keeping = _Progress(begun)
+    callbacks: list[keras.callbacks.Callback] = [keeping]
+    first_step = 0
+    if checkpoints is not None:
+        latest = checkpoints.latest()
+        if latest is not None:
+            restore(begun.model, latest.arrays)
+            keeping.take_up(latest.notes)
+            first_step = latest.step
+            _log.info("%s, seed %d: goes on after step %d", settings.model, seed, first_step)
+        # Behind the evaluation of the same step, so that it is in the notes.
+        callbacks.append(
+            SaveCheckpoints(checkpoints, every_seconds=every_seconds, notes=keeping.notes)
         )
-    data = datasets.load(settings.dataset, data_dir)
-    x_train, x_test = models.preprocess(settings.model, data)
-    model = models.build(settings.model, seed=seed)
-    pruned = sparsity.agnosticize(model, settings.shared_value, settings.keep, seed=seed)
-    batches = Batches(
-        x_train, data.y_train, batch_size=settings.batch_size, epochs=settings.epochs, seed=seed
-    )
-    rate = keras.optimizers.schedules.ExponentialDecay(
-        settings.learning_rate, batches.steps_per_epoch, settings.decay, staircase=True
-    )
-    optimizer = LaPerm(keras.optimizers.Adam(rate), settings.sync_period)
-    # The network has no random layers; this seeds whatever Keras may draw all the same.
-    keras.utils.set_random_seed(seed % 2**32)
-    model.compile(
-        optimizer,
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum"),
-        steps_per_execution=_steps_per_execution(settings.sync_period, offsets),
-    )
-    evaluate = _Evaluate(x_test, data.y_test, settings.sync_period, offsets)
-    started = time.perf_counter()
-    model.fit(batches, epochs=1, shuffle=False, verbose=verbose, callbacks=[evaluate])
-    result = Run(
-        hyperparameters=settings,
-        seed=seed,
-        fraction_pruned=pruned.fraction_pruned,
-        evaluations=tuple(evaluate.evaluations),
-        final=accuracy(model, x_test, data.y_test),
-        is_permutation=optimizer.is_permutation(),
-        seconds=round(time.perf_counter() - started, 2),
-        data_fingerprint=data.fingerprint,
-        model=model,
-    )
+    batches = begun.batches(first_step)
+    if len(batches):
+        begun.model.fit(batches, epochs=1, shuffle=False, verbose=verbose, callbacks=callbacks)
+    elif isinstance(begun.model.optimizer, LaPerm):  # cut after its last step
+        begun.model.optimizer.synchronise()
+    result = begun.outcome(keeping.evaluations, keeping.seconds())
     _log.info("%s, seed %d: final test accuracy %.4f", settings.model, seed, result.final)
     return result
 
 
-def accuracy(model: keras.Model, x: np.ndarray, y: np.ndarray) -> float:
-    """The share of images whose largest logit is that of their class.
+@keras.saving.register_keras_serializable(package="laperm_lib")
+class EpochRates(keras.optimizers.schedules.LearningRateSchedule):
+    """A learning rate for each epoch.
 
     Args:
-        model: gives logits, shape (n, classes).
-        x: images, shape (n, ...).
-        y: classes, integers of shape (n,).
+        rates: the rates of epoch 0, 1, ...; the last one holds from then on.
+        steps_per_epoch: the steps of an epoch, at least 1.
 
-    Returns:
-        A number from 0 to 1.
+    Examples:
+        >>> rates = EpochRates([0.5, 0.25], steps_per_epoch=10)
+        >>> [float(rates(step)) for step in (0, 9, 10, 99)]
+        [0.5, 0.5, 0.25, 0.25]
     """
-    correct = 0
-    for first in range(0, len(x), _EVALUATION_BATCH):
-        part = slice(first, first + _EVALUATION_BATCH)
-        logits = keras.ops.convert_to_numpy(model(x[part], training=False))
-        correct += int((logits.argmax(axis=1) == y[part]).sum())
-    return correct / len(x)
+
+    def __init__(self, rates: Any, steps_per_epoch: int) -> None:
+        self.rates = [float(rate) for rate in rates]
+        self.steps_per_epoch = int(steps_per_epoch)
+
+    def __call__(self, step: Any) -> Any:
+        """The rate at a step, counted from 0."""
+        epoch = keras.ops.cast(step, "int32") // self.steps_per_epoch
+        epoch = keras.ops.minimum(epoch, len(self.rates) - 1)
+        return keras.ops.take(keras.ops.convert_to_tensor(self.rates, "float32"), epoch)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        return {"rates": self.rates, "steps_per_epoch": self.steps_per_epoch}
 
 
-class _Evaluate(keras.callbacks.Callback):
-    """Measures the test accuracy so many steps after each synchronisation."""
+class _Progress(keras.callbacks.Callback):
+    """The evaluations made so far and the time taken, over all cuts."""
 
-    def __init__(
-        self, x: np.ndarray, y: np.ndarray, sync_period: int, offsets: Sequence[int]
-    ) -> None:
+    def __init__(self, begun: Start) -> None:
         super().__init__()
         self.evaluations: list[Evaluation] = []
-        self._x, self._y = x, y
-        self._sync_period, self._offsets = sync_period, offsets
+        self._start = begun
+        self._since = time.perf_counter()
+
+    def take_up(self, notes: dict[str, Any]) -> None:
+        self.evaluations = [Evaluation(**entry) for entry in notes["evaluations"]]
+        self._since -= notes["seconds"]
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self._since
+
+    def notes(self) -> dict[str, Any]:
+        return {
+            "evaluations": [asdict(entry) for entry in self.evaluations],
+            "seconds": self.seconds(),
+        }
 
     def on_train_batch_end(self, batch: int, logs: object = None) -> None:
         if keras.backend.backend() == "jax":
             self.model.jax_state_sync()
         # Not from `batch`: in a last, shorter execution Keras counts it beyond the end.
         step = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
-        since_sync = step % self._sync_period
-        if step >= self._sync_period and since_sync in self._offsets:
-            measured = accuracy(self.model, self._x, self._y)
-            self.evaluations.append(Evaluation(step, since_sync, measured))
+        if step in self._start.evaluation_steps:
+            since_sync = self._start.evaluation_steps[step]
+            self.evaluations.append(self._start.images.evaluate(self.model, step, since_sync))
 
 
-def _steps_per_execution(sync_period: int, offsets: Sequence[int]) -> int:
+def _images(settings: Hyperparameters, data_dir: str | None) -> Images:
+    shape = models.spec(settings.model).input_shape if settings.dataset == "digits" else None
+    data = datasets.load(settings.dataset, data_dir, shape=shape)
+    x_train, x_test = models.preprocess(settings.model, data)
+    count = len(x_train)
+    if settings.held_out >= count:
+        raise ValueError(f"{settings.held_out} images cannot be held out of {count}.")
+    # 64 random bits an image: ties do not happen.
+    keys = raw_bits(0, "held out").random_raw(count)
+    held_out = np.zeros(count, bool)
+    held_out[np.argsort(keys, kind="stable")[: settings.held_out]] = True
+    kept = slice(None) if settings.held_out == 0 else ~held_out
+    return Images(
+        x_train[kept],
+        data.y_train[kept],
+        x_train[held_out],
+        data.y_train[held_out],
+        x_test,
+        data.y_test,
+        data.fingerprint,
+    )
+
+
+def _steps_per_execution(evaluation_steps: dict[int, int]) -> int:
     """The most steps at once whose ends include every evaluation; torch takes only one."""
     if keras.backend.backend() == "torch":
         return 1
-    common = int(np.gcd.reduce([sync_period, *offsets]))
+    common = int(np.gcd.reduce(list(evaluation_steps))) if evaluation_steps else 0
     return max(n for n in range(1, _MOST_STEPS_PER_EXECUTION + 1) if common % n == 0)

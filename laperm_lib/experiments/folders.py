@@ -1,0 +1,256 @@
+"""Run folders: each training has one, where it is cut, taken up again, and never done twice.
+
+A folder is named by experiment, seed and what differs from the published settings, as in
+`conv7-seed0` or `conv7-seed0-5d41f2aa`. In it are
+
+    configuration.json   experiment, seed, settings and where it is evaluated
+    checkpoint-*.npz     the two latest checkpoints, until the run is finished
+    record.json          what came out; a run is finished when this is there
+    network.npz          the weights of the network it ended with
+
+All are written whole or not at all. Processes that share nothing but a file system can work on one
+set of folders: a lock of the operating system, which goes with the process that held it, keeps two
+from training the same run.
+"""
+
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from laperm_lib import files, models
+from laperm_lib.checkpoints import Checkpoints
+from laperm_lib.errors import LaPermError
+from laperm_lib.experiments import records, training
+from laperm_lib.experiments.hyperparameters import (
+    PUBLISHED,
+    Hyperparameters,
+    fingerprint,
+    from_json,
+    to_json,
+)
+from laperm_lib.experiments.records import Record
+from laperm_lib.initializers import check_seed
+
+_log = logging.getLogger(__name__)
+
+RUNS_DIR = "LAPERM_RUNS_DIR"
+"""The environment variable with the folder of all run folders."""
+
+
+def default_root() -> Path:
+    """Where run folders are if nothing else is said: `$LAPERM_RUNS_DIR`, or `runs`."""
+    return Path(os.environ.get(RUNS_DIR, "runs"))
+
+
+@dataclass(frozen=True)
+class Task:
+    """One training: what decides every bit of it.
+
+    Args:
+        experiment: a key of `laperm_lib.experiments.PUBLISHED`.
+        settings: the hyperparameters.
+        seed: an integer of at least 0.
+        evaluate_after: as for `laperm_lib.experiments.run`.
+
+    Raises:
+        ValueError: if the experiment is unknown or the seed not an integer of at least 0.
+
+    Examples:
+        >>> from dataclasses import replace
+        >>> Task("conv7", PUBLISHED["conv7"], 0).name
+        'conv7-seed0'
+        >>> Task("conv7", replace(PUBLISHED["conv7"], sync_period=20), 0).name
+        'conv7-seed0-...'
+    """
+
+    experiment: str
+    settings: Hyperparameters
+    seed: int
+    evaluate_after: tuple[int, ...] = (0,)
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        if self.experiment not in PUBLISHED:
+            raise ValueError(
+                f"Unknown experiment {self.experiment!r}; there are {', '.join(PUBLISHED)}."
+            )
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        differing = fingerprint(self.settings, PUBLISHED[self.experiment])
+        return "-".join(filter(None, [self.experiment, f"seed{self.seed}", differing]))
+
+
+class RunFolder:
+    """The folder of one training.
+
+    Args:
+        root: where all run folders are; made if there is none.
+        task: the training.
+
+    Raises:
+        LaPermError: if a folder of that name holds another training.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], task: Task) -> None:
+        self.task = task
+        self.path = Path(root, task.name)
+        self.checkpoints = Checkpoints(self.path)
+        configuration = _configuration(task)
+        file = self.path / "configuration.json"
+        if file.exists():
+            if _read_json(file) != configuration:
+                raise LaPermError(
+                    f"{self.path} holds another training of {task.experiment}: its "
+                    "configuration.json differs. Name another folder, or delete it."
+                )
+        else:
+            _write_json(file, configuration)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the training has been done."""
+        return self._record.exists()
+
+    def run(
+        self, *, data_dir: str | None = None, every_seconds: float = 60, verbose: int = 0
+    ) -> Record:
+        """Train, or go on from where it was cut; a finished run is not run again.
+
+        Args:
+            data_dir: where the dataset lies. Default: as `laperm_lib.datasets.load`.
+            every_seconds: the time between two checkpoints.
+            verbose: 1 shows Keras's progress bar.
+
+        Returns:
+            The record.
+
+        Raises:
+            LaPermError: if another process is at it.
+            DatasetUnavailableError: if the data cannot be had.
+        """
+        with self.lock():
+            if self.is_finished:
+                _log.info("%s is finished already.", self.path)
+                return self.record()
+            done = training.run(
+                self.task.settings,
+                seed=self.task.seed,
+                data_dir=data_dir,
+                evaluate_after=self.task.evaluate_after,
+                checkpoints=self.checkpoints,
+                every_seconds=every_seconds,
+                verbose=verbose,
+            )
+            return self.keep(done)
+
+    def keep(self, done: training.Run) -> Record:
+        """Write what came out of a run, the record last, and forget its checkpoints."""
+        with files.replaced(self.path / "network.npz") as file:
+            weights = {w.path: keras.ops.convert_to_numpy(w) for w in done.model.weights}
+            np.savez(file, allow_pickle=False, **weights)
+        record = records.record(self.task.experiment, done)
+        records.save([record], self._record)
+        self.checkpoints.clear()
+        return record
+
+    def record(self) -> Record:
+        """What came out.
+
+        Raises:
+            LaPermError: if the run is not finished, or the file is damaged.
+        """
+        return records.load(self._record)[0]
+
+    def network(self) -> keras.Model:
+        """The network that the run ended with.
+
+        Raises:
+            LaPermError: if the run is not finished, or the file is damaged.
+        """
+        settings = self.task.settings
+        model = models.build(
+            settings.model,
+            seed=self.task.seed,
+            initializer=settings.initializer,
+            dtype=settings.precision,
+        )
+        arrays = files.read_arrays(self.path / "network.npz")
+        for weight in model.weights:
+            weight.assign(arrays[weight.path])
+        return model
+
+    @property
+    def _record(self) -> Path:
+        return self.path / "record.json"
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from this run; the lock goes with the process.
+
+        Raises:
+            LaPermError: if another process has it.
+        """
+        with open(self.path / "lock", "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise LaPermError(f"{self.path}: another process is training this run.") from None
+            yield
+
+
+def tasks_in(root: str | os.PathLike[str]) -> Sequence[Task]:
+    """The trainings that have a folder, finished or not, by name.
+
+    Args:
+        root: where all run folders are.
+
+    Raises:
+        LaPermError: if a configuration cannot be read.
+    """
+    found = []
+    for file in sorted(Path(root).glob("*/configuration.json")):
+        values = _read_json(file)
+        try:
+            found.append(
+                Task(
+                    values["experiment"],
+                    from_json(values["settings"]),
+                    values["seed"],
+                    tuple(values["evaluate_after"]),
+                )
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise LaPermError(f"{file} is no configuration of a run: {error}") from None
+    return found
+
+
+def _configuration(task: Task) -> dict[str, object]:
+    return {
+        "experiment": task.experiment,
+        "seed": task.seed,
+        "settings": to_json(task.settings),
+        "evaluate_after": list(task.evaluate_after),
+    }
+
+
+def _write_json(path: Path, value: object) -> None:
+    with files.replaced(path) as file:
+        file.write((json.dumps(value, indent=1) + "\n").encode())
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise LaPermError(f"{path} is damaged: {error}") from None

@@ -1,0 +1,196 @@
+"""Several trainings of one network as a single device program, each in its run folder.
+
+What `laperm_lib.experiments.folders.RunFolder.run` does with Keras's `fit` for one training, this
+does with `laperm_lib.device_program.DeviceProgram` for several that differ in seed, pruning or sync
+period. It needs JAX, and pays on an accelerator.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+
+import keras
+
+from laperm_lib.checkpoints import restore, state_of
+from laperm_lib.device_program import DeviceProgram
+from laperm_lib.experiments.evaluation import Evaluation
+from laperm_lib.experiments.folders import RunFolder, Task
+from laperm_lib.experiments.records import Record
+from laperm_lib.experiments.training import Start, start
+from laperm_lib.optimizers.laperm import LaPerm
+
+_log = logging.getLogger(__name__)
+
+_MOST_STEPS = 1000  # between two looks at the clock
+
+
+def groups(tasks: Iterable[Task]) -> list[list[Task]]:
+    """Tasks that can be trained side by side, together.
+
+    Args:
+        tasks: the trainings.
+
+    Returns:
+        Groups whose settings differ in sync period and pruning alone, in the order of their first
+        tasks.
+
+    Examples:
+        >>> from laperm_lib.experiments.sweeps import grid
+        >>> found = groups([*grid("resnet50_30", seeds=(0, 1)), *grid("resnet50_50"), *grid("f1")])
+        >>> [[task.experiment for task in group] for group in found]
+        [['resnet50_30', 'resnet50_30', 'resnet50_50'], ['f1']]
+    """
+    by_likeness: dict[tuple[object, ...], list[Task]] = {}
+    for task in tasks:
+        permuting = task.settings.sync_period is not None
+        alike = replace(task.settings, sync_period=None, pruned=0.0)
+        by_likeness.setdefault((permuting, alike), []).append(task)
+    return list(by_likeness.values())
+
+
+def run_side_by_side(
+    tasks: Sequence[Task],
+    root: str | os.PathLike[str],
+    *,
+    data_dir: str | None = None,
+    every_seconds: float = 60,
+    verbose: int = 0,
+) -> list[Record]:
+    """Train what is missing of some runs side by side, or go on from where they were cut.
+
+    Args:
+        tasks: trainings of one group; see `groups`.
+        root: where all run folders are.
+        data_dir: where the dataset lies. Default: as `laperm_lib.datasets.load`.
+        every_seconds: the time between two checkpoints.
+        verbose: 1 shows Keras's progress bar.
+
+    Returns:
+        The records, in the order of the tasks. Their seconds are those of all runs together.
+
+    Raises:
+        ValueError: if the tasks are not of one group, or the backend is not JAX.
+        LaPermError: if another process is at one of them.
+        DatasetUnavailableError: if the data cannot be had.
+    """
+    if len(groups(tasks)) > 1:
+        raise ValueError("Runs side by side differ in seed, sync period and pruning only.")
+    folders = [RunFolder(root, task) for task in tasks]
+    with ExitStack() as locks:
+        for folder in folders:
+            locks.enter_context(folder.lock())
+        missing = [folder for folder in folders if not folder.is_finished]
+        if missing:
+            _train(missing, data_dir, every_seconds, verbose)
+    return [folder.record() for folder in folders]
+
+
+def _train(
+    folders: Sequence[RunFolder], data_dir: str | None, every_seconds: float, verbose: int
+) -> None:
+    starts = [
+        start(
+            folder.task.settings,
+            seed=folder.task.seed,
+            data_dir=data_dir,
+            evaluate_after=folder.task.evaluate_after,
+        )
+        for folder in folders
+    ]
+    step, evaluations, seconds = _take_up(folders, starts)
+    images, settings = starts[0].images, starts[0].settings
+    program = DeviceProgram(
+        [begun.model for begun in starts],
+        images.x_train,
+        images.y_train,
+        batch_size=settings.batch_size,
+        seeds=[begun.seed for begun in starts],
+        augmentation=settings.augmentation,
+        first_step=step,
+    )
+    since = time.perf_counter() - seconds
+    saved = time.monotonic()
+    total = settings.epochs * program.steps_per_epoch
+    bar = keras.utils.Progbar(total) if verbose else None
+    stops = sorted({total, *(stop for begun in starts for stop in begun.evaluation_steps)})
+    for stop in (stop for stop in stops if stop > step):
+        while program.step < stop:
+            losses = program.advance(min(_MOST_STEPS, stop - program.step))
+            if bar is not None:
+                bar.update(program.step, [("loss", losses.mean())])
+            if program.step == stop:
+                _evaluate(program, starts, evaluations)
+            if time.monotonic() - saved >= every_seconds:
+                _save(program, folders, starts, evaluations, time.perf_counter() - since)
+                saved = time.monotonic()
+    program.write_back()
+    for folder, begun, made in zip(folders, starts, evaluations, strict=True):
+        if isinstance(begun.model.optimizer, LaPerm):
+            begun.model.optimizer.synchronise()
+        record = folder.keep(begun.outcome(made, time.perf_counter() - since))
+        _log.info("%s: final test accuracy %.4f", folder.path.name, record.final)
+
+
+def _take_up(
+    folders: Sequence[RunFolder], starts: Sequence[Start]
+) -> tuple[int, list[list[Evaluation]], float]:
+    """The step, evaluations and seconds to go on from, with the models brought there.
+
+    A cut between the checkpoints of two runs leaves one of them a checkpoint ahead; it still has
+    the one before.
+    """
+    latest = [folder.checkpoints.latest() for folder in folders]
+    step = min(checkpoint.step if checkpoint else 0 for checkpoint in latest)
+    if step == 0:
+        return 0, [[] for _ in folders], 0.0
+    evaluations = []
+    seconds = 0.0
+    for folder, begun in zip(folders, starts, strict=True):
+        checkpoint = folder.checkpoints.at(step)
+        restore(begun.model, checkpoint.arrays)
+        evaluations.append([Evaluation(**entry) for entry in checkpoint.notes["evaluations"]])
+        seconds = max(seconds, checkpoint.notes["seconds"])
+    _log.info("%d runs side by side go on after step %d", len(folders), step)
+    return step, evaluations, seconds
+
+
+def _evaluate(
+    program: DeviceProgram, starts: Sequence[Start], evaluations: Sequence[list[Evaluation]]
+) -> None:
+    """Measure all runs, and keep it for those whose turn it is."""
+    if not any(program.step in begun.evaluation_steps for begun in starts):
+        return
+    images = starts[0].images
+    test = program.accuracy(images.x_test, images.y_test)
+    held_out = None
+    if len(images.x_held_out):
+        held_out = program.accuracy(images.x_held_out, images.y_held_out)
+    for run, (begun, made) in enumerate(zip(starts, evaluations, strict=True)):
+        if program.step in begun.evaluation_steps:
+            made.append(
+                Evaluation(
+                    program.step,
+                    begun.evaluation_steps[program.step],
+                    float(test[run]),
+                    None if held_out is None else float(held_out[run]),
+                )
+            )
+
+
+def _save(
+    program: DeviceProgram,
+    folders: Sequence[RunFolder],
+    starts: Sequence[Start],
+    evaluations: Sequence[list[Evaluation]],
+    seconds: float,
+) -> None:
+    program.write_back()
+    for folder, begun, made in zip(folders, starts, evaluations, strict=True):
+        notes = {"evaluations": [asdict(entry) for entry in made], "seconds": seconds}
+        try:
+            folder.checkpoints.save(program.step, state_of(begun.model), notes)
+        except OSError as error:
+            _log.warning("%s: no checkpoint, training goes on: %s", folder.path.name, error)

@@ -1,0 +1,190 @@
+"""Checkpoints: what is kept, what is passed over, and trainings that go on bit for bit."""
+
+import json
+import logging
+import os
+
+import keras
+import numpy as np
+import pytest
+
+from laperm_lib import LaPerm
+from laperm_lib.batches import Batches
+from laperm_lib.checkpoints import Checkpoints, SaveCheckpoints, restore, state_of
+from laperm_lib.errors import WeightFileError
+
+STEPS = 24
+
+
+@pytest.fixture
+def data():
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(30, 6)).astype("float32")
+    return x, (x[:, :1] > 0).astype("float32")
+
+
+def compiled(units=5):
+    """A network with everything that has a state: batch normalisation, dropout, two optimizers."""
+    keras.utils.set_random_seed(3)
+    model = keras.Sequential(
+        [
+            keras.Input((6,)),
+            keras.layers.Dense(units, activation="relu"),
+            keras.layers.BatchNormalization(),
+            keras.layers.Dropout(0.3, seed=1),
+            keras.layers.Dense(1, activation="sigmoid"),
+        ]
+    )
+    model.compile(LaPerm(keras.optimizers.Adam(0.01), sync_period=5), loss="binary_crossentropy")
+    return model
+
+
+def batches(data, first_step=0):
+    return Batches(*data, batch_size=8, epochs=6, seed=0, first_step=first_step)
+
+
+def train(model, data, first_step=0, callbacks=()):
+    model.fit(batches(data, first_step), shuffle=False, verbose=0, callbacks=list(callbacks))
+    return state_of(model)
+
+
+class Cut(Exception):
+    """Stands for the power cut."""
+
+
+class CutAfter(keras.callbacks.Callback):
+    def __init__(self, steps):
+        super().__init__()
+        self.left = steps
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.left -= 1
+        if self.left == 0:
+            raise Cut
+
+
+def test_goes_on_from_any_step_bit_for_bit(data, tmp_path):
+    uncut = train(compiled(), data)
+    assert len(batches(data)) == STEPS
+    for cut_after in (1, 4, 5, 7, 23):  # mid-epoch, an epoch's end, at and beside synchronisations
+        checkpoints = Checkpoints(tmp_path / str(cut_after))
+        saving = SaveCheckpoints(checkpoints, every_seconds=0)
+        with pytest.raises(Cut):
+            train(compiled(), data, callbacks=[saving, CutAfter(cut_after)])
+        latest = checkpoints.latest()
+        assert latest.step == cut_after
+        model = compiled()
+        restore(model, latest.arrays)
+        resumed = train(model, data, first_step=latest.step)
+        assert resumed.keys() == uncut.keys()
+        for name, value in uncut.items():
+            np.testing.assert_array_equal(resumed[name], value, err_msg=f"{name}, {cut_after}")
+        assert model.optimizer.is_permutation()
+
+
+def test_the_state_of_a_random_generator_counts(data):
+    """Were dropout's state not kept, a resumed run would draw the first masks again."""
+    model = compiled()
+    train(model, data)
+    other = compiled()
+    restore(other, state_of(model))
+    seeds = [v for v in other.variables if "seed_generator" in v.path]
+    assert len(seeds) == 1
+    untouched = [v for v in compiled().variables if "seed_generator" in v.path]
+    assert not np.array_equal(*(keras.ops.convert_to_numpy(v[0]) for v in (seeds, untouched)))
+
+
+def test_the_two_latest_are_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    for step in (5, 10, 15):
+        checkpoints.save(step, {"w": np.full(3, step)}, notes=[step])
+    assert [path.name for path in sorted(tmp_path.iterdir())] == [
+        "checkpoint-000000010.npz",
+        "checkpoint-000000015.npz",
+    ]
+    latest = checkpoints.latest()
+    assert (latest.step, latest.notes, latest.arrays["w"].tolist()) == (15, [15], [15] * 3)
+    assert checkpoints.at(10).notes == [10]
+    checkpoints.clear()
+    assert checkpoints.latest() is None
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "empty"])
+def test_a_damaged_one_is_passed_over_and_named(damage, tmp_path, caplog):
+    checkpoints = Checkpoints(tmp_path)
+    for step in (5, 10):
+        checkpoints.save(step, {"w": np.full(100, float(step))})
+    path = tmp_path / "checkpoint-000000010.npz"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes({"flip": content, "truncate": content[:-100], "empty": b""}[damage])
+    with caplog.at_level(logging.WARNING):
+        assert checkpoints.latest().step == 5
+    assert "checkpoint-000000010.npz" in caplog.text
+    # The training that goes on from step 5 does not count it as the one before.
+    checkpoints.save(6, {"w": np.zeros(1)})
+    assert [path.name[-6:-4] for path in sorted(tmp_path.iterdir())] == ["05", "06"]
+
+
+def test_a_full_disk_leaves_the_last_good_one_and_training_goes_on(
+    data, tmp_path, monkeypatch, caplog
+):
+    uncut = train(compiled(), data)
+    checkpoints = Checkpoints(tmp_path)
+    saved = []
+    fsync = os.fsync
+
+    def full_after_a_while(descriptor):
+        if len(saved) > 6:
+            raise OSError(28, "No space left on device")
+        saved.append(descriptor)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full_after_a_while)
+    with caplog.at_level(logging.WARNING):
+        ended = train(compiled(), data, callbacks=[SaveCheckpoints(checkpoints, every_seconds=0)])
+    assert "No space left" in caplog.text
+    assert checkpoints.latest() is not None
+    assert {path.suffix for path in tmp_path.iterdir()} == {".npz"}
+    for name, value in uncut.items():
+        np.testing.assert_array_equal(ended[name], value)
+
+
+def test_the_state_of_another_network_is_refused(data):
+    model, other = compiled(), compiled(units=4)
+    state = train(model, data)
+    before = state_of(compiled())
+    with pytest.raises(WeightFileError, match="another model"):
+        restore(other, state)
+    with pytest.raises(WeightFileError, match="another model"):
+        restore(model, {name: value for name, value in state.items() if "optimizer" not in name})
+    assert all(
+        np.array_equal(value, before[name])
+        for name, value in state_of(compiled()).items()
+        if name in before
+    )
+
+
+def test_what_cannot_be_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(ValueError, match=r"pickle|[Oo]bject"):
+        checkpoints.save(1, {"w": np.array([{}], dtype=object)})
+    with pytest.raises(TypeError):
+        checkpoints.save(1, {}, notes=object())
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match="every_seconds"):
+        SaveCheckpoints(checkpoints, every_seconds=-1)
+
+
+def test_a_foreign_archive_is_no_checkpoint(tmp_path, caplog):
+    np.savez(tmp_path / "checkpoint-000000001.npz", w=np.zeros(1))
+    assert Checkpoints(tmp_path).latest() is None
+    assert "is no checkpoint" in caplog.text
+    with pytest.raises(WeightFileError, match="no checkpoint after step 2"):
+        Checkpoints(tmp_path).at(2)
+
+
+def test_notes_are_json(tmp_path):
+    Checkpoints(tmp_path).save(1, {}, notes={"accuracy": [0.1, None]})
+    with np.load(tmp_path / "checkpoint-000000001.npz", allow_pickle=False) as file:
+        assert json.loads(file["notes.json"].tobytes()) == {"accuracy": [0.1, None]}

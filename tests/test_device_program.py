@@ -1,0 +1,199 @@
+"""The device program: the same networks as step by step, alone and side by side."""
+
+import keras
+import numpy as np
+import pytest
+
+from laperm_lib import LaPerm, weight_vectors
+from laperm_lib.augmentation import Augmentation
+from laperm_lib.batches import Batches
+from laperm_lib.device_program import DeviceProgram, _next_sync
+from laperm_lib.initializers import SeededInitializer
+
+needs_jax = pytest.mark.skipif(
+    keras.backend.backend() != "jax", reason="needs KERAS_BACKEND=jax (make test-backends)"
+)
+# A float32 sum in another order differs in the last bits, and Adam divides a small gradient by a
+# small root. In 21 steps at a rate of 1e-3 it moves a weight by up to 2e-2: a hundredth of it.
+TOLERANCE = {"rtol": 0, "atol": 2e-4}
+EPOCHS = 3
+
+
+@pytest.fixture(scope="module")
+def data():
+    generator = np.random.default_rng(0)
+    x = generator.random((50, 8, 8, 1), dtype=np.float32)
+    return x, (x.mean(axis=(1, 2, 3)) > 0.5).astype("int64")
+
+
+def compiled(seed=0, sync_period=6, pruned=0.0):
+    """A small network with everything that has a state: batch normalisation, dropout, L2."""
+
+    def values(name):
+        return SeededInitializer("he_uniform", seed, name)
+
+    inputs = keras.Input((8, 8, 1))
+    x = keras.layers.Conv2D(
+        4, 3, activation="relu", kernel_initializer=values("conv"), kernel_regularizer="l2"
+    )(inputs)
+    x = keras.layers.BatchNormalization()(x)
+    x = keras.layers.Dropout(0.3, seed=seed)(keras.layers.Flatten()(x))
+    x = keras.layers.Dense(2, kernel_initializer=values("dense"))(x)
+    model = keras.Model(inputs, x)
+    if pruned:
+        kernel = model.layers[-1].kernel
+        mask = np.random.default_rng(seed).random(tuple(kernel.shape)) >= pruned
+        kernel.assign(keras.ops.convert_to_numpy(kernel) * mask)
+    rate = keras.optimizers.schedules.ExponentialDecay(1e-3, 7, 0.9, staircase=True)
+    optimizer = keras.optimizers.Adam(rate)
+    if sync_period is not None:
+        optimizer = LaPerm(optimizer, sync_period)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss)
+    return model
+
+
+def by_fit(model, data, seed, augmentation=None):
+    batches = Batches(
+        *data, batch_size=8, epochs=EPOCHS, seed=seed, augmentation=augmentation
+    )  # 7 steps an epoch, the last of two images
+    model.fit(batches, shuffle=False, verbose=0)
+    return model
+
+
+def by_program(models, data, seeds, augmentation=None):
+    program = DeviceProgram(models, *data, batch_size=8, seeds=seeds, augmentation=augmentation)
+    losses = program.advance(EPOCHS * program.steps_per_epoch)
+    program.write_back()
+    for model in models:
+        model.optimizer.finalize_variable_values(model.trainable_variables)
+    assert losses.shape == (len(models),)
+    assert np.isfinite(losses).all()
+    return models
+
+
+def assert_same(model, other):
+    for first, second in zip(model.weights, other.weights, strict=True):
+        np.testing.assert_allclose(*map(keras.ops.convert_to_numpy, (first, second)), **TOLERANCE)
+    assert int(model.optimizer.iterations) == int(other.optimizer.iterations)
+
+
+@needs_jax
+@pytest.mark.parametrize(
+    ("sync_period", "augmentation"),
+    [(None, None), (1, None), (6, Augmentation(rotation=10, shift=0.1, flip=True)), (1000, None)],
+)
+def test_equals_the_step_by_step_path(data, sync_period, augmentation):
+    expected = by_fit(compiled(sync_period=sync_period), data, 3, augmentation)
+    (model,) = by_program([compiled(sync_period=sync_period)], data, [3], augmentation)
+    assert_same(model, expected)
+    if sync_period:
+        assert model.optimizer.last_sync == expected.optimizer.last_sync
+        assert model.optimizer.is_permutation()
+
+
+@needs_jax
+def test_runs_side_by_side_equal_each_alone(data):
+    """Runs that differ in seed, pruning and sync period, and an epoch that ends in a part batch."""
+    settings = [(0, 6, 0.0), (1, 6, 0.5), (2, 4, 0.0), (3, 1000, 0.8)]
+    augmentation = Augmentation(shift=0.2)
+    alone = [by_program([compiled(*each)], data, [each[0]], augmentation)[0] for each in settings]
+    together = by_program(
+        [compiled(*each) for each in settings], data, [s for s, *_ in settings], augmentation
+    )
+    for one, other, (_, _, pruned) in zip(alone, together, settings, strict=True):
+        assert_same(other, one)
+        assert other.optimizer.is_permutation()
+        zeros = (weight_vectors.of(other)[-1].matrix() == 0).mean()
+        assert zeros == pytest.approx(pruned, abs=0.1)
+
+
+@needs_jax
+def test_a_block_may_be_cut_anywhere(data):
+    """Evaluations and checkpoints cut blocks; the network does not depend on where."""
+    (whole,) = by_program([compiled()], data, [0])
+    model = compiled()
+    program = DeviceProgram([model], *data, batch_size=8, seeds=[0])
+    for steps in (1, 4, 1, 7, 0, 8):
+        program.advance(steps)
+    program.write_back()
+    # A new program takes up what the old one has written back.
+    assert program.step == 21
+    model.optimizer.finalize_variable_values(model.trainable_variables)
+    for first, second in zip(whole.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(first.numpy(), second.numpy())
+
+
+@needs_jax
+def test_another_program_goes_on(data):
+    (whole,) = by_program([compiled()], data, [0])
+    model = compiled()
+    program = DeviceProgram([model], *data, batch_size=8, seeds=[0])
+    program.advance(10)
+    program.write_back()
+    second = DeviceProgram([model], *data, batch_size=8, seeds=[0], first_step=10)
+    second.advance(11)
+    second.write_back()
+    model.optimizer.finalize_variable_values(model.trainable_variables)
+    for one, other in zip(whole.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
+
+
+@needs_jax
+def test_accuracy_is_that_of_the_model(data):
+    models = [compiled(0), compiled(1)]
+    program = DeviceProgram(models, *data, batch_size=8, seeds=[0, 1])
+    program.advance(7)
+    measured = program.accuracy(*data)
+    program.write_back()
+    for model, accuracy in zip(models, measured, strict=True):
+        right = np.asarray(model(data[0])).argmax(axis=1) == data[1]
+        assert accuracy == pytest.approx(right.mean(), abs=1e-6)
+
+
+@needs_jax
+def test_a_network_that_has_diverged_is_told(data):
+    model = compiled()
+    program = DeviceProgram([model], data[0] * np.float32(np.nan), data[1], batch_size=8, seeds=[0])
+    assert np.isnan(program.advance(6)).all()
+
+
+@needs_jax
+def test_runs_that_do_not_match(data):
+    def program(*models, seeds=(0, 1)):
+        return DeviceProgram(models, *data, batch_size=8, seeds=seeds)
+
+    with pytest.raises(ValueError, match="make no runs"):
+        program(compiled(), seeds=[])
+    with pytest.raises(ValueError, match="one architecture"):
+        program(compiled(), compiled(sync_period=None))
+    other = compiled()
+    other.compile(LaPerm(keras.optimizers.Adam(0.5), 6), other.loss)
+    with pytest.raises(ValueError, match="one architecture"):
+        program(compiled(), other)
+    with pytest.raises(ValueError, match="not compiled"):
+        program(keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()]), seeds=[0])
+
+
+def test_synchronisations_come_when_step_by_step_they_would():
+    growing = keras.optimizers.schedules.PiecewiseConstantDecay([10], [4, 9])
+    for period in (1, 5, growing):
+        optimizer = LaPerm("sgd", period)
+        last, found = 0, []
+        for step in range(1, 60):  # the rule of LaPerm.apply
+            now = period(step) if callable(period) else period
+            if step - last >= float(now):
+                last = step
+                found.append(step)
+        last, step, predicted = 0, 0, []
+        while (step := _next_sync(optimizer, last, step)) < 60:
+            last = step
+            predicted.append(step)
+        assert predicted == found
+    assert _next_sync(keras.optimizers.SGD(), 0, 0) == np.inf
+
+
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX is what is needed")
+def test_other_backends_are_told(data):
+    with pytest.raises(ValueError, match="KERAS_BACKEND=jax"):
+        DeviceProgram([compiled()], *data, batch_size=8, seeds=[0])

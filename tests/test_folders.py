@@ -1,0 +1,142 @@
+"""Run folders: trained once, taken up where they were cut, kill -9 included."""
+
+import fcntl
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pytest
+
+from laperm_lib import experiments, files
+from laperm_lib.errors import LaPermError
+from laperm_lib.experiments import RunFolder, Task, training
+
+QUICK = replace(experiments.quick("f1"), epochs=10, sync_period=50, evaluate_every=50)
+TASK = Task("f1", QUICK, seed=3)
+
+
+def test_a_folder_is_named_by_what_decides_the_run():
+    published = experiments.PUBLISHED["f1"]
+    assert Task("f1", published, 0).name == "f1-seed0"
+    names = {Task("f1", replace(published, sync_period=k), s).name for k in (1, 2) for s in (0, 1)}
+    assert len(names) == 4
+    assert all(len(name) == len("f1-seed0-12345678") for name in names)
+    with pytest.raises(ValueError, match="Unknown experiment 'f3'"):
+        Task("f3", published, 0)
+    with pytest.raises(ValueError, match="seed"):
+        Task("f1", published, -1)
+
+
+def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch):
+    record = RunFolder(tmp_path, TASK).run()
+    assert {path.name for path in (tmp_path / TASK.name).iterdir()} == {
+        "configuration.json",
+        "lock",
+        "network.npz",
+        "record.json",
+    }
+    monkeypatch.setattr(training, "run", None)
+    again = RunFolder(tmp_path, TASK)
+    assert again.is_finished
+    assert again.run() == record == again.record()
+    assert experiments.tasks_in(tmp_path) == [TASK]
+
+
+def test_the_network_is_kept(tmp_path):
+    folder = RunFolder(tmp_path, TASK)
+    record = folder.run()
+    run = training.run(QUICK, seed=3)
+    assert record.final == run.final
+    for kept, weight in zip(folder.network().weights, run.model.weights, strict=True):
+        np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (kept, weight)))
+
+
+def test_two_processes_do_not_train_the_same_run(tmp_path):
+    folder = RunFolder(tmp_path, TASK)
+    with open(folder.path / "lock", "w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(LaPermError, match="another process"):
+            folder.run()
+    folder.run()
+
+
+def test_a_folder_of_another_training_is_refused(tmp_path):
+    folder = RunFolder(tmp_path, TASK)
+    file = folder.path / "configuration.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "evaluate_after": [0, 7]}))
+    with pytest.raises(LaPermError, match="another training"):
+        RunFolder(tmp_path, TASK)
+    file.write_text("{")
+    with pytest.raises(LaPermError, match="damaged"):
+        RunFolder(tmp_path, TASK)
+    with pytest.raises(LaPermError, match="damaged"):
+        experiments.tasks_in(tmp_path)
+    file.write_text("{}")
+    with pytest.raises(LaPermError, match="no configuration"):
+        experiments.tasks_in(tmp_path)
+
+
+def test_a_run_not_finished_has_no_record(tmp_path):
+    with pytest.raises(LaPermError, match="no such file"):
+        RunFolder(tmp_path, TASK).record()
+
+
+# conv7 with dropout and augmentation: everything that a resumed run could get wrong.
+SCRIPT = """
+import sys
+from dataclasses import replace
+from laperm_lib import experiments
+settings = replace(experiments.quick("conv7"), sync_period=7, evaluate_every=7)
+task = experiments.Task("conv7", settings, seed=1)
+print(task.name, flush=True)
+experiments.RunFolder(sys.argv[1], task).run(every_seconds=0)
+"""
+
+
+def start(folder):
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(folder)], stdout=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_moment_ends_as_an_uncut_one(tmp_path):
+    with start(tmp_path / "uncut") as process:
+        name = process.stdout.readline().strip()
+        assert process.wait() == 0
+    folder = tmp_path / "cut" / name
+    chance = random.Random(0)
+    cuts = []
+    while len(cuts) < 4:
+        reached = max(map(str, folder.glob("checkpoint-*.npz")), default="")
+        with start(tmp_path / "cut") as process:
+            while process.poll() is None and reached >= max(
+                map(str, folder.glob("checkpoint-*.npz")), default=""
+            ):
+                time.sleep(0.01)
+            time.sleep(chance.uniform(0, 0.5))
+            os.kill(process.pid, signal.SIGKILL)
+            if process.wait() == 0:
+                break  # it had finished before
+        cuts.append(reached)
+    assert len(set(cuts)) >= 2  # it did go on from where it was cut
+    with start(tmp_path / "cut") as process:
+        assert process.wait() == 0
+    both = [
+        files.read_arrays(tmp_path / which / name / "network.npz") for which in ("uncut", "cut")
+    ]
+    assert both[0].keys() == both[1].keys()
+    for path, weights in both[0].items():
+        np.testing.assert_array_equal(both[1][path], weights, err_msg=path)
+    records = [
+        experiments.load(tmp_path / which / name / "record.json")[0] for which in ("uncut", "cut")
+    ]
+    assert records[0].evaluations == records[1].evaluations
+    assert records[0].final == records[1].final
