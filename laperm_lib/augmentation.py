@@ -130,9 +130,10 @@ def apply_transforms(images: Any, transforms: Any) -> Any:
     """Distort images where they are: in a compiled program, on a device.
 
     It does what `keras.ops.image.affine_transform` does (bilinear, nearest), in elementwise
-    operations. That one cannot be compiled by XLA on TensorFlow; on JAX it multiplies coordinates
-    as matrices, which a GPU rounds to ten bits, and interpolates between channels too, four to
-    nine times slower; on torch it goes image by image, ten times slower, and changes `transforms`.
+    operations. That one XLA cannot compile on TensorFlow. On JAX it multiplies coordinates as
+    matrices, for which a recent GPU by default keeps ten bits, and interpolates between channels
+    too; there it takes four to nine times as long, measured on a CPU. On torch it goes image by
+    image, nine times slower, and changes the `transforms` it is given.
 
     Args:
         images: tensor of the backend, float32, shape (n, height, width, channels), of which n may
@@ -179,8 +180,8 @@ def warp(images: np.ndarray, transforms: np.ndarray) -> np.ndarray:
     This is OpenCV's `warpAffine`, from version 5 on, which interpolates at the exact place. On one
     core it takes a quarter of a millisecond for 50 images of MNIST and a third for CIFAR-10. SciPy
     takes four and twelve times as long, `keras.ops.image.affine_transform` two to four times on
-    TensorFlow and ten times and more on the other backends; a loop of our own compiled by Numba is
-    no faster.
+    TensorFlow and ten times or more, called eagerly, on the other backends. A loop of our own
+    compiled by Numba is no faster.
 
     Args:
         images: shape (n, height, width, channels), with 1, 3 or 4 channels.

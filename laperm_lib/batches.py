@@ -3,11 +3,11 @@
 `fit(shuffle=True)` on arrays repeats one order in every epoch once Keras is seeded, and draws it
 from a state that a resumed run does not have. Here the order of epoch e, and how its images are
 distorted, come from (seed, e) alone, so a run can go on from any step, and both are the same on
-every backend and with any number of workers.
+every backend.
 
 On TensorFlow, `fit` reads batches ahead in a thread of its own while the device computes. On JAX
 and torch it reads one when it needs it, which for images as small as these takes a hundredth of a
-step.
+step. More workers gain nothing, so there are none.
 """
 
 import keras
@@ -95,6 +95,16 @@ class Batches(keras.utils.PyDataset):
         self._drawn: tuple[int, np.ndarray, np.ndarray | None] = (-1, np.empty(0, np.intp), None)
 
     @property
+    def workers(self) -> int:
+        """One, in `fit`: with more, Keras 3.15 on JAX and torch gives the first batch last."""
+        return 1
+
+    @property
+    def use_multiprocessing(self) -> bool:
+        """False, for the same reason."""
+        return False
+
+    @property
     def steps_per_epoch(self) -> int:
         """How many batches go through the data once."""
         return -(-len(self._x) // self._batch_size)
@@ -120,7 +130,7 @@ class Batches(keras.utils.PyDataset):
     def _draw(self, epoch: int) -> tuple[np.ndarray, np.ndarray | None]:
         """The order and the transforms of all samples in an epoch, drawn once.
 
-        Several workers may call this at once, on either side of the end of an epoch; each uses
+        Several threads may call this at once, on either side of the end of an epoch; each uses
         what it has read or drawn itself.
         """
         drawn_epoch, order, transforms = self._drawn

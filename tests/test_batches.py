@@ -1,13 +1,32 @@
-"""The order of samples is a function of the seed and the epoch, and goes through all of them."""
+"""Order and distortion of samples are functions of the seed and the epoch, which holds them all."""
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 
+import keras
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from laperm_lib.augmentation import Augmentation, warp
 from laperm_lib.batches import Batches, epoch_order
+
+AUGMENTATION = Augmentation(rotation=10, zoom=0.1, shift=0.1, flip=True)
+
+
+@pytest.fixture
+def augmented():
+    """A function that makes augmented batches: 3 epochs of 4 steps."""
+    generator = np.random.default_rng(0)
+    x = generator.integers(0, 256, (14, 6, 5, 3), dtype=np.uint8)
+    y = generator.integers(0, 4, 14)
+
+    def make(**changes):
+        settings = {"batch_size": 4, "epochs": 3, "seed": 1, "augmentation": AUGMENTATION}
+        return Batches(x, y, **settings | changes)
+
+    return make
 
 
 @given(
@@ -48,6 +67,74 @@ def test_the_order_is_the_same_everywhere():
     assert digest[:16] == "25e17c777880596d"
 
 
+def test_images_are_distorted_by_the_maps_of_their_epoch(augmented):
+    batches, plain = augmented(), augmented(augmentation=None)
+    for step in range(12):
+        epoch, batch = divmod(step, 4)
+        transforms = AUGMENTATION.transforms(14, (6, 5, 3), seed=1, epoch=epoch)
+        chosen = epoch_order(14, seed=1, epoch=epoch)[4 * batch :][:4]
+        x, y = batches[step]
+        assert x.dtype == np.float32
+        np.testing.assert_array_equal(x, warp(plain[step][0], transforms[chosen]))
+        np.testing.assert_array_equal(y, plain[step][1])
+
+
+@given(first_step=st.integers(0, 12))
+def test_a_resumed_training_has_the_steps_that_are_left(first_step):
+    x = np.random.default_rng(0).random((14, 3, 3, 1))
+    make = {"batch_size": 4, "epochs": 3, "seed": 1, "augmentation": AUGMENTATION}
+    whole = Batches(x, np.arange(14), **make)
+    rest = Batches(x, np.arange(14), first_step=first_step, **make)
+    assert len(rest) == 12 - first_step
+    assert rest.steps_per_epoch == 4
+    for step in range(len(rest)):
+        for ours, theirs in zip(rest[step], whole[first_step + step], strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_threads_do_not_change_the_batches(augmented):
+    one_by_one = [augmented()[step] for step in range(12)]
+    shared = augmented()
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(20):
+            at_once = threads.map(shared.__getitem__, range(12))
+            for ours, theirs in zip(at_once, one_by_one, strict=True):
+                np.testing.assert_array_equal(ours[0], theirs[0])
+                np.testing.assert_array_equal(ours[1], theirs[1])
+
+
+def test_fit_takes_the_batches_in_their_order(augmented):
+    def model():
+        flat = [keras.Input((6, 5, 3)), keras.layers.Flatten(), keras.layers.Dense(4)]
+        model = keras.Sequential(flat)
+        model.set_weights([np.full((90, 4), 0.01), np.zeros(4)])
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(1e-4), loss=loss)
+        return model
+
+    fitted, by_hand, backwards = model(), model(), model()
+    batches = augmented()
+    fitted.fit(batches, epochs=1, shuffle=False, verbose=0)
+    for step in range(12):
+        by_hand.train_on_batch(*batches[step])
+        backwards.train_on_batch(*batches[11 - step])
+    ours, expected, other = (each.get_weights()[0] for each in (fitted, by_hand, backwards))
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5)
+    assert np.abs(other - expected).max() > 1e-3
+
+
+@pytest.mark.parametrize("setting", [{"workers": 2}, {"use_multiprocessing": True}])
+def test_workers_of_keras_are_refused(augmented, setting):
+    with pytest.raises(AttributeError):
+        setattr(augmented(), *setting.popitem())
+
+
+@pytest.mark.parametrize("step", [-1, 9])
+def test_there_are_no_other_steps(augmented, step):
+    with pytest.raises(IndexError, match="0 to 8"):
+        augmented(first_step=3)[step]
+
+
 @pytest.mark.parametrize(
     ("count", "targets", "arguments"),
     [
@@ -57,9 +144,12 @@ def test_the_order_is_the_same_everywhere():
         (3, 3, {"epochs": 0}),
         (3, 3, {"seed": -1}),
         (3, 3, {"seed": 0.5}),
+        (3, 3, {"first_step": -1}),
+        (3, 3, {"first_step": 3}),
+        (3, 3, {"augmentation": AUGMENTATION}),
     ],
 )
 def test_bad_input(count, targets, arguments):
     make = {"batch_size": 2, "epochs": 1, "seed": 0} | arguments
-    with pytest.raises(ValueError, match=r"batch|seed"):
+    with pytest.raises(ValueError, match=r"batch|seed|step|channels"):
         Batches(np.zeros(count), np.zeros(targets), **make)
