@@ -15,42 +15,68 @@ def with_numba(weights, sorted_initial):
 
 
 def with_numpy(weights, sorted_initial):
-    new = permutation.reconnect(permutation.to_matrix(weights, (-1,)), sorted_initial)
-    return np.ascontiguousarray(permutation.from_matrix(new, weights.shape, (-1,)))
+    new = []
+    for matrix, initial in zip(weights, sorted_initial, strict=True):
+        rows = permutation.reconnect(permutation.to_matrix(matrix, (-1,)), initial)
+        new.append(np.ascontiguousarray(permutation.from_matrix(rows, matrix.shape, (-1,))))
+    return new
 
 
 def with_two_argsorts(weights, sorted_initial):
     """As the published code does it: ranks by two argsorts in TensorFlow, then a gather."""
-    ranks = tf.argsort(tf.argsort(tf.transpose(weights), axis=1), axis=1)
-    return tf.transpose(tf.gather(sorted_initial, ranks, batch_dims=1)).numpy()
+    new = []
+    for matrix, initial in zip(weights, sorted_initial, strict=True):
+        ranks = tf.argsort(tf.argsort(tf.transpose(matrix), axis=1), axis=1)
+        new.append(tf.transpose(tf.gather(initial, ranks, batch_dims=1)).numpy())
+    return new
 
 
-@pytest.fixture(scope="module", params=["conv7", "conv2", "conv13"])
-def kernels(request):
-    """Pairs (weights (d, neurons), sorted initial values (neurons, d)), one per kernel."""
-    generator = np.random.default_rng(0)
-    pairs = []
-    for vectors in weight_vectors.of(models.build(request.param, seed=0)):
-        initial = vectors.matrix()
-        noise = generator.normal(scale=0.3 * initial.std(), size=initial.shape)
-        weights = np.ascontiguousarray((initial + noise).T.astype(np.float32))
-        pairs.append((weights, permutation.sort_values(initial)))
-    return pairs
+def trained(initial, generator):
+    """Weights (d, neurons) that have left their sorted initial values (neurons, d) by training."""
+    noise = generator.normal(scale=0.3 * initial.std(), size=initial.shape)
+    return np.ascontiguousarray((initial + noise).T.astype(np.float32))
 
 
-@pytest.mark.parametrize("synchronise", [with_numba, with_numpy, with_two_argsorts])
-def test_sync(benchmark, kernels, synchronise):
+def run(benchmark, synchronise, weights, sorted_initial, rounds):
+    for new, expected in zip(  # the same bits, and a warm-up
+        synchronise(weights, sorted_initial), with_numpy(weights, sorted_initial), strict=True
+    ):
+        np.testing.assert_array_equal(new, expected)
+    benchmark.pedantic(synchronise, (weights, sorted_initial), rounds=rounds)
+    size = sum(matrix.size for matrix in weights)
+    benchmark.extra_info["ns per weight (median)"] = round(
+        1e9 * benchmark.stats.stats.median / size, 2
+    )
+
+
+def skip_where_it_cannot_run(synchronise):
     if synchronise is with_numba and not compiled.available:
         pytest.skip("needs Numba")
     if synchronise is with_two_argsorts and keras.backend.backend() != "tensorflow":
         pytest.skip("needs the TensorFlow backend")
-    for weights, initial in kernels:  # the same bits, and a warm-up
-        expected = with_numpy(weights, initial)
-        np.testing.assert_array_equal(synchronise(weights, initial), expected)
-    benchmark.pedantic(
-        lambda: [synchronise(weights, initial) for weights, initial in kernels], rounds=9
-    )
-    size = sum(weights.size for weights, _ in kernels)
-    benchmark.extra_info["ns per weight (median)"] = round(
-        1e9 * benchmark.stats.stats.median / size, 2
-    )
+
+
+@pytest.mark.parametrize("name", ["conv7", "conv2", "conv13"])
+@pytest.mark.parametrize("synchronise", [with_numba, with_numpy, with_two_argsorts])
+def test_sync(benchmark, name, synchronise):
+    skip_where_it_cannot_run(synchronise)
+    generator = np.random.default_rng(0)
+    kernels = [vectors.matrix() for vectors in weight_vectors.of(models.build(name, seed=0))]
+    weights = [trained(matrix, generator) for matrix in kernels]
+    initial = [permutation.sort_values(matrix) for matrix in kernels]
+    run(benchmark, synchronise, weights, initial, rounds=15)
+
+
+@pytest.mark.parametrize("length", [100, 10_000, 1_000_000])
+@pytest.mark.parametrize("crowded", [False, True])
+def test_sync_of_a_hundred_million_weights(benchmark, length, crowded):
+    """Crowded: an outlier in each vector leaves nearly all weights to one bucket."""
+    skip_where_it_cannot_run(with_numba)
+    generator = np.random.default_rng(0)
+    initial = generator.random((10**8 // length, length), dtype=np.float32) - np.float32(0.5)
+    weights = np.ascontiguousarray(initial.T) + np.float32(0.1)
+    weights += generator.random(weights.shape, dtype=np.float32)
+    if crowded:
+        weights[length // 2] = 1e30
+    initial.sort(axis=1)
+    run(benchmark, with_numba, [weights], [initial], rounds=3)

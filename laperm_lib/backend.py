@@ -1,13 +1,15 @@
 """Where the backends differ: how weights are synchronised inside a training step.
 
-On a CPU, TensorFlow's graphs and torch hand the weights to NumPy, or to code compiled by Numba
-where that is installed; both are many times faster than the backends' own sorts. XLA (TensorFlow's
-`jit_compile`, all of JAX) and accelerators sort in the graph, where the weights are.
+On a CPU, training steps hand the weights to NumPy, or to code compiled by Numba where that is
+installed; both are many times faster than the backends' own sorts. Accelerators sort in the graph,
+where the weights are, and so does TensorFlow under XLA (`jit_compile=True`), which can call no host
+code. `synchronise_when` makes that choice, and no other place does.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import keras
@@ -16,6 +18,7 @@ from keras import ops
 
 from laperm_lib import compiled
 from laperm_lib.errors import NonFiniteWeightError
+from laperm_lib.in_graph import reconnect_all
 from laperm_lib.permutation import from_matrix, reconnect, to_matrix
 
 # Compiling takes seconds once on a machine, which networks of fewer weights would not win back.
@@ -82,43 +85,89 @@ def synchronise_when(due: Any, permuted: Sequence[PermutedVariable]) -> None:
             state: it leaves all weights as they are, and `synchronise` raises when `fit` ends, for
             no step makes a NaN or an infinity finite again.
     """
-    if keras.backend.backend() == "jax":
-        # JAX's conditionals are functions: return new values from the branches, assign outside.
-        weights = [ops.convert_to_tensor(entry.variable) for entry in permuted]
-        new_values = ops.cond(due, lambda: _in_graph(permuted), lambda: weights)
-        for entry, value in zip(permuted, new_values, strict=True):
-            entry.variable.assign(value)
-        return
-
-    def assign_new_values() -> None:
-        for entry, value in zip(permuted, _new_values(permuted), strict=True):
-            entry.variable.assign(value)
-
-    ops.cond(due, assign_new_values, lambda: None)
+    match keras.backend.backend():
+        case "tensorflow":
+            _synchronise_when_on_tensorflow(due, permuted)
+        case "jax":
+            _synchronise_when_on_jax(due, permuted)
+        case _:
+            _synchronise_when_on_torch(due, permuted)
 
 
-def _new_values(permuted: Sequence[PermutedVariable]) -> Sequence[Any]:
-    """The synchronised values, computed where it is fastest."""
-    if keras.backend.backend() == "torch":
-        on_cpu = all(entry.variable.value.device.type == "cpu" for entry in permuted)
-        if on_cpu:
-            return _on_host(permuted, *_arrays(permuted, ops.convert_to_numpy))
-        return _in_graph(permuted)
+def _synchronise_when_on_tensorflow(due: Any, permuted: Sequence[PermutedVariable]) -> None:
     import tensorflow as tf
 
     if tf.executing_eagerly():
-        return _on_host(permuted, *_arrays(permuted, ops.convert_to_numpy))
-    if tf.config.list_physical_devices("GPU") or _is_compiled_by_xla():
-        return _in_graph(permuted)
-    tensors = _arrays(permuted, ops.convert_to_tensor)
-    values = tf.numpy_function(
-        lambda *arrays: _on_host(permuted, *arrays),
-        tensors,
-        [tensor.dtype for tensor in tensors[: len(permuted)]],
-    )
-    for value, entry in zip(values, permuted, strict=True):
-        value.set_shape(entry.variable.shape)
-    return values
+        if due:
+            synchronise(permuted)
+        return
+    in_graph = tf.config.list_physical_devices("GPU") or _is_compiled_by_xla()
+
+    def assign_new_values() -> None:
+        arrays = _arrays(permuted, ops.convert_to_tensor)
+        if in_graph:
+            new_values = _in_graph(permuted, arrays)
+        else:
+            dtypes = [array.dtype for array in arrays[: len(permuted)]]
+            new_values = tf.numpy_function(partial(_on_host, permuted), arrays, dtypes)
+        for entry, value in zip(permuted, new_values, strict=True):
+            value.set_shape(entry.variable.shape)
+            entry.variable.assign(value)
+
+    tf.cond(due, assign_new_values, lambda: None)
+
+
+def _synchronise_when_on_jax(due: Any, permuted: Sequence[PermutedVariable]) -> None:
+    import jax
+
+    try:
+        from jax.experimental.buffer_callback import buffer_callback
+    except ImportError:  # before JAX 0.6.1
+        buffer_callback = None
+
+    def keep(*arrays: Any) -> list[Any]:
+        return list(arrays[: len(permuted)])
+
+    def in_graph(*arrays: Any) -> list[Any]:
+        return _in_graph(permuted, arrays)
+
+    def into_buffers(_: Any, new_values: Any, *buffers: Any) -> None:
+        arrays = [np.asarray(buffer) for buffer in buffers]
+        with suppress(NonFiniteWeightError):
+            arrays[: len(permuted)] = _on_host(permuted, *arrays)
+        for new, value in zip(new_values, arrays, strict=False):
+            np.asarray(new)[...] = value
+
+    def where_fastest(*arrays: Any) -> list[Any]:
+        if buffer_callback is None:
+            return in_graph(*arrays)
+        # JAX's other callbacks copy the arrays with JAX, which can wait for itself on few cores.
+        shapes = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in keep(*arrays)]
+        on_host = buffer_callback(into_buffers, shapes, vmap_method="sequential")
+        return jax.lax.platform_dependent(*arrays, cpu=on_host, default=in_graph)
+
+    # JAX's conditionals are functions: return new values from the branches, assign outside.
+    arrays = _arrays(permuted, ops.convert_to_tensor)
+    new_values = jax.lax.cond(due, where_fastest, keep, *arrays)
+    for entry, value in zip(permuted, new_values, strict=True):
+        entry.variable.assign(value)
+
+
+def _synchronise_when_on_torch(due: Any, permuted: Sequence[PermutedVariable]) -> None:
+    import torch
+
+    @torch.compiler.disable  # NumPy and a branch on data are no part of a compiled program
+    def outside_compiled_program() -> None:
+        if not due:
+            return
+        if all(entry.variable.value.device.type == "cpu" for entry in permuted):
+            synchronise(permuted)
+            return
+        new_values = _in_graph(permuted, _arrays(permuted, ops.convert_to_tensor))
+        for entry, value in zip(permuted, new_values, strict=True):
+            entry.variable.assign(value)
+
+    outside_compiled_program()
 
 
 def _arrays(permuted: Sequence[PermutedVariable], convert: Callable[[Any], Any]) -> list[Any]:
@@ -131,88 +180,51 @@ def _arrays(permuted: Sequence[PermutedVariable], convert: Callable[[Any], Any])
 def _on_host(permuted: Sequence[PermutedVariable], *arrays: np.ndarray) -> list[np.ndarray]:
     """Synchronise on the CPU: `arrays` as `_arrays` gives them."""
     weights, initial = arrays[: len(permuted)], arrays[len(permuted) :]
-    compile_sync = compiled.available and sum(array.size for array in weights) >= _WORTH_COMPILING
-    new_values = []
-    for entry, before, values in zip(permuted, weights, initial, strict=True):
-        axes = entry.neuron_axes
-        columns = axes in ((-1,), (before.ndim - 1,)) and before.dtype == np.float32
-        try:
-            if compile_sync and columns:
-                matrix = before.reshape(-1, before.shape[-1])
-                new = compiled.reconnect_columns(matrix, values).reshape(before.shape)
-            else:
-                new = from_matrix(reconnect(to_matrix(before, axes), values), before.shape, axes)
-        except NonFiniteWeightError:
-            raise NonFiniteWeightError(_non_finite_message(entry)) from None
-        new_values.append(np.ascontiguousarray(new))
-    return new_values
+    worth_compiling = sum(array.size for array in weights) >= _WORTH_COMPILING
+    columns = [
+        number
+        for number, (entry, before) in enumerate(zip(permuted, weights, strict=True))
+        if compiled.available and worth_compiling and _are_columns(before, entry.neuron_axes)
+    ]
+    new_values: dict[int, np.ndarray] = {}
+    try:
+        synchronised = compiled.reconnect_columns(
+            [weights[n].reshape(-1, weights[n].shape[-1]) for n in columns],
+            [initial[n] for n in columns],
+        )
+        for number, new in zip(columns, synchronised, strict=True):
+            new_values[number] = new.reshape(weights[number].shape)
+        for number, (entry, before) in enumerate(zip(permuted, weights, strict=True)):
+            if number not in new_values:
+                axes = entry.neuron_axes
+                new = reconnect(to_matrix(before, axes), initial[number])
+                new_values[number] = np.ascontiguousarray(from_matrix(new, before.shape, axes))
+    except NonFiniteWeightError:
+        raise NonFiniteWeightError(_non_finite_message(permuted, weights)) from None
+    return [new_values[number] for number in range(len(permuted))]
 
 
-def _non_finite_message(entry: PermutedVariable) -> str:
+def _are_columns(weights: np.ndarray, neuron_axes: tuple[int, ...]) -> bool:
+    """Whether the weight vectors are the columns of a float32 matrix, as in dense and conv."""
+    return neuron_axes in ((-1,), (weights.ndim - 1,)) and weights.dtype == np.float32
+
+
+def _in_graph(permuted: Sequence[PermutedVariable], arrays: Sequence[Any]) -> list[Any]:
+    """Synchronise with tensor operations: `arrays` as `_arrays` gives them."""
+    axes = [entry.neuron_axes for entry in permuted]
+    return reconnect_all(axes, arrays[: len(permuted)], arrays[len(permuted) :])
+
+
+def _non_finite_message(permuted: Sequence[PermutedVariable], weights: Sequence[np.ndarray]) -> str:
+    paths = (
+        entry.variable.path
+        for entry, array in zip(permuted, weights, strict=True)
+        if not np.isfinite(array).all()
+    )
     return (
-        f"'{entry.variable.path}' holds a NaN or an infinity, so its weight vectors have no order; "
+        f"'{next(paths)}' holds a NaN or an infinity, so its weight vectors have no order; "
         "no weight was synchronised. Lower the learning rate or clip the gradients."
     )
-
-
-def _in_graph(permuted: Sequence[PermutedVariable]) -> list[Any]:
-    """Synchronise with the backend's own sort; if a weight is not finite, keep all of them."""
-    weights = [ops.convert_to_tensor(entry.variable) for entry in permuted]
-    finite = [ops.all(ops.isfinite(weight)) for weight in weights]
-    all_finite = ops.all(ops.stack(finite))
-    new_values = []
-    for entry, weight in zip(permuted, weights, strict=True):
-        initial = ops.convert_to_tensor(entry.sorted_initial)
-        matrix = _reconnect_in_graph(to_matrix(weight, entry.neuron_axes, ops), initial)
-        new = from_matrix(matrix, tuple(weight.shape), entry.neuron_axes, ops)
-        new_values.append(ops.where(all_finite, new, weight))
-    return new_values
-
-
-def _reconnect_in_graph(weights: Any, sorted_initial: Any) -> Any:
-    """`permutation.reconnect` on tensors of shape (neurons, d)."""
-    new = _scatter(_stable_argsort(weights), sorted_initial)
-    # Zeros of both signs tie: give them out by index, as the next synchronisation would.
-    signed_zeros = ops.any(ops.logical_and(sorted_initial == 0, ops.signbit(sorted_initial)))
-    return ops.cond(
-        signed_zeros, lambda: _scatter(_stable_argsort(new), sorted_initial), lambda: new
-    )
-
-
-def _stable_argsort(matrix: Any) -> Any:
-    """Stable argsort of every row; -0 is made +0, which XLA would otherwise put behind it."""
-    matrix = ops.where(matrix == 0, ops.zeros_like(matrix), matrix)
-    match keras.backend.backend():
-        case "tensorflow":
-            import tensorflow as tf
-
-            return tf.argsort(matrix, axis=-1, stable=True)
-        case "jax":
-            import jax.numpy as jnp
-
-            return jnp.argsort(matrix, axis=-1, stable=True)
-        case _:
-            import torch
-
-            return torch.argsort(matrix, dim=-1, stable=True)
-
-
-def _scatter(order: Any, values: Any) -> Any:
-    """new[order] = values in every row; keras.ops.scatter would add to zeros, which loses -0."""
-    match keras.backend.backend():
-        case "tensorflow":
-            import tensorflow as tf
-
-            rows = tf.broadcast_to(tf.range(tf.shape(order)[0])[:, None], tf.shape(order))
-            return tf.tensor_scatter_nd_update(values, tf.stack([rows, order], -1), values)
-        case "jax":
-            import jax.numpy as jnp
-
-            return jnp.put_along_axis(values, order, values, axis=-1, inplace=False)
-        case _:
-            import torch
-
-            return torch.empty_like(values).scatter_(-1, order, values)
 
 
 def _is_compiled_by_xla() -> bool:

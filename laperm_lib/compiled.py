@@ -11,10 +11,10 @@ result is that of `permutation.reconnect`, bit for bit.
 """
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, lru_cache, partial
 from importlib.util import find_spec
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -25,33 +25,40 @@ from laperm_lib.permutation import reconnect
 available = find_spec("numba") is not None
 """Whether Numba is installed."""
 
+_Share = list[tuple[int, int, int]]  # (kernel, first column, behind the last)
+
 _CORES = os.cpu_count() or 1
-_TILE = 16  # Neighbouring neurons share a cache line of 16 floats, so they are fetched together.
+_TILE = 8  # Neighbouring neurons share cache lines, and so few long vectors stay in the cache.
 _BUCKETS_PER_WEIGHT = 2
 _CROWDED = 32  # With more weights than this in one bucket, insertion sort is no longer fast.
+_SHARE = 50_000  # weights in one piece of work, which a thread takes up in some 20 microseconds
 _DONE, _LEFT, _NOT_FINITE = 0, 1, 2
 
 
-def _compile(function: Any) -> Any:
+def _compile(function: Any = None, **options: Any) -> Any:
     """Compile a function when it is first called, or read what an earlier process compiled."""
+    if function is None:
+        return partial(_compile, **options)
     if not available:
         return function
     from numba import njit
 
-    return njit(cache=True, nogil=True, error_model="numpy")(function)
+    return njit(cache=True, nogil=True, error_model="numpy", **options)(function)
 
 
-def reconnect_columns(weights: np.ndarray, sorted_initial: np.ndarray) -> np.ndarray:
-    """Synchronise weight vectors that are the columns of a matrix, as in dense and conv kernels.
+def reconnect_columns(
+    weights: Sequence[np.ndarray], sorted_initial: Sequence[np.ndarray]
+) -> list[np.ndarray]:
+    """Synchronise weight vectors that are the columns of matrices, as in dense and conv kernels.
 
     Args:
-        weights: what training produced, float32, shape (d, neurons).
-        sorted_initial: the sorted initial values, float32, one weight vector per *row*, shape
-            (neurons, d), as `permutation.sort_values` gives them.
+        weights: what training produced, float32, a matrix of shape (d, neurons) per kernel.
+        sorted_initial: for each kernel the sorted initial values, float32, one weight vector per
+            *row*, shape (neurons, d), as `permutation.sort_values` gives them.
 
     Returns:
-        The synchronised weights, shape (d, neurons), as `permutation.reconnect` gives them for the
-        transpose.
+        The synchronised weights of each kernel, shape (d, neurons), as `permutation.reconnect`
+        gives them for the transpose.
 
     Raises:
         NonFiniteWeightError: if a weight is NaN or infinite.
@@ -59,29 +66,29 @@ def reconnect_columns(weights: np.ndarray, sorted_initial: np.ndarray) -> np.nda
     Examples:
         >>> trained = np.array([[0.3], [-2.0], [0.9]], "float32")
         >>> initial = np.array([[-1.0, 0.0, 1.0]], "float32")
-        >>> reconnect_columns(trained, initial).ravel().tolist()
+        >>> reconnect_columns([trained], [initial])[0].ravel().tolist()
         [0.0, -1.0, 1.0]
     """
-    threads = _threads()
-    neurons = weights.shape[1]
-    new = np.empty(weights.shape, np.float32)
-    outcome = np.empty(neurons, np.uint8)
-    # Whole tiles for each thread. The kernel does not hold Python's lock.
-    tiles = -(-neurons // _TILE)
-    bounds = [_TILE * (tiles * i // _CORES) for i in range(_CORES)] + [neurons]
-    work = [
-        threads.submit(_reconnect_tiles, weights, sorted_initial, new, outcome, first, last)
-        for first, last in pairwise(bounds)
-        if first < last
-    ]
-    for part in work:
-        part.result()
-    if (outcome == _NOT_FINITE).any():
+    new = [np.empty(matrix.shape, np.float32) for matrix in weights]
+    outcomes = [np.empty(matrix.shape[1], np.uint8) for matrix in weights]
+
+    def work(share: _Share) -> None:
+        for kernel, first, last in share:  # the compiled loop does not hold Python's lock
+            _reconnect_tiles(
+                weights[kernel], sorted_initial[kernel], new[kernel], outcomes[kernel], first, last
+            )
+
+    shares = _shares(tuple(matrix.shape for matrix in weights))
+    list(_threads().map(work, shares))  # waits for all, and raises what one of them raised
+    if any((outcome == _NOT_FINITE).any() for outcome in outcomes):
         raise NonFiniteWeightError("A weight vector holds a NaN or an infinity: it has no order.")
-    left = np.flatnonzero(outcome == _LEFT)
-    if left.size:
-        vectors = np.ascontiguousarray(weights[:, left].T)
-        new[:, left] = reconnect(vectors, sorted_initial[left]).T
+    for matrix, initial, result, outcome in zip(
+        weights, sorted_initial, new, outcomes, strict=True
+    ):
+        left = np.flatnonzero(outcome == _LEFT)
+        if left.size:
+            vectors = np.ascontiguousarray(matrix[:, left].T)
+            result[:, left] = reconnect(vectors, initial[left]).T
     return new
 
 
@@ -90,11 +97,33 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(_CORES, thread_name_prefix="laperm-sync")
 
 
+@lru_cache(maxsize=16)
+def _shares(shapes: tuple[tuple[int, int], ...]) -> list[_Share]:
+    """Cut the columns of all matrices into pieces of work of about equal size."""
+    shares: list[_Share] = [[]]
+    size = 0
+    for kernel, (length, neurons) in enumerate(shapes):
+        first = 0
+        while first < neurons:
+            # Whole tiles, as many as bring the share to its size.
+            tiles = max(1, (_SHARE - size) // (length * _TILE))
+            last = min(first + tiles * _TILE, neurons)
+            shares[-1].append((kernel, first, last))
+            size += (last - first) * length
+            first = last
+            if size >= _SHARE - length * _TILE // 2:
+                shares.append([])
+                size = 0
+    return [share for share in shares if share]
+
+
 @_compile
 def _reconnect_tiles(weights, sorted_initial, new, outcome, first, last):  # type: ignore[no-untyped-def]
-    """Reconnect the columns from `first` to `last`, 16 at a time."""
+    """Reconnect the columns from `first` to `last`, a tile of them at a time."""
     length = weights.shape[0]
     vectors = np.empty((_TILE, length), np.float32)
+    bits = vectors.view(np.int32)
+    numbers = np.empty(length, np.int32)
     ends = np.empty(_BUCKETS_PER_WEIGHT * length + 1, np.int32)
     values = np.empty(length, np.float32)
     order = np.empty(length, np.int32)
@@ -105,7 +134,10 @@ def _reconnect_tiles(weights, sorted_initial, new, outcome, first, last):  # typ
                 vectors[j, i] = weights[i, tile + j]
         for j in range(width):
             vector, initial = vectors[j], sorted_initial[tile + j]
-            outcome[tile + j] = _sort_order(vector, ends, values, order)
+            if _is_finite(bits[j]):
+                outcome[tile + j] = _sort_order(vector, numbers, ends, values, order)
+            else:
+                outcome[tile + j] = _NOT_FINITE
             if outcome[tile + j] == _DONE:
                 for rank in range(length):
                     vector[order[rank]] = initial[rank]
@@ -116,41 +148,64 @@ def _reconnect_tiles(weights, sorted_initial, new, outcome, first, last):  # typ
 
 
 @_compile
-def _sort_order(vector, ends, values, order):  # type: ignore[no-untyped-def]
-    """Stable argsort of a vector into `order`, unless it is crowded or not finite.
+def _is_finite(bits):  # type: ignore[no-untyped-def]
+    """Whether floats with these bits are all finite: NaN and infinity have all exponent bits."""
+    exponent = np.int32(0x7F800000)
+    found = np.int32(0)
+    for i in range(len(bits)):  # without a branch, so that many are looked at at once
+        found |= np.int32((bits[i] & exponent) == exponent)
+    return found == 0
 
-    `ends` and `values` are scratch memory for the buckets and the sorted values.
-    """
-    length = len(vector)
+
+@_compile(fastmath={"nnan", "ninf", "nsz"})
+def _bounds(vector):  # type: ignore[no-untyped-def]
+    """Least and largest of a finite vector."""
     least = vector[0]
     most = vector[0]
-    for i in range(length):
-        x = vector[i]
-        if not abs(x) < np.inf:
-            return _NOT_FINITE
-        least = min(least, x)
-        most = max(most, x)
-    # Rounding keeps order: a larger weight never gets a lower bucket.
+    for i in range(len(vector)):
+        least = min(least, vector[i])
+        most = max(most, vector[i])
+    return least, most
+
+
+@_compile
+def _sort_order(vector, numbers, ends, values, order):  # type: ignore[no-untyped-def]
+    """Stable argsort of a finite vector into `order`, unless it is crowded.
+
+    `numbers`, `ends` and `values` are scratch memory for the bucket of each weight, the ends of the
+    buckets and the sorted values.
+    """
+    length = len(vector)
+    least, most = _bounds(vector)
     buckets = len(ends) - 1
-    spread = np.float64(most) - np.float64(least)
-    scale = (buckets - 1) / spread if spread > 0.0 else 0.0
+    spread = most - least
+    scale = np.float32(0)
+    if spread > 0:
+        if not np.float32(1e-30) < spread < np.float32(1e38):
+            return _LEFT  # the scale would overflow, or the spread has
+        # A little less than the buckets there are, so that rounding does not lead beyond the last.
+        scale = np.float32(buckets - 1) * np.float32(1 - 1e-6) / spread
+    # Rounding keeps order: a larger weight never gets a lower bucket.
+    for i in range(length):
+        numbers[i] = np.int32((vector[i] - least) * scale)
     for bucket in range(buckets + 1):
         ends[bucket] = 0
     for i in range(length):
-        ends[1 + np.int32((vector[i] - np.float64(least)) * scale)] += 1
-    crowded = False
+        ends[1 + numbers[i]] += 1
+    fullest = np.int32(0)
+    end = np.int32(0)
     for bucket in range(1, buckets + 1):
-        crowded |= ends[bucket] > _CROWDED
-        ends[bucket] += ends[bucket - 1]
+        fullest = max(fullest, ends[bucket])
+        end += ends[bucket]
+        ends[bucket] = end
     # Now bucket b begins at ends[b], and once all are placed it ends there.
     for i in range(length):
-        x = vector[i]
-        number = np.int32((x - np.float64(least)) * scale)
-        place = ends[number]
-        ends[number] = place + 1
-        values[place] = x
+        bucket = numbers[i]
+        place = ends[bucket]
+        ends[bucket] = place + 1
+        values[place] = vector[i]
         order[place] = i
-    if crowded:
+    if fullest > _CROWDED:
         # Equal values, such as the zeros of a sparse network, are in their order already.
         start = 0
         for bucket in range(buckets):

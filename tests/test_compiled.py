@@ -22,7 +22,7 @@ values = st.one_of(
 def assert_equal_to_numpy(weights, initial):
     sorted_initial = permutation.sort_values(np.ascontiguousarray(initial.T))
     expected = permutation.reconnect(np.ascontiguousarray(weights.T), sorted_initial).T
-    new = compiled.reconnect_columns(weights, sorted_initial)
+    (new,) = compiled.reconnect_columns([weights], [sorted_initial])
     np.testing.assert_array_equal(new.view("uint32"), np.ascontiguousarray(expected).view("uint32"))
 
 
@@ -34,7 +34,7 @@ def test_any_floats(data):
 
 
 RNG = np.random.default_rng(0)
-SHAPE = (3000, 21)  # not a multiple of the 16 columns that are fetched together
+SHAPE = (3000, 21)  # not a multiple of the columns that are fetched together
 NORMAL = RNG.normal(size=SHAPE).astype("float32")
 
 
@@ -47,6 +47,8 @@ NORMAL = RNG.normal(size=SHAPE).astype("float32")
         np.where(RNG.random(SHAPE) < 0.9, RNG.normal(0, 1e-6, SHAPE), NORMAL),  # sparse, trained
         np.where(np.arange(SHAPE[0])[:, None] == 7, 1e30, NORMAL),  # an outlier
         NORMAL * 10.0 ** RNG.integers(-30, 30, SHAPE),
+        NORMAL * 1e-35,  # a spread whose inverse overflows
+        np.sign(NORMAL) * 3e38,  # a spread that overflows itself
         RNG.integers(-3, 4, SHAPE),  # ties
         np.zeros(SHAPE),
         np.where(RNG.random(SHAPE) < 0.5, 0.0, -0.0),
@@ -58,13 +60,41 @@ def test_distributions_of_weights(weights, initial):
     assert_equal_to_numpy(weights.astype("float32"), initial)
 
 
+@given(st.lists(st.tuples(st.integers(1, 3000), st.integers(1, 600)), max_size=12))
+def test_shares_hold_every_column_once(shapes):
+    found = [piece for share in compiled._shares(tuple(shapes)) for piece in share]
+    columns = [(kernel, j) for kernel, first, last in found for j in range(first, last)]
+    assert columns == [(k, j) for k, (_, neurons) in enumerate(shapes) for j in range(neurons)]
+
+
+def test_shares_are_of_about_equal_size():
+    shapes = ((27, 64), (576, 64), (16384, 256), (256, 256), (256, 10))
+    sizes = [
+        sum((last - first) * shapes[kernel][0] for kernel, first, last in share)
+        for share in compiled._shares(shapes)
+    ]
+    largest_tile = compiled._TILE * max(length for length, _ in shapes)
+    assert max(sizes) < max(1.5 * compiled._SHARE, largest_tile + compiled._SHARE)
+
+
+def test_several_kernels_at_once():
+    generator = np.random.default_rng(1)
+    shapes = [(9, 32), (800, 33), (1, 1), (5000, 30)]
+    weights = [generator.normal(size=shape).astype("float32") for shape in shapes]
+    initial = [permutation.sort_values(generator.random(s[::-1], "float32")) for s in shapes]
+    for before, values, new in zip(
+        weights, initial, compiled.reconnect_columns(weights, initial), strict=True
+    ):
+        np.testing.assert_array_equal(new, permutation.reconnect(before.T, values).T)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("place", [(0, 0), (17, 20), (2999, 5)])
 def test_what_has_no_order_is_an_error(bad, place):
     weights = NORMAL.copy()
     weights[place] = bad
     with pytest.raises(NonFiniteWeightError, match="NaN or an infinity"):
-        compiled.reconnect_columns(weights, permutation.sort_values(NORMAL.T.copy()))
+        compiled.reconnect_columns([weights], [permutation.sort_values(NORMAL.T.copy())])
 
 
 def test_large_networks_are_trained_with_it(monkeypatch):
@@ -73,7 +103,7 @@ def test_large_networks_are_trained_with_it(monkeypatch):
     original = compiled.reconnect_columns
 
     def recorded(*arguments):
-        calls.append(arguments[0].shape)
+        calls.extend(matrix.shape for matrix in arguments[0])
         return original(*arguments)
 
     monkeypatch.setattr(compiled, "reconnect_columns", recorded)

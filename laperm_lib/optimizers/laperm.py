@@ -188,24 +188,42 @@ class LaPerm(keras.optimizers.Optimizer):
         )
 
     @property
+    def permuted(self) -> list[backend.PermutedVariable]:
+        """The variables that are synchronised, with their sorted initial values and neuron axes."""
+        self._require_built()
+        return list(self._permuted)
+
+    @property
     def permuted_variables(self) -> list[Any]:
         """The variables that are synchronised; the others are the inner optimizer's alone."""
+        return [entry.variable for entry in self.permuted]
+
+    @property
+    def last_sync(self) -> int:
+        """The step of the last synchronisation; 0, or the step of `capture`, before the first."""
         self._require_built()
-        return [entry.variable for entry in self._permuted]
+        return int(ops.convert_to_numpy(self._last_sync))
+
+    @last_sync.setter
+    def last_sync(self, step: int) -> None:
+        self._require_built()
+        self._last_sync.assign(step)
 
     def _build(self, variables: Any, known: list[WeightVectors]) -> None:
+        # While TensorFlow traces the first step, variables have values only outside of its graph,
+        # and values made inside of it stay in it as constants, several copies of them.
+        with backend.outside_graph():
+            self._build_state(variables, known)
+
+    def _build_state(self, variables: Any, known: list[WeightVectors]) -> None:
         skipped = {"bias"} if self.skip_bias else set()
         skipped |= {"normalization"} if self.skip_batch_norm else set()
         permuted = []
-        # While TensorFlow traces the first step, variables have values only outside of its graph.
-        with backend.outside_graph():
-            initial = [
-                (v, _sorted_values(v.variable, v.neuron_axes))
-                for v in known
-                if v.kind not in skipped
-            ]
-        if not initial:
+        chosen = [vectors for vectors in known if vectors.kind not in skipped]
+        if not chosen:
             raise ValueError("Nothing is left to permute: every variable is skipped or excluded.")
+        # All are read before anything is made.
+        initial = [(v, _sorted_values(v.variable, v.neuron_axes)) for v in chosen]
         for vectors, values in initial:
             sorted_initial = self.add_variable(
                 shape=values.shape,
