@@ -23,9 +23,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from laperm_lib import backend
-from laperm_lib.augmentation import Augmentation, apply_transforms
+from laperm_lib.augmentation import Augmentation
 from laperm_lib.batches import epoch_order
+from laperm_lib.device_block import block_of_steps, count_correct, step_on_samples
 from laperm_lib.initializers import check_seed
 from laperm_lib.optimizers.laperm import LaPerm
 
@@ -84,9 +84,9 @@ class DeviceProgram:
             for model, last in zip(models, self._last_sync, strict=True)
         ]
         self._block = jax.jit(
-            _block(models[0], self._several), static_argnames="size", donate_argnums=0
+            block_of_steps(models[0], self._several), static_argnames="size", donate_argnums=0
         )
-        self._correct = jax.jit(_correct(models[0], self._several))
+        self._correct = jax.jit(count_correct(models[0], self._several))
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="laperm-epoch")
         self._prepared: dict[int, Future[Any]] = {}
 
@@ -149,6 +149,15 @@ class DeviceProgram:
             for first in range(0, len(x), _EVALUATION_BATCH)
         ]
         return np.sum([np.atleast_1d(part) for part in parts], axis=0) / len(x)
+
+    def flops_per_step(self) -> float:
+        """Floating-point operations of one step of all runs together, as XLA counts them."""
+        import jax
+
+        chosen = np.arange(self._batch_size)
+        step = jax.jit(step_on_samples(self._models[0], self._several))
+        lowered = step.lower(self._state, self._x, self._y, *self._epoch(0), chosen)
+        return float(lowered.compile().cost_analysis()["flops"])
 
     def write_back(self) -> None:
         """Bring the models and their optimizers into the state that training has reached."""
@@ -225,110 +234,6 @@ def _next_sync(optimizer: keras.optimizers.Optimizer, last_sync: int, step: int)
     while candidate - last_sync < float(keras.ops.convert_to_numpy(period(candidate))):
         candidate += 1
     return candidate
-
-
-def _step(model: keras.Model) -> Callable[..., Any]:
-    """One training step of one run, as a function of its state."""
-    import jax
-
-    optimizer = model.optimizer
-    inner = optimizer.inner_optimizer if isinstance(optimizer, LaPerm) else optimizer
-    loss_of = keras.losses.get(model.loss)
-
-    def total_loss(trainable: Any, others: Any, x: Any, y: Any) -> Any:
-        outputs, others, penalties = model.stateless_call(
-            trainable, others, x, training=True, return_losses=True
-        )
-        return loss_of(y, outputs) + sum(penalties), others
-
-    def step(state: Any, x: Any, y: Any) -> Any:
-        trainable, others, slots = state
-        (loss, others), gradients = jax.value_and_grad(total_loss, has_aux=True)(
-            trainable, others, x, y
-        )
-        trainable, slots = inner.stateless_apply(slots, gradients, trainable)
-        return (trainable, others, slots), loss
-
-    return step
-
-
-def _block(model: keras.Model, several: bool) -> Callable[..., Any]:
-    """A number of steps, then the synchronisation of those runs for which it is due."""
-    import jax
-    import jax.numpy as jnp
-
-    step = _step(model)
-    axes, places = _permuted(model)
-
-    def chosen_step(state: Any, x: Any, y: Any, order: Any, transforms: Any, chosen: Any) -> Any:
-        places = order[chosen]
-        images = x[places]
-        if transforms is not None:
-            images = apply_transforms(images, transforms[places])
-        return step(state, images, y[places])
-
-    if several:
-        chosen_step = jax.vmap(chosen_step, in_axes=(0, None, None, 0, 0, None))
-
-    def synchronise(weights: Any, initial: Any) -> Any:
-        return backend.reconnect_all(axes, weights, initial)
-
-    def block(
-        state: Any, initial: Any, x: Any, y: Any, epoch: Any, first: Any, count: Any, due: Any,
-        size: int,
-    ) -> Any:  # fmt: skip
-        order, transforms = epoch
-
-        def one(number: Any, carried: Any) -> Any:
-            state, sum_of_losses = carried
-            chosen = first + number * size + jnp.arange(size)
-            state, loss = chosen_step(state, x, y, order, transforms, chosen)
-            return state, sum_of_losses + loss
-
-        no_loss = jnp.zeros(due.shape)
-        (trainable, others, slots), losses = jax.lax.fori_loop(0, count, one, (state, no_loss))
-        if places:
-            weights = [trainable[place] for place in places]
-
-            def synchronised() -> Any:
-                new = (jax.vmap(synchronise) if several else synchronise)(weights, initial)
-                return [
-                    jnp.where(jnp.reshape(due, due.shape + (1,) * (w.ndim - due.ndim)), n, w)
-                    for n, w in zip(new, weights, strict=True)
-                ]
-
-            weights = jax.lax.cond(jnp.any(due), synchronised, lambda: weights)
-            trainable = list(trainable)
-            for place, value in zip(places, weights, strict=True):
-                trainable[place] = value
-        return (trainable, others, slots), losses
-
-    return block
-
-
-def _permuted(model: keras.Model) -> tuple[list[tuple[int, ...]], list[int]]:
-    """Of each permuted variable its neuron axes, and its place among the trainable ones."""
-    optimizer = model.optimizer
-    if not isinstance(optimizer, LaPerm):
-        return [], []
-    place_of = {id(variable): n for n, variable in enumerate(model.trainable_variables)}
-    return (
-        [entry.neuron_axes for entry in optimizer.permuted],
-        [place_of[id(entry.variable)] for entry in optimizer.permuted],
-    )
-
-
-def _correct(model: keras.Model, several: bool) -> Callable[..., Any]:
-    """How many images each run gets right."""
-    import jax
-    import jax.numpy as jnp
-
-    def correct(state: Any, x: Any, y: Any) -> Any:
-        trainable, others, _ = state
-        outputs, _ = model.stateless_call(trainable, others, x, training=False)
-        return jnp.sum(jnp.argmax(outputs, axis=-1) == y)
-
-    return jax.vmap(correct, in_axes=(0, None, None)) if several else correct
 
 
 def _check(models: Sequence[keras.Model], seeds: Sequence[int]) -> None:
