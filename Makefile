@@ -16,6 +16,9 @@ JOBS ?= 2
 
 BIN := .venv/bin
 SETUP := .venv/package.stamp
+# The environment with JAX and torch as well.
+BACKENDS_BIN := .venv-backends/bin
+BACKENDS_SETUP := .venv-backends/package.stamp
 HTML := build/book/_build/html
 LIBRARY := $(shell find laperm_lib -name '*.py' 2>/dev/null)
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
@@ -30,11 +33,11 @@ export IPYTHONDIR := $(CURDIR)/build/ipython
 KERNEL_CONFIG := build/ipython/profile_default/ipython_kernel_config.py
 
 .DELETE_ON_ERROR:
-.PHONY: help setup book executed test unit lint notebooks bench lock clean FORCE
+.PHONY: help setup book executed test test-backends smoke-backends unit lint notebooks bench lock clean FORCE
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
-	@echo "other targets: setup unit lint notebooks bench lock clean"
+	@echo "other targets: setup unit test-backends smoke-backends lint notebooks bench lock clean"
 
 # --- Set-up ------------------------------------------------------------------------------------
 
@@ -44,17 +47,30 @@ $(KERNEL_CONFIG):
 	@mkdir -p $(@D)
 	@echo 'c.IPKernelApp.capture_fd_output = False' > $@
 
+# A virtual environment with what a lock says. The lock is complete; tf-keras would ask for the
+# tensorflow that tensorflow-cpu stands for.
+define environment
+@test -n "$(PYTHON)" || { echo "No Python 3.11-3.13 found (tried python3, python3.13, python3.12," \
+    "python3.11). Install one, or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+@"$(PYTHON)" -c "$(SUPPORTED)" || { echo "$(PYTHON) is $$("$(PYTHON)" --version 2>&1), but Python" \
+    "3.11-3.13 is needed. Name another: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+"$(PYTHON)" -m venv --clear $(@D)
+@echo '*' > $(@D)/.gitignore
+$(@D)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps -r $<
+endef
+
 .venv/requirements.stamp: requirements.txt
-	@test -n "$(PYTHON)" || { echo "No Python 3.11-3.13 found (tried python3, python3.13, python3.12," \
-	    "python3.11). Install one, or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; }
-	@"$(PYTHON)" -c "$(SUPPORTED)" || { echo "$(PYTHON) is $$("$(PYTHON)" --version 2>&1), but Python" \
-	    "3.11-3.13 is needed. Name another: make PYTHON=/path/to/python3.12" >&2; exit 1; }
-	"$(PYTHON)" -m venv --clear .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.txt
+	$(environment)
 	@touch $@
 
-$(SETUP): .venv/requirements.stamp pyproject.toml
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps \
+# Where the torch in there was built for CUDA, it needs more than the lock holds.
+.venv-backends/requirements.stamp: requirements-backends.txt
+	$(environment)
+	$(BACKENDS_BIN)/python -m pip install --disable-pip-version-check --quiet torch -c $<
+	@touch $@
+
+$(SETUP) $(BACKENDS_SETUP): %/package.stamp: %/requirements.stamp pyproject.toml
+	$(@D)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps \
 	    --no-build-isolation --editable .
 	@touch $@
 
@@ -102,6 +118,26 @@ unit: $(SETUP)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile laperm_lib tests \
 	    --ignore tests/test_notebooks.py --ignore tests/test_book.py -m "not slow"
 
+# Everything but notebooks and book with each backend, then the backends against each other. torch
+# for Linux brings CUDA along; where its own index is reached, this takes the small build instead:
+# make test-backends PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+test-backends: $(BACKENDS_SETUP)
+	@failed=; for backend in tensorflow jax torch; do echo "KERAS_BACKEND=$$backend"; \
+	    KERAS_BACKEND=$$backend $(BACKENDS_BIN)/python -m pytest -n $(JOBS) --dist loadfile \
+	        laperm_lib tests --ignore tests/test_notebooks.py --ignore tests/test_book.py \
+	        --ignore tests/test_backends_agree.py || failed="$$failed $$backend"; \
+	done; \
+	$(BACKENDS_BIN)/python -m pytest tests/test_backends_agree.py || failed="$$failed agreement"; \
+	test -z "$$failed" || { echo "Failed:$$failed" >&2; exit 1; }
+
+# The heart of it in a few minutes.
+smoke-backends: $(BACKENDS_SETUP)
+	for backend in jax torch; do \
+	    KERAS_BACKEND=$$backend $(BACKENDS_BIN)/python -m pytest -n $(JOBS) tests/test_laperm.py \
+	        tests/test_backend.py tests/test_in_graph.py tests/test_distribution.py || exit 1; \
+	done
+	$(BACKENDS_BIN)/python -m pytest -m "not slow" tests/test_backends_agree.py
+
 lint: $(SETUP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -118,13 +154,17 @@ bench: $(SETUP)
 
 # --- Upkeep ------------------------------------------------------------------------------------
 
-# Keeps the pins that still fit; `make lock LOCK_FLAGS=--upgrade` takes the newest versions.
+# Keeps the pins that still fit; `make lock LOCK_FLAGS=--upgrade` takes the newest versions. The second
+# lock has what the tests need, at the versions of the first, and the other backends.
+COMPILE := UV_CUSTOM_COMPILE_COMMAND="make lock" build/lock/bin/uv pip compile pyproject.toml \
+    --universal --python-version 3.11 --extra fast --group dev \
+    --no-annotate --no-emit-index-url --quiet
 lock:
 	"$(PYTHON)" -m venv --clear build/lock
 	build/lock/bin/python -m pip install --quiet uv
-	UV_CUSTOM_COMPILE_COMMAND="make lock" build/lock/bin/uv pip compile pyproject.toml \
-	    --universal --python-version 3.11 --extra docs --extra fast --group dev \
-	    --no-annotate --no-emit-index-url --quiet $(LOCK_FLAGS) --output-file requirements.txt
+	$(COMPILE) $(LOCK_FLAGS) --extra docs --output-file requirements.txt
+	$(COMPILE) $(LOCK_FLAGS) --group backends --constraint requirements.txt \
+	    --output-file requirements-backends.txt
 
 clean:
-	rm -rf build .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build .venv .venv-backends .pytest_cache .mypy_cache .ruff_cache .hypothesis
