@@ -89,7 +89,7 @@ class Augmentation:
             epoch: the number of the epoch, from 0.
 
         Returns:
-            Vectors (a0, a1, a2, b0, b1, b2, 0, 0), one per image, float32, shape (count, 8): the
+            Vectors (a0, a1, a2, b0, b1, b2, 0, 0), one per image, float32, shape (count, 8). The
             pixel (x, y), column and row from 0, comes from the place
             (a0 x + a1 y + a2, b0 x + b1 y + b2), in pixels.
 

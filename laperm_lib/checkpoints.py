@@ -142,7 +142,8 @@ def state_of(model: keras.Model) -> dict[str, np.ndarray]:
         model: built and compiled, and its optimizer built, as after a training step.
 
     Returns:
-        Arrays by name: weights, states of random generators, all of the optimizer's variables.
+        Arrays by name. They hold weights, states of random generators, and all of the optimizer's
+        variables.
     """
     return {
         name: np.array(keras.ops.convert_to_numpy(variable))

@@ -1,7 +1,7 @@
 """Run folders: each training has one, where it is cut, taken up again, and never done twice.
 
 A folder is named by experiment, seed and what differs from the published settings, as in
-`conv7-seed0` or `conv7-seed0-5d41f2aa`. In it are
+`conv7-seed0` or `conv7-seed0-5d41f2aa`. In it are::
 
     configuration.json   experiment, seed, settings and where it is evaluated
     checkpoint-*.npz     the two latest checkpoints, until the run is finished
