@@ -1,6 +1,7 @@
 # make book   runs every notebook and builds the HTML book
 # make test   lint, unit tests, doctests, notebook tests and book checks
-# Both set up their own virtual environment in .venv first; nothing else is needed but Python 3.11-3.13.
+# make test-backends   unit tests and doctests with TensorFlow, JAX and torch
+# They set up their own virtual environment first; nothing else is needed but Python 3.11-3.13.
 #
 # Kept to what GNU Make 3.81 (macOS) understands.
 
@@ -64,7 +65,7 @@ endef
 	@touch $@
 
 # Where the torch in there was built for CUDA, it needs more than the lock holds.
-.venv-backends/requirements.stamp: requirements-backends.txt
+.venv-backends/requirements.stamp: tests/requirements-backends.txt
 	$(environment)
 	$(BACKENDS_BIN)/python -m pip install --disable-pip-version-check --quiet torch -c $<
 	@touch $@
@@ -118,9 +119,9 @@ unit: $(SETUP)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile laperm_lib tests \
 	    --ignore tests/test_notebooks.py --ignore tests/test_book.py -m "not slow"
 
-# Everything but notebooks and book with each backend, then the backends against each other. torch
-# for Linux brings CUDA along; where its own index is reached, this takes the small build instead:
-# make test-backends PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+# Everything but notebooks and book with each backend, then the backends against each other. PyPI's
+# torch for Linux brings CUDA along, gigabytes of it; PIP_EXTRA_INDEX_URL set to
+# https://download.pytorch.org/whl/cpu takes the build without.
 test-backends: $(BACKENDS_SETUP)
 	@failed=; for backend in tensorflow jax torch; do echo "KERAS_BACKEND=$$backend"; \
 	    KERAS_BACKEND=$$backend $(BACKENDS_BIN)/python -m pytest -n $(JOBS) --dist loadfile \
@@ -130,11 +131,10 @@ test-backends: $(BACKENDS_SETUP)
 	$(BACKENDS_BIN)/python -m pytest tests/test_backends_agree.py || failed="$$failed agreement"; \
 	test -z "$$failed" || { echo "Failed:$$failed" >&2; exit 1; }
 
-# The heart of it in a few minutes.
+# The heart of it in two or three minutes.
 smoke-backends: $(BACKENDS_SETUP)
-	for backend in jax torch; do \
-	    KERAS_BACKEND=$$backend $(BACKENDS_BIN)/python -m pytest -n $(JOBS) tests/test_laperm.py \
-	        tests/test_backend.py tests/test_in_graph.py tests/test_distribution.py || exit 1; \
+	for backend in jax torch; do KERAS_BACKEND=$$backend $(BACKENDS_BIN)/python -m pytest \
+	    -n $(JOBS) -k "not jit_compile" tests/test_laperm.py tests/test_backend.py || exit 1; \
 	done
 	$(BACKENDS_BIN)/python -m pytest -m "not slow" tests/test_backends_agree.py
 
@@ -164,7 +164,7 @@ lock:
 	build/lock/bin/python -m pip install --quiet uv
 	$(COMPILE) $(LOCK_FLAGS) --extra docs --output-file requirements.txt
 	$(COMPILE) $(LOCK_FLAGS) --group backends --constraint requirements.txt \
-	    --output-file requirements-backends.txt
+	    --output-file tests/requirements-backends.txt
 
 clean:
 	rm -rf build .venv .venv-backends .pytest_cache .mypy_cache .ruff_cache .hypothesis

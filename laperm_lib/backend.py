@@ -122,7 +122,7 @@ def _synchronise_when_on_jax(due: Any, permuted: Sequence[PermutedVariable]) -> 
 
     try:
         from jax.experimental.buffer_callback import buffer_callback
-    except ImportError:  # before JAX 0.6.1
+    except ImportError:  # older than JAX 0.6.1, or gone: it is experimental
         buffer_callback = None
 
     def keep(*arrays: Any) -> list[Any]:
@@ -156,8 +156,7 @@ def _synchronise_when_on_jax(due: Any, permuted: Sequence[PermutedVariable]) -> 
 def _synchronise_when_on_torch(due: Any, permuted: Sequence[PermutedVariable]) -> None:
     import torch
 
-    @torch.compiler.disable  # NumPy and a branch on data are no part of a compiled program
-    def outside_compiled_program() -> None:
+    def assign_new_values() -> None:
         if not due:
             return
         if all(entry.variable.value.device.type == "cpu" for entry in permuted):
@@ -167,7 +166,8 @@ def _synchronise_when_on_torch(due: Any, permuted: Sequence[PermutedVariable]) -
         for entry, value in zip(permuted, new_values, strict=True):
             entry.variable.assign(value)
 
-    outside_compiled_program()
+    # NumPy and a branch on data can be no part of what torch compiles.
+    torch.compiler.disable(assign_new_values)()
 
 
 def _arrays(permuted: Sequence[PermutedVariable], convert: Callable[[Any], Any]) -> list[Any]:

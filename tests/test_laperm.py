@@ -1,5 +1,7 @@
 """LaPerm as users meet it: compile, fit, save, load, go on."""
 
+import shutil
+
 import keras
 import numpy as np
 import pytest
@@ -14,10 +16,20 @@ X = RNG.normal(size=(90, 6, 6, 2)).astype("float32")
 Y = RNG.integers(0, 3, size=90)
 BATCH = 10  # nine steps an epoch
 
-# How a step can be run; torch runs one step at a time, and its compiler is not tried here.
-EXECUTIONS = [{}, {"run_eagerly": True}]
-if BACKEND != "torch":
-    EXECUTIONS += [{"jit_compile": True}, {"steps_per_execution": 4}]
+# How a step can be run besides as the backend does by itself: TensorFlow and torch as a graph and
+# step by step, JAX compiled. torch's compiler warns of its own code and of Keras's.
+COMPILED_BY_TORCH = pytest.param(
+    {"jit_compile": True},
+    marks=[
+        pytest.mark.filterwarnings("ignore"),
+        pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler"),
+    ],
+)
+EXECUTIONS = {
+    "tensorflow": [{}, {"run_eagerly": True}, {"jit_compile": True}, {"steps_per_execution": 4}],
+    "jax": [{}, {"jit_compile": False}, {"steps_per_execution": 4}],
+    "torch": [{}, COMPILED_BY_TORCH],
+}[BACKEND]
 
 
 def build_model(seed=0):
@@ -460,6 +472,12 @@ def test_a_nan_names_the_variable_and_nothing_is_overwritten(execution):
     end = matrices(model)
     assert np.isnan(end["conv/kernel"]).any()
     assert not permutation.is_permutation(start["dense/kernel"], end["dense/kernel"])
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="the other backends take several steps a call")
+def test_torch_takes_one_step_a_call():
+    with pytest.raises(ValueError, match="`steps_per_execution` must be 1"):
+        train(build_model(), LaPerm("adam", 4), steps_per_execution=4)
 
 
 def test_synchronising_a_nan_changes_nothing():

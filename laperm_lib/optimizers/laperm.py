@@ -37,7 +37,9 @@ class LaPerm(keras.optimizers.Optimizer):
 
     The initial weights are those at the first training step (or at `capture`). The learning rate,
     the step count, clipping, weight decay and averaging are the inner optimizer's. When `fit` ends,
-    the model is synchronised.
+    the model is synchronised. Under `keras.distribution.DataParallel` (JAX) and under
+    `tf.distribute.MirroredStrategy`, each device synchronises its own copy of the weights, and the
+    copies stay equal.
 
     Args:
         inner_optimizer: a `keras.optimizers.Optimizer`, or its name.
@@ -58,8 +60,8 @@ class LaPerm(keras.optimizers.Optimizer):
         ValueError: when training starts, if every variable is skipped or excluded.
         UnknownLayerError: when training starts, for a layer whose weight vectors are not known.
         NonFiniteWeightError: when a vector to be sorted holds a NaN or an infinity; no weight is
-            synchronised then. TensorFlow wraps it in its InvalidArgumentError; steps compiled by
-            XLA (JAX, `jit_compile=True`) raise when `fit` ends, which
+            synchronised then. TensorFlow wraps it in its InvalidArgumentError; with JAX, and with
+            TensorFlow's `jit_compile=True`, it is raised when `fit` ends, which
             `keras.callbacks.TerminateOnNaN` brings forward.
 
     Examples:
