@@ -1,0 +1,257 @@
+r"""Rearranging a weight vector along cycles of recommended moves, as SGPerm does in every step.
+
+The weights of a neuron are the pieces of a puzzle, and their places the slots of its frame. Four
+functions, one for each step, knowing nothing of training:
+
+1. `recommend`: each place says whether it wants a larger or a smaller weight, and how much.
+2. `graph`: which weights, not too far from its own, a place may take.
+3. `find_cycles`: circles of places, each of which may take the weight of the next one.
+4. `permute`: each circle hands its weights on by one place.
+
+`rearrange_reference` is a whole step for one weight vector, in Python loops that are written for
+reading; `laperm_lib.compiled_cycles` gives the same result hundreds of times faster.
+
+References:
+    Qiu and Suda, "Permute to Train: A New Dimension to Training Deep Neural Networks", 2020,
+    arXiv:2003.02570 (versions 1 to 4).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from laperm_lib.errors import NonFiniteWeightError
+
+Graph = Mapping[int, Sequence[int]]
+"""For each place that wants a change the places whose weight it may take, in the order of trial."""
+
+
+def recommend(
+    previous: np.ndarray, gradient: np.ndarray, *, learning_rate: float, momentum: float
+) -> np.ndarray:
+    r"""Step 1: what every place wants, :math:`m \leftarrow \eta g + \mu m`.
+
+    Negative: the weight at this place wants to increase. Positive: to decrease. Zero: it wants
+    nothing; numbers too small for full precision (subnormal ones) count as zero.
+
+    Args:
+        previous: the recommendation of the step before, zeros at first; floats of any shape.
+        gradient: the gradient of the loss, same shape.
+        learning_rate: :math:`\eta`. A constant one changes nothing, for only the order and the
+            signs of recommendations count.
+        momentum: :math:`\mu`.
+
+    Returns:
+        The recommendation, of the shape and dtype of `previous`.
+
+    Examples:
+        >>> recommend(np.array([0.0, 1.0]), np.array([-2.0, 1.0]), learning_rate=0.5, momentum=0.5)
+        array([-1.,  1.])
+    """
+    dtype = previous.dtype.type
+    new = dtype(learning_rate) * gradient.astype(dtype) + dtype(momentum) * previous
+    # Where the gradient stays zero m only decays, and would want the same for ever. TensorFlow's
+    # threads take subnormal numbers for zero, other threads do not: here all of them do.
+    new[np.abs(new) < np.finfo(dtype).tiny] = 0
+    return new
+
+
+def shuffle(words: np.ndarray) -> np.ndarray:
+    """The places of weight vectors in random order.
+
+    Args:
+        words: random 64-bit unsigned integers, one for each place, shape (..., d).
+
+    Returns:
+        The numbers 0 to d - 1, each row in an order of its own, shape (..., d), dtype int32.
+
+    Examples:
+        >>> shuffle(np.array([5, 1, 3], "uint64") << np.uint64(32)).tolist()
+        [1, 2, 0]
+    """
+    d = words.shape[-1]
+    # Sorting the words sorts the places that stand in their lowest bits.
+    low = np.uint64((1 << max(1, (d - 1).bit_length())) - 1)
+    keys = (words & ~low) | np.arange(d, dtype=np.uint64)
+    keys.sort(axis=-1)
+    return (keys & low).astype(np.int32)
+
+
+def part_size(d: int, ratio: float, minimum: int = 10) -> int:
+    r"""How many places of a weight vector make a part: :math:`\max(10, \lfloor \lambda d \rfloor)`.
+
+    Args:
+        d: the length of the vector, at least 1.
+        ratio: the partition ratio :math:`\lambda`, 0 to 1.
+        minimum: the least size, at least 1. Default 10, as published.
+
+    Returns:
+        The size, at most d.
+
+    Examples:
+        >>> part_size(784, 0.05), part_size(100, 0.05), part_size(9, 0.05)
+        (39, 10, 9)
+    """
+    return min(d, max(minimum, int(ratio * d)))
+
+
+def graph(
+    weights: Sequence[float], recommendation: Sequence[float], part: Iterable[int], epsilon: float
+) -> Graph:
+    r"""Step 2: which places of a part may take whose weight.
+
+    Place i may take the weight of place j if :math:`w_j` lies on the wished side of :math:`w_i`, so
+    is not equal to it, and :math:`|w_j - w_i| \le \varepsilon`. The order in which the search tries
+    them is that of their distance. Of equal weights, those are tried first whose places want to go
+    the other way; and of these, the ones that come first when one walks away from i through the
+    places sorted by weight, equal weights by place.
+
+    Places that want nothing are left out.
+
+    Args:
+        weights: the weight vector, length d.
+        recommendation: as `recommend` gives it, length d.
+        part: the places that may exchange weights, each from 0 to d - 1.
+        epsilon: :math:`\varepsilon`, how far a weight may be from the one that it replaces.
+
+    Returns:
+        For each place of the part that wants something the places that it may take from.
+
+    Examples:
+        >>> graph([1.0, 2.0, 3.0, 9.0], [-1.0, -1.0, 1.0, 0.0], range(4), epsilon=2.0)
+        {0: [1, 2], 1: [2], 2: [1, 0]}
+    """
+    ordered = sorted((i for i in part if recommendation[i]), key=lambda i: (weights[i], i))
+    edges = {}
+    for position, i in enumerate(ordered):
+        wants_more = recommendation[i] < 0
+        ahead = ordered[position + 1 :] if wants_more else ordered[:position][::-1]
+        within = [j for j in ahead if weights[j] != weights[i]]
+        within = [j for j in within if abs(weights[j] - weights[i]) <= epsilon]
+        # By weight, not by distance: distances of different weights can be rounded to the same.
+        direction = 1 if wants_more else -1
+        within.sort(key=lambda j: (direction * weights[j], (recommendation[j] < 0) == wants_more))
+        edges[i] = within
+    return edges
+
+
+def find_cycles(edges: Graph, recommendation: Sequence[float]) -> list[list[int]]:
+    """Step 3: cycles through the graph, no two of which share a place.
+
+    The places are gone through from the largest recommendation to the smallest, in either
+    direction, equal ones by place. From each that is not used up, a depth-first search looks for
+    a way back to it over places that are not used up. A cycle is closed as soon as the place
+    reached may take the weight of the one that the search started from. The places of a cycle are
+    used up by it; a place from which no way leads back is used up alone.
+
+    Args:
+        edges: as `graph` gives them.
+        recommendation: as `recommend` gives it.
+
+    Returns:
+        The cycles in the order they are found. Each place of a cycle may take the weight of the
+        next, and the last that of the first.
+
+    Examples:
+        >>> find_cycles({0: [1, 2], 1: [2], 2: [1, 0]}, [-1.0, -3.0, 2.0])
+        [[1, 2]]
+    """
+    free = set(edges)
+    cycles = []
+    for start in sorted(edges, key=lambda i: (-abs(recommendation[i]), i)):
+        if start in free:
+            cycle = _search(start, edges, free)
+            free -= {start, *cycle}
+            if cycle:
+                cycles.append(cycle)
+    return cycles
+
+
+def _search(start: int, edges: Graph, free: set[int]) -> list[int]:
+    """The first way from a place back to itself, or an empty list."""
+    visited = {start}
+    path, trials = [start], [iter(edges[start])]
+    while path:
+        # A failed place stays visited: whatever it leads to has been tried.
+        ahead = next((j for j in trials[-1] if j in free and j not in visited), None)
+        if ahead is None:
+            path.pop()
+            trials.pop()
+            continue
+        visited.add(ahead)
+        path.append(ahead)
+        trials.append(iter(edges[ahead]))
+        if start in edges[ahead]:
+            return path
+    return []
+
+
+def permute(weights: np.ndarray, cycles: Iterable[Sequence[int]]) -> np.ndarray:
+    """Step 4: each place of a cycle takes the weight of the next one, bit for bit.
+
+    Args:
+        weights: the weight vector, shape (d,).
+        cycles: as `find_cycles` gives them.
+
+    Returns:
+        The rearranged weights, shape (d,).
+
+    Examples:
+        >>> permute(np.array([1.0, 2.0, 3.0, 9.0]), [[0, 1, 2]]).tolist()
+        [2.0, 3.0, 1.0, 9.0]
+    """
+    new = weights.copy()
+    for cycle in cycles:
+        new[list(cycle)] = weights[[*cycle[1:], cycle[0]]]
+    return new
+
+
+def rearrange_reference(
+    weights: np.ndarray,
+    recommendation: np.ndarray,
+    places: np.ndarray,
+    *,
+    size: int,
+    alpha: float,
+    spread: float,
+) -> np.ndarray:
+    r"""Steps 2 to 4 for one weight vector, written for reading.
+
+    The places are cut into parts, and cycles looked for in each with
+
+    .. math:: \varepsilon = (\max w_0 - \min w_0) \, (\alpha + 1 / n),
+
+    where n is the number of places in the part: 1 / n of the range is about the distance between
+    two neighbours in value.
+
+    Args:
+        weights: the weight vector, finite floats, shape (d,).
+        recommendation: as `recommend` gives it, finite floats, shape (d,).
+        places: 0 to d - 1 in random order, as `shuffle` gives them. Each `size` of them in turn
+            make a part; the last part may be smaller.
+        size: the size of a part, as `part_size` gives it, at least 1.
+        alpha: the aggressiveness :math:`\alpha`, at least 0.
+        spread: the range of the initial weights, max - min.
+
+    Returns:
+        The rearranged weights, shape (d,).
+
+    Raises:
+        NonFiniteWeightError: if a weight or recommendation is NaN or infinite.
+
+    Examples:
+        >>> weights, wishes = np.array([0.1, 0.2, 0.3, 0.4]), np.array([-1.0, -1.0, 1.0, 1.0])
+        >>> rearrange_reference(
+        ...     weights, wishes, np.arange(4), size=4, alpha=0.5, spread=0.3
+        ... ).tolist()
+        [0.2, 0.3, 0.1, 0.4]
+    """
+    if not (np.isfinite(weights).all() and np.isfinite(recommendation).all()):
+        raise NonFiniteWeightError("A weight or recommendation is a NaN or an infinity.")
+    values, wishes = weights.astype(float).tolist(), recommendation.tolist()
+    cycles = []
+    for first in range(0, len(places), size):
+        part = places[first : first + size].tolist()
+        edges = graph(values, wishes, part, epsilon=spread * (alpha + 1 / len(part)))
+        cycles += find_cycles(edges, wishes)
+    return permute(weights, cycles)

@@ -1,0 +1,38 @@
+import numpy as np
+import pytest
+
+from laperm_lib.arguments import check_integer, check_number, check_patterns
+
+
+@pytest.mark.parametrize("value", [0, 0.5, np.float32(0.5), np.int64(1)])
+def test_numbers_within_limits_become_floats(value):
+    number = check_number("x", value, at_least=0, at_most=1)
+    assert type(number) is float
+    assert number == value
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, np.nan, np.inf, None, "0.5", True, [0.5], 0.5j])
+def test_anything_else_is_refused_with_the_limits(value):
+    with pytest.raises(ValueError, match=r"x is a number at least 0 and at most 1, got"):
+        check_number("x", value, at_least=0, at_most=1)
+
+
+def test_open_limits():
+    with pytest.raises(ValueError, match="x is a number above 0, got 0"):
+        check_number("x", 0, above=0)
+    with pytest.raises(ValueError, match="x is a number below 1, got 1"):
+        check_number("x", 1, below=1)
+
+
+def test_integers():
+    assert type(check_integer("n", np.int64(3), at_least=3)) is int
+    for value in (2, 3.0, "3", True, None):
+        with pytest.raises(ValueError, match="n is an integer of at least 3, got"):
+            check_integer("n", value, at_least=3)
+
+
+def test_patterns():
+    assert check_patterns("exclude", ["a", "b$"]) == ("a", "b$")
+    for patterns in ("(", ["ok", "["], [3]):
+        with pytest.raises(ValueError, match="exclude takes regular expressions"):
+            check_patterns("exclude", patterns)

@@ -1,0 +1,332 @@
+"""The four steps of a rearrangement, and the compiled search that must equal them bit for bit."""
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from laperm_lib import compiled_cycles, cycles, permutation
+from laperm_lib.errors import NonFiniteWeightError
+from laperm_lib.initializers import raw_bits
+
+RNG = np.random.default_rng(0)
+
+# Equal weights, zeros of both signs, neighbours that differ in the last bit, and anything else.
+values = st.one_of(
+    st.integers(-3, 3).map(float),
+    st.sampled_from([-1.0, -0.0, 0.0, 1.0, float(np.nextafter(np.float32(1), 2)), 1e-30, 3e38]),
+    st.floats(-1, 1, width=32, allow_subnormal=False),
+)
+signs = st.sampled_from(["both", "more", "less"])
+
+
+@st.composite
+def vectors(draw, neurons=1):
+    """The arguments of a rearrangement: all recommendations of one sign now and then."""
+    shape = (neurons, draw(st.integers(1, 30)))
+    weights = draw(hnp.arrays("float32", shape, elements=values))
+    recommendation = draw(hnp.arrays("float32", shape, elements=values))
+    sign = draw(signs)
+    if sign != "both":
+        recommendation = np.abs(recommendation) * np.float32(1 if sign == "less" else -1)
+    places = np.array([draw(st.permutations(range(shape[1]))) for _ in range(neurons)], "int32")
+    how = {
+        "size": draw(st.integers(1, shape[1] + 2)),
+        "alpha": draw(st.sampled_from([0.0, 0.1, 0.5, 2.0])),
+        "spread": np.float64(weights.max(axis=1)) - np.float64(weights.min(axis=1)),
+    }
+    return weights, recommendation, places, how
+
+
+def reference(weights, recommendation, places, how):
+    spreads = how["spread"].tolist()
+    rows = zip(weights, recommendation, places, spreads, strict=True)
+    return np.array(
+        [
+            cycles.rearrange_reference(*row, size=how["size"], alpha=how["alpha"], spread=spread)
+            for *row, spread in rows
+        ]
+    )
+
+
+def assert_same_bits(first, second):
+    np.testing.assert_array_equal(first.view("uint32"), second.view("uint32"))
+
+
+# -- recommendation and parts ------------------------------------------------------------------
+
+
+def test_the_recommendation_is_a_gradient_with_momentum():
+    previous, gradient = RNG.normal(size=(2, 5, 3)).astype("float32")
+    new = cycles.recommend(previous, gradient, learning_rate=0.01, momentum=0.9)
+    expected = np.float32(0.01) * gradient + np.float32(0.9) * previous
+    np.testing.assert_array_equal(new, expected)
+    assert new.dtype == np.float32
+
+
+def test_what_only_decays_becomes_zero():
+    m = np.array([1.0, -1.0], "float32")
+    for _ in range(900):
+        m = cycles.recommend(m, np.zeros(2), learning_rate=0.01, momentum=0.9)
+        assert ((m == 0) | (np.abs(m) >= np.finfo("float32").tiny)).all()
+    np.testing.assert_array_equal(m, 0)
+
+
+@given(st.data())
+def test_every_row_is_shuffled_by_its_words(data):
+    shape = data.draw(st.tuples(st.integers(1, 4), st.integers(1, 70)))
+    places = cycles.shuffle(data.draw(hnp.arrays("uint64", shape)))
+    np.testing.assert_array_equal(
+        np.sort(places, axis=1), np.tile(np.arange(shape[1]), (shape[0], 1))
+    )
+
+
+def test_the_order_is_that_of_the_words_and_stays_the_same():
+    words = raw_bits(0, "test").random_raw(40).reshape(4, 10)
+    places = cycles.shuffle(words)
+    np.testing.assert_array_equal(places, np.argsort(words, axis=1))
+    assert places[0].tolist() == [0, 2, 1, 4, 8, 9, 6, 7, 3, 5]
+
+
+@pytest.mark.parametrize(
+    ("d", "ratio", "minimum", "size"),
+    [(784, 0.05, 10, 39), (784, 0.001, 10, 10), (784, 1.0, 10, 784), (5, 0.1, 10, 5), (1, 1, 2, 1)],
+)
+def test_the_size_of_a_part(d, ratio, minimum, size):
+    assert cycles.part_size(d, ratio, minimum) == size
+
+
+# -- graph ---------------------------------------------------------------------------------------
+
+
+@given(vectors(), st.sampled_from([0.0, 0.5, 1.0, 1e9]))
+def test_the_graph_holds_all_wished_moves_and_no_other(arguments, epsilon):
+    (weights,), (wishes,), (places,), how = arguments
+    w, m = weights.astype(float), wishes
+    part = places[: how["size"]].tolist()
+    edges = cycles.graph(w.tolist(), m.tolist(), part, epsilon)
+    assert set(edges) == {i for i in part if m[i] != 0}
+    for i in edges:
+        wished = {
+            j
+            for j in edges
+            if (w[j] > w[i] if m[i] < 0 else w[j] < w[i]) and abs(w[j] - w[i]) <= epsilon
+        }
+        assert set(edges[i]) == wished
+        assert len(edges[i]) == len(wished)
+        # The nearest first; of equal ones those that want the other way.
+        order = [(-np.sign(m[i]) * w[j], (m[j] < 0) == (m[i] < 0)) for j in edges[i]]
+        assert order == sorted(order)
+
+
+def test_further_ties_are_broken_by_the_walk_through_the_sorted_places():
+    weights = [5.0, 7.0, 7.0, 7.0, 7.0, 9.0]
+    wishes = [-1.0, -1.0, 1.0, -1.0, 1.0, 1.0]
+    edges = cycles.graph(weights, wishes, range(6), epsilon=10)
+    assert edges[0] == [2, 4, 1, 3, 5]
+    assert edges[5] == [3, 1, 4, 2, 0]
+
+
+# -- cycles --------------------------------------------------------------------------------------
+
+
+def graph_of_one_part(arguments):
+    (weights,), (wishes,), _, how = arguments
+    d = len(weights)
+    epsilon = float(how["spread"][0]) * (how["alpha"] + 1 / d)
+    w, m = weights.astype(float).tolist(), wishes.tolist()
+    return cycles.graph(w, m, range(d), epsilon), m
+
+
+@given(vectors())
+def test_cycles_follow_the_graph_share_no_place_and_leave_none(arguments):
+    edges, m = graph_of_one_part(arguments)
+    found = cycles.find_cycles(edges, m)
+    for cycle in found:
+        assert len(cycle) >= 2
+        assert all(b in edges[a] for a, b in zip(cycle, [*cycle[1:], cycle[0]], strict=True))
+        # A cycle begins with its largest recommendation.
+        assert abs(m[cycle[0]]) == max(abs(m[i]) for i in cycle)
+    members = [i for cycle in found for i in cycle]
+    assert len(set(members)) == len(members)
+    # What is left leads nowhere: it is empty once the places without a move are taken away, again
+    # and again.
+    left = set(edges) - set(members)
+    while dead_ends := {i for i in left if not left & set(edges[i])}:
+        left -= dead_ends
+    assert not left
+
+
+def plain_search(edges, recommendation):
+    """Depth first and nearest first, without a word on ties; recursive."""
+
+    def search(path):
+        for j in edges[path[-1]]:
+            if j == path[0]:
+                return path
+            if j in free and j not in visited:
+                visited.add(j)
+                if longer := search([*path, j]):
+                    return longer
+        return None
+
+    free, found = set(edges), []
+    for start in sorted(edges, key=lambda i: -abs(recommendation[i])):
+        if start in free:
+            visited = {start}
+            cycle = search([start])
+            free -= {start, *(cycle or ())}
+            found += [cycle] if cycle else []
+    return found
+
+
+@given(st.data())
+def test_with_distinct_weights_the_search_is_plainly_depth_and_nearest_first(data):
+    d = data.draw(st.integers(1, 40))
+    weights = [float(i) for i in data.draw(st.permutations(range(d)))]
+    sizes = data.draw(st.permutations(range(1, d + 1)))
+    m = [size * data.draw(st.sampled_from([-1.0, 1.0])) for size in sizes]
+    edges = cycles.graph(weights, m, range(d), epsilon=data.draw(st.integers(0, d)))
+    assert cycles.find_cycles(edges, m) == plain_search(edges, m)
+
+
+def test_a_cycle_that_can_be_followed_by_hand():
+    #        place   0    1    2    3    4    5
+    weights = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    m = np.array([-9.0, -1.0, 5.0, 8.0, -2.0, 0.0])
+    edges = cycles.graph(weights.tolist(), m.tolist(), range(6), epsilon=2.0)
+    assert edges == {0: [1, 2], 1: [2, 3], 2: [1, 0], 3: [2, 1], 4: []}
+    # From 0 to its nearest, 1, which wants more too; from there to 2, which may take 0's weight.
+    found = cycles.find_cycles(edges, m.tolist())
+    assert found == [[0, 1, 2]]
+    assert cycles.permute(weights, found).tolist() == [2.0, 3.0, 1.0, 4.0, 5.0, 6.0]
+
+
+# -- permutation ---------------------------------------------------------------------------------
+
+
+@given(vectors())
+def test_every_weight_that_moves_moves_as_wished_and_not_too_far(arguments):
+    (weights,), (wishes,), (places,), how = arguments
+    new = reference(*arguments)[0]
+    assert permutation.is_permutation(weights, new)
+    change = new.astype(float) - weights.astype(float)
+    assert ((change == 0) | ((change > 0) == (wishes < 0))).all()
+    assert (change[wishes == 0] == 0).all()
+    for first in range(0, len(places), how["size"]):
+        part = places[first : first + how["size"]]
+        epsilon = float(how["spread"][0]) * (how["alpha"] + 1 / len(part))
+        assert (np.abs(change[part]) <= epsilon).all()
+        assert permutation.is_permutation(weights[part], new[part])
+
+
+@pytest.mark.parametrize("wishes", [-1.0, 0.0, 1.0])
+def test_nothing_moves_if_all_want_the_same(wishes):
+    weights = RNG.normal(size=50)
+    how = {"size": 10, "alpha": 1.0, "spread": 5.0}
+    new = cycles.rearrange_reference(weights, np.full(50, wishes), np.arange(50), **how)
+    np.testing.assert_array_equal(new, weights)
+
+
+# -- the compiled search -------------------------------------------------------------------------
+
+
+@given(vectors(neurons=3))
+def test_the_compiled_search_equals_the_reference(arguments):
+    *arrays, how = arguments
+    assert_same_bits(compiled_cycles.rearrange(*arrays, **how), reference(*arguments))
+
+
+def dense(shape):
+    return RNG.uniform(-1, 1, shape).astype("float32")
+
+
+@pytest.mark.parametrize("size", [1, 2, 10, 39, 784, 1000])
+@pytest.mark.parametrize("alpha", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize(
+    "weights",
+    [
+        dense((6, 784)),
+        np.where(RNG.random((6, 784)) < 0.9, 0, dense((6, 784))),  # sparse
+        np.where(RNG.random((6, 784)) < 0.6, 0, np.float32(0.08)),  # one value
+        RNG.integers(-9, 10, (6, 784)).astype("float32"),
+    ],
+    ids=["distinct", "sparse", "shared", "ties"],
+)
+def test_the_compiled_search_on_weights_of_networks(weights, size, alpha):
+    wishes = RNG.normal(size=weights.shape).astype("float32")
+    wishes[:, ::7] = 0
+    places = cycles.shuffle(RNG.integers(0, 2**64, weights.shape, dtype=np.uint64))
+    how = {"size": size, "alpha": alpha, "spread": weights.max(axis=1) - weights.min(axis=1)}
+    new = compiled_cycles.rearrange(weights, wishes, places, **how)
+    assert_same_bits(new, reference(weights, wishes, places, how))
+
+
+def many():
+    """Enough weights for several threads, one weight vector a column in memory."""
+    weights, wishes = dense((300, 70)).T, dense((300, 70)).T
+    places = cycles.shuffle(RNG.integers(0, 2**64, weights.shape, dtype=np.uint64))
+    return weights, wishes, places, {"size": 30, "alpha": 0.1, "spread": np.full(70, 2.0)}
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_any_number_of_threads_gives_the_same(workers, monkeypatch):
+    *arrays, how = many()
+    expected = reference(*arrays, how)
+    monkeypatch.setattr(compiled_cycles, "_CORES", workers)
+    np.testing.assert_array_equal(compiled_cycles.rearrange(*arrays, **how), expected)
+
+
+def test_without_numba_the_reference_does_it(monkeypatch):
+    *arrays, how = many()
+    expected = compiled_cycles.rearrange(*arrays, **how)
+    monkeypatch.setattr(compiled_cycles, "available", False)
+    monkeypatch.delattr(compiled_cycles, "_find_sources")
+    np.testing.assert_array_equal(compiled_cycles.rearrange(*arrays, **how), expected)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64", "bfloat16"])
+def test_other_floats(dtype):
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    weights, wishes, places, how = many()
+    weights = weights.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    new = compiled_cycles.rearrange(weights, wishes, places, **how)
+    assert new.dtype == weights.dtype
+    np.testing.assert_array_equal(new, reference(weights, wishes, places, how))
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_what_is_not_finite_is_refused(which, wrong, compiled, monkeypatch):
+    monkeypatch.setattr(compiled_cycles, "available", compiled and compiled_cycles.available)
+    *arrays, how = many()
+    arrays[which] = arrays[which].copy()
+    arrays[which][3, 5] = wrong
+    with pytest.raises(NonFiniteWeightError):
+        compiled_cycles.rearrange(*arrays, **how)
+
+
+@pytest.mark.skipif(not compiled_cycles.available, reason="needs Numba")
+@pytest.mark.parametrize("wants", ["more", "less", "away", "either"])
+def test_long_parts_in_which_everything_is_within_reach_take_no_longer(wants):
+    """A search through all edges would make 10^10 trials."""
+    d = 200_000
+    weights = dense((1, d))
+    wishes = {
+        "more": -np.ones((1, d)),
+        "less": np.ones((1, d)),
+        "away": -weights,  # the large ones want more, the small ones less: nothing can move
+        "either": RNG.normal(size=(1, d)),
+    }[wants].astype("float32")
+    places = RNG.permutation(d).astype("int32")[None]
+    compiled_cycles.rearrange(*many()[:3], **many()[3])  # compiled before the clock starts
+    started = time.perf_counter()
+    new = compiled_cycles.rearrange(
+        weights, wishes, places, size=d, alpha=1.0, spread=np.array([2.0])
+    )
+    assert time.perf_counter() - started < 5
+    assert np.array_equal(new, weights) == (wants != "either")

@@ -1,0 +1,538 @@
+"""SGPerm as users meet it: compile, fit, save, load, go on, hand over."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+from laperm_lib import (
+    LaPerm,
+    NonFiniteWeightError,
+    UnknownLayerError,
+    checkpoints,
+    cycles,
+    host,
+    permutation,
+    weight_vectors,
+)
+from laperm_lib.initializers import raw_bits
+from laperm_lib.optimizers.sgperm import SGPerm
+
+BACKEND = keras.backend.backend()
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(90, 6, 6, 2)).astype("float32")
+Y = RNG.integers(0, 3, size=90)
+BATCH = 10  # nine steps an epoch
+
+# How a step can be run. SGPerm cannot be compiled by XLA on TensorFlow; torch runs one step at a
+# time, and its compiler is not tried here.
+EXECUTIONS = [{}, {"run_eagerly": True}]
+if BACKEND != "torch":
+    EXECUTIONS += [{"steps_per_execution": 4}]
+if BACKEND == "jax":
+    EXECUTIONS += [{"jit_compile": True}]
+
+
+def build_model(seed=0):
+    keras.utils.set_random_seed(seed)
+    return keras.Sequential(
+        [
+            keras.Input((6, 6, 2)),
+            layers.Conv2D(4, 3, activation="relu", name="conv", bias_initializer="he_uniform"),
+            layers.BatchNormalization(name="bn"),
+            layers.Flatten(),
+            layers.Dense(3, name="dense", bias_initializer="he_uniform"),
+        ]
+    )
+
+
+def train(model, optimizer, epochs=1, x=X, y=Y, callbacks=None, **compile_arguments):
+    if not model.compiled:
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(optimizer, loss=loss, **compile_arguments)
+    return model.fit(
+        x, y, batch_size=BATCH, epochs=epochs, shuffle=False, verbose=0, callbacks=callbacks
+    )
+
+
+def matrices(model, kinds=("kernel",)):
+    return {v.path: v.matrix() for v in weight_vectors.of(model, kinds)}
+
+
+def assert_same_weights(first, second):
+    for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+# -- the algorithm -----------------------------------------------------------------------------
+
+
+def by_the_definition(kernels, gradients, seed, **how):
+    """Steps in a loop of their own, from the four functions of `laperm_lib.cycles`."""
+    kernels = [kernel.copy() for kernel in kernels]
+    moments = [np.zeros_like(kernel) for kernel in kernels]
+    spreads = [np.ptp(k.reshape(-1, k.shape[-1]), axis=0) for k in kernels]
+    alpha, ratio = how["alpha0"], how["lambda0"]
+    for step, of_step in enumerate(gradients):
+        for number, (kernel, spread) in enumerate(zip(kernels, spreads, strict=True)):
+            m = moments[number] = cycles.recommend(
+                moments[number], of_step[number], learning_rate=0.01, momentum=0.9
+            )
+            columns, wishes = (a.reshape(-1, a.shape[-1]) for a in (kernel, m))
+            d, neurons = columns.shape
+            words = raw_bits(seed, f"sgperm/{number}/{step}").random_raw(kernel.size)
+            places = cycles.shuffle(words.reshape(neurons, d))
+            for i in range(neurons):
+                columns[:, i] = cycles.rearrange_reference(
+                    columns[:, i].copy(),
+                    wishes[:, i],
+                    places[i],
+                    size=max(10, int(ratio * d)),
+                    alpha=alpha,
+                    spread=float(spread[i]),
+                )
+        alpha, ratio = max(how["beta1"] * alpha, 0.0), min(how["beta2"] * ratio, 1.0)
+    return kernels
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["distinct", "one value and zeros"])
+def test_steps_with_given_gradients_are_those_of_the_definition(shared):
+    shapes = [(50, 4), (3, 3, 5, 6)]
+    how = {"alpha0": 0.2, "beta1": 0.8, "lambda0": 0.1, "beta2": 1.5}
+    kernels = [RNG.uniform(-1, 1, shape).astype("float32") for shape in shapes]
+    if shared:
+        kernels = [np.where(kernel > 0, np.float32(0.5), np.float32(0)) for kernel in kernels]
+        how |= {
+            "alpha0": 1.0,
+            "beta1": 1.0,
+        }  # of two values, each must be within reach of the other
+    gradients = [[RNG.normal(size=shape).astype("float32") for shape in shapes] for _ in range(8)]
+    gradients[3][0][:20] = 0
+
+    dense, conv = layers.Dense(4), layers.Conv2D(6, 3)
+    dense.build((None, 50))
+    conv.build((None, 8, 8, 5))
+    variables = [dense.kernel, conv.kernel]
+    for variable, kernel in zip(variables, kernels, strict=True):
+        variable.assign(kernel)
+    optimizer = SGPerm(seed=5, **how)
+    for of_step in gradients:
+        optimizer.apply([ops.convert_to_tensor(g) for g in of_step], variables)
+    expected = by_the_definition(kernels, gradients, seed=5, **how)
+    for variable, start, end in zip(variables, kernels, expected, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(variable), end)
+        assert not np.array_equal(start, end)
+    assert int(optimizer.iterations) == 8
+
+
+class CheckPermutation(keras.callbacks.Callback):
+    """Whether the network is a permutation of its start, at every step it is asked."""
+
+    def __init__(self, start, kinds=("kernel",)):
+        super().__init__()
+        self.start, self.kinds, self.answers, self.moved = start, kinds, [], []
+
+    def on_train_batch_end(self, batch, logs=None):
+        if BACKEND == "jax":
+            self.model.jax_state_sync()
+        now = matrices(self.model, self.kinds)
+        self.answers.append(all(permutation.is_permutation(self.start[p], now[p]) for p in now))
+        self.moved.append(any(not np.array_equal(self.start[p], now[p]) for p in now))
+        self.start = now
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS, ids=str)
+def test_the_network_is_a_permutation_at_every_step(execution):
+    model = build_model()
+    check = CheckPermutation(matrices(model))
+    train(model, SGPerm(), epochs=6, callbacks=[check], **execution)
+    assert len(check.answers) >= 6 * 9 // execution.get("steps_per_execution", 1)
+    assert all(check.answers)
+    assert all(check.moved)
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="torch runs one step at a time")
+def test_steps_run_together_are_those_run_alone():
+    first, second = build_model(), build_model()
+    train(first, SGPerm(seed=1), epochs=2)
+    train(second, SGPerm(seed=1), epochs=2, steps_per_execution=4)
+    if BACKEND == "tensorflow":
+        assert_same_weights(first, second)
+    else:  # another program rounds otherwise, and a permutation knows no "nearly"
+        for path, end in matrices(second).items():
+            assert permutation.is_permutation(matrices(first)[path], end)
+
+
+def test_the_same_seed_gives_the_same_training_and_another_another():
+    models = [build_model() for _ in range(3)]
+    for model, seed in zip(models, (1, 1, 2), strict=True):
+        train(model, SGPerm(seed=seed), epochs=2)
+    assert_same_weights(models[0], models[1])
+    assert not np.array_equal(models[0].get_weights()[0], models[2].get_weights()[0])
+
+
+def test_biases_and_batch_normalisation_keep_their_values():
+    model = build_model()
+    start = matrices(model, ("bias", "normalization"))
+    train(model, SGPerm())
+    for path, end in matrices(model, ("bias", "normalization")).items():
+        np.testing.assert_array_equal(start[path], end)
+
+
+def test_biases_and_batch_normalisation_can_be_permuted():
+    model = build_model()
+    kinds = ("kernel", "bias", "normalization")
+    model.get_layer("bn").gamma.assign([1.0, 2.0, 3.0, 4.0])
+    model.get_layer("bn").beta.assign([0.1, 0.2, 0.3, 0.4])
+    start = matrices(model, kinds)
+    optimizer = SGPerm(alpha0=1, skip_bias=False, skip_batch_norm=False)
+    train(model, optimizer, epochs=3)
+    end = matrices(model, kinds)
+    assert all(permutation.is_permutation(start[path], end[path]) for path in start)
+    moved = {path for path in start if not np.array_equal(start[path], end[path])}
+    assert len(optimizer.permuted_variables) == 6
+    assert moved & {"conv/bias", "dense/bias"}
+    assert moved & {"bn/gamma", "bn/beta"}
+
+
+@pytest.mark.parametrize("exclude", [["dense"], "den[a-z]e/kernel$"])
+def test_variables_are_excluded_by_pattern(exclude):
+    model = build_model()
+    optimizer = SGPerm(exclude=exclude)
+    start = matrices(model)
+    train(model, optimizer)
+    assert [v.path for v in optimizer.permuted_variables] == [model.layers[0].kernel.path]
+    np.testing.assert_array_equal(start["dense/kernel"], matrices(model)["dense/kernel"])
+
+
+def test_a_variable_without_a_gradient_is_left():
+    first, second = layers.Dense(4), layers.Dense(4)
+    for layer in (first, second):
+        layer.build((None, 30))
+    start = ops.convert_to_numpy(first.kernel).copy()
+    gradient = ops.convert_to_tensor(RNG.normal(size=(30, 4)).astype("float32"))
+    optimizer = SGPerm()
+    optimizer.apply([None, gradient], [first.kernel, second.kernel])
+    optimizer.apply([None, None])
+    np.testing.assert_array_equal(ops.convert_to_numpy(first.kernel), start)
+    assert int(optimizer.iterations) == 2
+
+
+def test_embeddings():
+    """TensorFlow gives the gradient of an embedding as the rows that were looked up."""
+    words = RNG.integers(0, 20, size=(90, 5))
+    model = keras.Sequential(
+        [keras.Input((5,)), layers.Embedding(20, 6, name="e"), layers.Flatten(), layers.Dense(3)]
+    )
+    start = matrices(model)
+    train(model, SGPerm(alpha0=0.3), x=words)
+    for path, end in matrices(model).items():
+        assert permutation.is_permutation(start[path], end)
+        assert not np.array_equal(start[path], end)
+
+
+def test_zeros_are_conserved_and_keep_their_sign():
+    model = build_model()
+    kernel = model.get_layer("dense").kernel
+    weights = ops.convert_to_numpy(kernel)
+    weights = np.where(RNG.random(weights.shape) < 0.7, RNG.choice([0.0, -0.0]), weights)
+    kernel.assign(weights.astype("float32"))
+    start = matrices(model)
+    train(model, SGPerm(alpha0=0.3), epochs=2)
+    assert permutation.is_permutation(start["dense/kernel"], matrices(model)["dense/kernel"])
+
+
+# -- going on ------------------------------------------------------------------------------------
+
+
+def make_optimizer():
+    return SGPerm(seed=7, skip_bias=False)
+
+
+def test_a_saved_and_loaded_model_goes_on_as_if_nothing_had_happened(tmp_path):
+    uncut = build_model()
+    train(uncut, make_optimizer())
+    uncut.save(tmp_path / "model.keras")
+    resumed = keras.models.load_model(tmp_path / "model.keras")
+    train(uncut, None, epochs=2)
+    train(resumed, None, epochs=2)
+    assert_same_weights(uncut, resumed)
+    assert int(resumed.optimizer.iterations) == 27
+
+
+def test_a_state_restored_into_another_model_goes_on_exactly():
+    uncut = build_model()
+    train(uncut, make_optimizer())
+    state = checkpoints.state_of(uncut)
+    resumed = build_model(seed=1)
+    resumed.compile(make_optimizer(), loss=uncut.loss)
+    checkpoints.restore(resumed, state)
+    train(uncut, None)
+    train(resumed, None)
+    assert_same_weights(uncut, resumed)
+
+
+def test_the_configuration_round_trips():
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([6], [0.1, 0.2])
+    optimizer = SGPerm(
+        alpha0=0.5, seed=np.int64(3), momentum_learning_rate=schedule, exclude=["head"],
+        skip_bias=False, hand_over=(20, keras.optimizers.SGD(0.1, momentum=0.5)), name="mine",
+    )  # fmt: skip
+    config = keras.saving.serialize_keras_object(optimizer)
+    again = keras.saving.deserialize_keras_object(config)
+    assert again.get_config() == optimizer.get_config()
+    assert again.successor.momentum == 0.5
+    assert again.hand_over_step == 20
+    assert SGPerm.from_config(SGPerm().get_config()).get_config() == SGPerm().get_config()
+
+
+def test_ranges_are_those_of_the_weights_at_the_start():
+    model = build_model()
+    kernel = model.get_layer("dense").kernel
+    kernel.assign(100 * ops.convert_to_numpy(kernel))
+    start = matrices(model)
+    optimizer = SGPerm()
+    train(model, optimizer)
+    spreads = [np.ptp(matrix, axis=1) for matrix in start.values()]
+    kept = [ops.convert_to_numpy(v) for v in optimizer.variables if "spread" in v.path]
+    for spread, measured in zip(kept, spreads, strict=True):
+        np.testing.assert_allclose(spread, measured, rtol=1e-6)
+
+
+def test_ranges_of_weights_loaded_later_count_when_captured():
+    fresh, captured = build_model(seed=1), build_model()
+    train(captured, SGPerm(seed=3))
+    captured.set_weights(fresh.get_weights())
+    captured.optimizer.capture(captured)
+    captured.optimizer.iterations.assign(0)
+    train(captured, None)
+    train(fresh, SGPerm(seed=3))
+    assert_same_weights(fresh, captured)
+
+
+def test_capture_before_training_and_of_another_model():
+    model = build_model()
+    optimizer = SGPerm()
+    with pytest.raises(ValueError, match="Nothing is known yet"):
+        _ = optimizer.permuted_variables
+    optimizer.capture(model)
+    assert len(optimizer.permuted_variables) == 2
+    train(model, optimizer)
+    with pytest.raises(ValueError, match="Unknown variable"):
+        optimizer.capture(build_model())
+
+
+# -- handing over --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS, ids=str)
+def test_another_optimizer_goes_on_after_the_step(execution):
+    model, apart = build_model(), build_model()
+    start = matrices(model)
+    train(model, SGPerm(seed=2, hand_over=(9, keras.optimizers.Adam(0.01))), **execution)
+    for path, end in matrices(model).items():
+        assert permutation.is_permutation(start[path], end)
+    train(model, None)
+
+    train(apart, SGPerm(seed=2), **execution)
+    apart.compile(keras.optimizers.Adam(0.01), loss=apart.loss, **execution)
+    train(apart, None)
+    for ours, expected in zip(model.get_weights(), apart.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-4)
+    assert int(model.optimizer.iterations) == 18
+    assert int(model.optimizer.successor.iterations) == 9
+
+
+def test_a_network_handed_over_to_laperm_stays_a_permutation():
+    model = build_model()
+    start = matrices(model)
+    train(model, SGPerm(hand_over=(4, LaPerm("adam", 3))), epochs=2)
+    for path, end in matrices(model).items():
+        assert permutation.is_permutation(start[path], end)
+    assert model.optimizer.successor.is_permutation()
+    assert int(model.optimizer.successor.iterations) == 14
+
+
+def test_a_saved_model_is_handed_over_as_an_uncut_one(tmp_path):
+    uncut = build_model()
+    train(uncut, SGPerm(hand_over=(5, "adam")))
+    uncut.save(tmp_path / "model.keras")
+    resumed = keras.models.load_model(tmp_path / "model.keras")
+    train(uncut, None)
+    train(resumed, None)
+    assert_same_weights(uncut, resumed)
+
+
+# -- living among Keras's optimizers ---------------------------------------------------------------
+
+
+def test_the_learning_rate_is_that_of_the_recommendation():
+    optimizer = SGPerm(momentum_learning_rate=1)
+    assert float(ops.convert_to_numpy(optimizer.learning_rate)) == 1.0
+    schedule = keras.callbacks.LearningRateScheduler(lambda epoch: 0.25)
+    train(build_model(), optimizer, callbacks=[schedule])
+    assert float(ops.convert_to_numpy(optimizer.learning_rate)) == 0.25
+
+
+def test_a_constant_learning_rate_changes_nothing():
+    models = [build_model() for _ in range(2)]
+    for model, rate in zip(models, (0.5, 0.25), strict=True):  # a power of two rounds alike
+        train(model, SGPerm(momentum_learning_rate=rate), epochs=2)
+    assert_same_weights(*models)
+
+
+def test_inside_a_loss_scale_optimizer():
+    optimizer = SGPerm()
+    model = build_model()
+    start = matrices(model)
+    train(model, keras.optimizers.LossScaleOptimizer(optimizer))
+    assert int(optimizer.iterations) > 0
+    for path, end in matrices(model).items():
+        assert permutation.is_permutation(start[path], end)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "bfloat16"])
+def test_reduced_precision(policy):
+    previous = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = build_model()
+        start = matrices(model)
+        train(model, SGPerm())
+    finally:
+        keras.config.set_dtype_policy(previous)
+    for path, end in matrices(model).items():
+        assert permutation.is_permutation(start[path], end)
+        assert not np.array_equal(start[path], end)
+
+
+def test_it_learns():
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    x, y = load_digits(return_X_y=True)
+    parts = train_test_split(x.astype("float32") / 16, y, random_state=0)
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((64,)),
+            layers.Dense(64, activation="relu", kernel_initializer="he_uniform"),
+            layers.Dense(10, kernel_initializer="he_uniform"),
+        ]
+    )
+    model.compile(
+        SGPerm(),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    start = matrices(model)
+    model.fit(parts[0], parts[2], batch_size=32, epochs=10, verbose=0)
+    assert model.evaluate(parts[1], parts[3], verbose=0)[1] > 0.9
+    for path, end in matrices(model).items():
+        assert permutation.is_permutation(start[path], end)
+
+
+# -- bad input and faults --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"alpha0": -1}, "alpha0 is a number"),
+        ({"momentum_learning_rate": 0}, "momentum_learning_rate is a number above 0"),
+        ({"momentum_learning_rate": np.nan}, "momentum_learning_rate is a number above 0"),
+        ({"seed": 0.5}, "A seed is an integer"),
+        ({"exclude": ["("]}, "exclude takes regular expressions"),
+        ({"hand_over": "adam"}, r"hand_over is \(step, optimizer\)"),
+        ({"hand_over": 5}, r"hand_over is \(step, optimizer\)"),
+        ({"hand_over": (0, "adam")}, "step of hand_over is an integer of at least 1"),
+        ({"hand_over": (5, "adamant")}, "adamant"),
+        ({"hand_over": (5, None)}, r"hand_over is \(step, optimizer\)"),
+        ({"hand_over": (5, keras.optimizers.Adam(loss_scale_factor=2.0))}, "LossScaleOptimizer"),
+        (
+            {"hand_over": (5, keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD()))},
+            "LossScaleOptimizer",
+        ),
+    ],
+)
+def test_impossible_arguments_are_named(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        SGPerm(**wrong)
+
+
+def test_an_unknown_layer_stops_training_before_it_starts():
+    class Odd(keras.Layer):
+        def build(self, shape):
+            self.odd = self.add_weight(shape=(shape[-1], 3), name="odd")
+
+        def call(self, x):
+            return ops.matmul(x, self.odd)
+
+    model = keras.Sequential([keras.Input((6, 6, 2)), layers.Flatten(), Odd()])
+    before = model.get_weights()
+    with pytest.raises(UnknownLayerError, match="register"):
+        train(model, SGPerm())
+    np.testing.assert_array_equal(model.get_weights()[0], before[0])
+
+
+def test_there_must_be_something_to_permute_and_a_model():
+    with pytest.raises(ValueError, match="Nothing is left to permute"):
+        train(build_model(), SGPerm(exclude=["kernel"]))
+    with pytest.raises(ValueError, match="not built"):
+        SGPerm().apply([np.zeros(3)])
+
+
+def test_a_nan_at_the_start_is_an_error():
+    model = build_model()
+    model.get_layer("dense").kernel.assign(np.full((64, 3), np.nan))
+    with pytest.raises(NonFiniteWeightError, match=r"initial values of .*dense/kernel"):
+        SGPerm().capture(model)
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS, ids=str)
+def test_a_gradient_that_is_not_finite_is_named_and_nothing_is_moved(execution):
+    """A NaN in an input of the first step reaches the gradient of every kernel."""
+    x = X.copy()
+    x[0, 0, 0, 0] = np.nan
+    model = build_model()
+    start = matrices(model)
+    with pytest.raises(Exception, match=r"gradient of .*kernel' holds a NaN"):
+        train(model, SGPerm(), x=x, **execution)
+    for path, end in matrices(model).items():
+        np.testing.assert_array_equal(start[path], end)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="XLA calls host functions elsewhere")
+@pytest.mark.parametrize("hand_over", [None, (3, "adam")])
+def test_a_step_compiled_by_xla_is_refused_on_tensorflow(hand_over):
+    model = build_model()
+    start = model.get_weights()
+    with pytest.raises(ValueError, match="jit_compile=False"):
+        train(model, SGPerm(hand_over=hand_over), jit_compile=True)
+    assert all(map(np.array_equal, start, model.get_weights()))
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="other backends reach the CPU from anywhere")
+def test_jax_on_an_accelerator_is_refused(monkeypatch):
+    import jax
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    with pytest.raises(ValueError, match="JAX_PLATFORMS=cpu"):
+        train(build_model(), SGPerm())
+
+
+def test_several_devices_are_refused(monkeypatch):
+    monkeypatch.setattr(keras.distribution, "distribution", lambda: object())
+    with pytest.raises(ValueError, match="one device"):
+        host.check()
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        monkeypatch.undo()
+
+        class TwoReplicas:
+            num_replicas_in_sync = 2
+
+        monkeypatch.setattr(tf.distribute, "get_strategy", TwoReplicas)
+        with pytest.raises(ValueError, match="one device"):
+            host.check()
