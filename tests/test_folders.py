@@ -114,7 +114,7 @@ def test_a_run_killed_at_any_moment_ends_as_an_uncut_one(tmp_path):
     folder = tmp_path / "cut" / name
     chance = random.Random(0)
     cuts = []
-    while len(cuts) < 4:
+    while len(cuts) < 3:
         reached = max(map(str, folder.glob("checkpoint-*.npz")), default="")
         with start(tmp_path / "cut") as process:
             while process.poll() is None and reached >= max(
