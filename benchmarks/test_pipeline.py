@@ -34,7 +34,10 @@ def fit_block(data, dtype="float32"):
     """A function that trains conv7 for STEPS steps of `fit`, with augmentation or without."""
     model = models.build("conv7", seed=0, dtype=dtype)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(LaPerm(keras.optimizers.Adam(), SYNC_PERIOD), loss=loss)
+    # As experiments train: Python sees the training once in so many steps.
+    model.compile(
+        LaPerm(keras.optimizers.Adam(), SYNC_PERIOD), loss=loss, steps_per_execution=SYNC_PERIOD
+    )
 
     def block(augmentation=AUGMENTATION):
         batches = Batches(*data, batch_size=BATCH, epochs=1, seed=0, augmentation=augmentation)

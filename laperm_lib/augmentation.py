@@ -204,11 +204,16 @@ def warp(images: np.ndarray, transforms: np.ndarray) -> np.ndarray:
     new = np.empty_like(images)
     size = images.shape[2], images.shape[1]
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    for i, matrix in enumerate(transforms[:, :6].reshape(-1, 2, 3)):
-        distorted = cv2.warpAffine(
-            images[i], matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE
-        )
-        new[i] = distorted.reshape(new[i].shape)  # OpenCV drops the axis of a single channel
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)  # more cost time on small images, and take cores from the training step
+    try:
+        for i, matrix in enumerate(transforms[:, :6].reshape(-1, 2, 3)):
+            distorted = cv2.warpAffine(
+                images[i], matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE
+            )
+            new[i] = distorted.reshape(new[i].shape)  # OpenCV drops the axis of a single channel
+    finally:
+        cv2.setNumThreads(threads)
     return new
 
 
