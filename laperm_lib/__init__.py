@@ -7,6 +7,9 @@ The companion library of "Train-by-Reconnect: Decoupling Locations of Weights fr
 import importlib
 from types import ModuleType
 
+# First, for Keras reads the choice when it is imported, and the modules below import it.
+from laperm_lib import backend_choice as backend_choice  # isort: split
+
 from laperm_lib import datasets, initializers, models, permutation, sparsity, weight_vectors
 from laperm_lib.errors import (
     DatasetUnavailableError,
@@ -16,6 +19,8 @@ from laperm_lib.errors import (
     WeightFileError,
 )
 from laperm_lib.optimizers.laperm import LaPerm
+from laperm_lib.optimizers.sgperm import SGPerm
+from laperm_lib.pretrained import load_pretrained
 from laperm_lib.published import load_published
 
 __version__ = "0.1.0"
@@ -25,11 +30,13 @@ __all__ = [
     "LaPerm",
     "LaPermError",
     "NonFiniteWeightError",
+    "SGPerm",
     "UnknownLayerError",
     "WeightFileError",
     "datasets",
     "experiments",
     "initializers",
+    "load_pretrained",
     "load_published",
     "models",
     "permutation",

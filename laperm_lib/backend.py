@@ -101,7 +101,7 @@ def _synchronise_when_on_tensorflow(due: Any, permuted: Sequence[PermutedVariabl
         if due:
             synchronise(permuted)
         return
-    in_graph = tf.config.list_physical_devices("GPU") or _is_compiled_by_xla()
+    in_graph = tf.config.list_physical_devices("GPU") or is_compiled_by_xla()
 
     def assign_new_values() -> None:
         arrays = _arrays(permuted, ops.convert_to_tensor)
@@ -227,7 +227,7 @@ def _non_finite_message(permuted: Sequence[PermutedVariable], weights: Sequence[
     )
 
 
-def _is_compiled_by_xla() -> bool:
+def is_compiled_by_xla() -> bool:
     """Whether the TensorFlow function being traced, or one around it, has jit_compile=True."""
     import tensorflow as tf
 

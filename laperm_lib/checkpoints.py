@@ -103,6 +103,10 @@ class Checkpoints:
                 _log.warning("%s The checkpoint before it is used, if there is one.", error)
         return None
 
+    def steps(self) -> list[int]:
+        """The steps of the checkpoints that there are, damaged or not, the latest last."""
+        return [_step(path) for path in self._paths()]
+
     def at(self, step: int) -> Checkpoint:
         """The checkpoint after a step.
 
@@ -126,11 +130,15 @@ class Checkpoints:
         return sorted(self.folder.glob("checkpoint-?????????.npz"))
 
 
+def _step(path: Path) -> int:
+    return int(path.stem.removeprefix("checkpoint-"))
+
+
 def _read(path: Path) -> Checkpoint:
     arrays = files.read_arrays(path)
     try:
         notes = json.loads(arrays.pop(_NOTES).tobytes())
-        return Checkpoint(int(path.stem.removeprefix("checkpoint-")), arrays, notes)
+        return Checkpoint(_step(path), arrays, notes)
     except (KeyError, ValueError):
         raise WeightFileError(f"{path} is no checkpoint.") from None
 

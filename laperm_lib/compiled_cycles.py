@@ -71,7 +71,7 @@ def rearrange(
 
     Args:
         weights: one weight vector per row, floats, shape (neurons, d).
-        recommendation: what each place wants, floats, same shape.
+        recommendation: what each place wants, float32 or float64, same shape.
         places: rows of 0 to d - 1 in random order, same shape, as `laperm_lib.cycles.shuffle` gives
             them.
         size: the size of a part, at least 1.
@@ -189,8 +189,8 @@ def _find_sources(weights, by_weight, wishes, by_wish, places, size, alpha, spre
     recommendation to the smallest.
 
     Within a row, a place has a slot: parts lie behind each other, each sorted by weight. Before the
-    first part, behind the last and between two lies a slot that stands for "none", infinitely far
-    from all others.
+    first part, behind the last and between two lies a slot that stands for "none": its value is no
+    number, so it is equal to no weight and within reach of none.
     """
     neurons, d = weights.shape
     parts = (d + size - 1) // size
@@ -211,7 +211,7 @@ def _find_sources(weights, by_weight, wishes, by_wish, places, size, alpha, spre
     less_below = np.empty(count, np.int32)
     for k in range(parts + 1):
         none = min(k * (size + 1), count - 1)
-        value[none] = np.inf
+        value[none] = np.nan
         more_above[none] = less_above[none] = more_below[none] = less_below[none] = none
     for row in range(neurons):
         for k in range(parts):

@@ -95,6 +95,25 @@ def part_size(d: int, ratio: float, minimum: int = 10) -> int:
     return min(d, max(minimum, int(ratio * d)))
 
 
+def reach(spread: float, alpha: float, count: int) -> float:
+    r"""How far a weight may be from the one that it replaces.
+
+    .. math:: \varepsilon = (\max w_0 - \min w_0) \, (\alpha + 1 / n).
+
+    1 / n of the range is about the distance between two neighbours in value.
+
+    Args:
+        spread: the range of the initial weights, max - min.
+        alpha: the aggressiveness :math:`\alpha`, at least 0.
+        count: n, the number of places in the part, at least 1.
+
+    Examples:
+        >>> reach(spread=2.0, alpha=0.25, count=4)
+        1.0
+    """
+    return spread * (alpha + 1 / count)
+
+
 def graph(
     weights: Sequence[float], recommendation: Sequence[float], part: Iterable[int], epsilon: float
 ) -> Graph:
@@ -112,7 +131,7 @@ def graph(
         weights: the weight vector, length d.
         recommendation: as `recommend` gives it, length d.
         part: the places that may exchange weights, each from 0 to d - 1.
-        epsilon: :math:`\varepsilon`, how far a weight may be from the one that it replaces.
+        epsilon: :math:`\varepsilon`, as `reach` gives it.
 
     Returns:
         For each place of the part that wants something the places that it may take from.
@@ -217,12 +236,7 @@ def rearrange_reference(
 ) -> np.ndarray:
     r"""Steps 2 to 4 for one weight vector, written for reading.
 
-    The places are cut into parts, and cycles looked for in each with
-
-    .. math:: \varepsilon = (\max w_0 - \min w_0) \, (\alpha + 1 / n),
-
-    where n is the number of places in the part: 1 / n of the range is about the distance between
-    two neighbours in value.
+    The places are cut into parts, and cycles looked for in each.
 
     Args:
         weights: the weight vector, finite floats, shape (d,).
@@ -252,6 +266,6 @@ def rearrange_reference(
     cycles = []
     for first in range(0, len(places), size):
         part = places[first : first + size].tolist()
-        edges = graph(values, wishes, part, epsilon=spread * (alpha + 1 / len(part)))
+        edges = graph(values, wishes, part, reach(spread, alpha, len(part)))
         cycles += find_cycles(edges, wishes)
     return permute(weights, cycles)

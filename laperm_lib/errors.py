@@ -17,5 +17,9 @@ class DatasetUnavailableError(LaPermError):
     """A dataset that is neither on disk nor within reach, or whose files are not what they say."""
 
 
+class BusyError(LaPermError):
+    """A run that another process is training."""
+
+
 class WeightFileError(LaPermError):
     """A weight file that is damaged, foreign, or does not fit the model."""

@@ -12,6 +12,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from laperm_lib.backend import is_compiled_by_xla
+
 Function = Callable[..., Sequence[np.ndarray]]
 
 
@@ -122,15 +124,11 @@ def _on_tensorflow(function: Function, arrays: Sequence[Any], like: Sequence[Any
 
     if tf.executing_eagerly():
         return _directly(function, arrays)
-    graph: Any = tf.compat.v1.get_default_graph()
-    while graph is not None:
-        context = graph._get_control_flow_context()
-        if context is not None and context.GetControlPivot is not None and context.IsXLAContext():
-            raise ValueError(
-                "SGPerm rearranges weights in a NumPy function, which XLA cannot call: compile the "
-                "model with jit_compile=False."
-            )
-        graph = getattr(graph, "outer_graph", None)
+    if is_compiled_by_xla():
+        raise ValueError(
+            "SGPerm rearranges weights in a NumPy function, which XLA cannot call: compile the "
+            "model with jit_compile=False."
+        )
     results = tf.numpy_function(function, arrays, [tensor.dtype for tensor in like])
     for result, tensor in zip(results, like, strict=True):
         result.set_shape(tensor.shape)

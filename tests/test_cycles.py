@@ -298,6 +298,12 @@ def test_other_floats(dtype):
     np.testing.assert_array_equal(new, reference(weights, wishes, places, how))
 
 
+def test_with_an_infinite_reach_nothing_is_taken_from_outside_of_a_part():
+    *arrays, how = many()
+    how |= {"spread": np.full(70, np.inf)}
+    assert_same_bits(compiled_cycles.rearrange(*arrays, **how), reference(*arrays, how))
+
+
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
 @pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize("compiled", [True, False])

@@ -7,9 +7,9 @@ import keras
 import numpy as np
 import pytest
 
-from laperm_lib import __main__, datasets, experiments, models, weight_vectors
+from laperm_lib import datasets, experiments, models, weight_vectors
 from laperm_lib.errors import LaPermError
-from laperm_lib.experiments import evaluation, sweeps, training
+from laperm_lib.experiments import evaluation, training
 
 SHORT = replace(experiments.quick("f1"), epochs=10, sync_period=50, evaluate_every=50)  # 120 steps
 
@@ -206,36 +206,6 @@ def test_unknown_experiments():
     for ask in (experiments.hyperparameters, experiments.quick):
         with pytest.raises(ValueError, match="f1, f1_notebook, f2"):
             ask("f3")
-
-
-def test_the_command_line_writes_records(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(sweeps, "quick", lambda name: SHORT)
-    output = tmp_path / "f1.json"
-    arguments = ["run", "f1", "--seeds", "2", "--runs", str(tmp_path), "--output", str(output)]
-    assert __main__.main(arguments) == 0
-    assert [record.seed for record in experiments.load(output)] == [0, 1]
-    assert "over 2 runs" in capsys.readouterr().out
-
-
-def test_the_command_line_says_what_is_wrong_in_one_line(tmp_path, capsys):
-    arguments = ["run", "f1", "--profile", "paper", "--data-dir", str(tmp_path)]
-    assert __main__.main([*arguments, "--runs", str(tmp_path)]) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("laperm_lib: ")
-    assert error.count("\n") == 1
-    assert not list(tmp_path.glob("*/record.json"))
-
-
-@pytest.mark.parametrize("wrong", ["speed=1", "sync_period", "sync_period=fast", "epochs=none"])
-def test_settings_that_the_command_line_does_not_take(wrong, capsys):
-    with pytest.raises(SystemExit):
-        __main__.main(["run", "f1", "--set", wrong])
-    assert "--set" in capsys.readouterr().err
-
-
-def test_settings_on_the_command_line():
-    values = dict(map(__main__._setting, ["sync_period=20,none", "permute_biases=no", "decay=.5"]))
-    assert values == {"sync_period": [20, None], "permute_biases": [False], "decay": [0.5]}
 
 
 # FACTS: best test accuracies of the published code itself and of an independent reimplementation.

@@ -8,15 +8,16 @@ from keras import layers, ops
 from laperm_lib import (
     LaPerm,
     NonFiniteWeightError,
+    SGPerm,
     UnknownLayerError,
     checkpoints,
+    compiled_cycles,
     cycles,
     host,
     permutation,
     weight_vectors,
 )
 from laperm_lib.initializers import raw_bits
-from laperm_lib.optimizers.sgperm import SGPerm
 
 BACKEND = keras.backend.backend()
 RNG = np.random.default_rng(0)
@@ -313,7 +314,7 @@ def test_ranges_of_weights_loaded_later_count_when_captured():
 def test_capture_before_training_and_of_another_model():
     model = build_model()
     optimizer = SGPerm()
-    with pytest.raises(ValueError, match="Nothing is known yet"):
+    with pytest.raises(ValueError, match="No initial values yet"):
         _ = optimizer.permuted_variables
     optimizer.capture(model)
     assert len(optimizer.permuted_variables) == 2
@@ -480,6 +481,16 @@ def test_there_must_be_something_to_permute_and_a_model():
         train(build_model(), SGPerm(exclude=["kernel"]))
     with pytest.raises(ValueError, match="not built"):
         SGPerm().apply([np.zeros(3)])
+
+
+def test_training_without_numba_is_the_same_and_says_that_it_is_slow(monkeypatch, caplog):
+    models = [build_model() for _ in range(2)]
+    train(models[0], SGPerm())
+    monkeypatch.setattr(compiled_cycles, "available", False)
+    assert not caplog.records
+    train(models[1], SGPerm())
+    assert "laperm-lib[fast]" in caplog.text
+    assert_same_weights(*models)
 
 
 def test_a_nan_at_the_start_is_an_error():

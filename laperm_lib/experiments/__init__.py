@@ -7,9 +7,11 @@ from laperm_lib.experiments.hyperparameters import (
     Hyperparameters,
     hyperparameters,
     quick,
+    short,
 )
+from laperm_lib.experiments.outcome import Outcome, Run
 from laperm_lib.experiments.records import Record, Summary, load, record, save, summarise
-from laperm_lib.experiments.training import Outcome, Run, run
+from laperm_lib.experiments.training import run
 
 __all__ = [
     "PUBLISHED",
@@ -27,6 +29,7 @@ __all__ = [
     "record",
     "run",
     "save",
+    "short",
     "summarise",
     "tasks_in",
 ]

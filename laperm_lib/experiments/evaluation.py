@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
+from laperm_lib import datasets, models
 from laperm_lib.experiments.hyperparameters import Hyperparameters
+from laperm_lib.initializers import raw_bits
 
 _BATCH = 2000
 
@@ -121,3 +123,36 @@ class Images:
         if len(self.x_held_out):
             held_out = accuracy(model, self.x_held_out, self.y_held_out)
         return Evaluation(step, since_sync, accuracy(model, self.x_test, self.y_test), held_out)
+
+
+def images_for(settings: Hyperparameters, data_dir: str | None = None) -> Images:
+    """Load the images of an experiment.
+
+    Args:
+        settings: the hyperparameters. The images held out are the same in every run.
+        data_dir: where the dataset lies. Default: as `laperm_lib.datasets.load`.
+
+    Raises:
+        ValueError: if as many are to be held out as there are.
+        DatasetUnavailableError: if the data cannot be had.
+    """
+    shape = models.spec(settings.model).input_shape if settings.dataset == "digits" else None
+    data = datasets.load(settings.dataset, data_dir, shape=shape)
+    x_train, x_test = models.preprocess(settings.model, data)
+    count = len(x_train)
+    if settings.held_out >= count:
+        raise ValueError(f"{settings.held_out} images cannot be held out of {count}.")
+    # 64 random bits an image: ties do not happen.
+    keys = raw_bits(0, "held out").random_raw(count)
+    held_out = np.zeros(count, bool)
+    held_out[np.argsort(keys, kind="stable")[: settings.held_out]] = True
+    kept = slice(None) if settings.held_out == 0 else ~held_out
+    return Images(
+        x_train[kept],
+        data.y_train[kept],
+        x_train[held_out],
+        data.y_train[held_out],
+        x_test,
+        data.y_test,
+        data.fingerprint,
+    )

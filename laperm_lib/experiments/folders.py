@@ -28,7 +28,7 @@ import numpy as np
 
 from laperm_lib import files, models
 from laperm_lib.checkpoints import Checkpoints
-from laperm_lib.errors import LaPermError
+from laperm_lib.errors import BusyError, LaPermError
 from laperm_lib.experiments import records, training
 from laperm_lib.experiments.hyperparameters import (
     PUBLISHED,
@@ -37,7 +37,9 @@ from laperm_lib.experiments.hyperparameters import (
     from_json,
     to_json,
 )
+from laperm_lib.experiments.outcome import Run
 from laperm_lib.experiments.records import Record
+from laperm_lib.experiments.stopping import StopCheck, never
 from laperm_lib.initializers import check_seed
 
 _log = logging.getLogger(__name__)
@@ -123,21 +125,29 @@ class RunFolder:
         return self._record.exists()
 
     def run(
-        self, *, data_dir: str | None = None, every_seconds: float = 60, verbose: int = 0
+        self,
+        *,
+        data_dir: str | None = None,
+        every_seconds: float = 60,
+        stop: StopCheck = never,
+        verbose: int = 0,
     ) -> Record:
         """Train, or go on from where it was cut; a finished run is not run again.
 
         Args:
             data_dir: where the dataset lies. Default: as `laperm_lib.datasets.load`.
             every_seconds: the time between two checkpoints.
+            stop: asked after steps; when it says yes, a checkpoint is written and training stops.
+                Default: never.
             verbose: 1 shows Keras's progress bar.
 
         Returns:
             The record.
 
         Raises:
-            LaPermError: if another process is at it.
+            BusyError: if another process is at it.
             DatasetUnavailableError: if the data cannot be had.
+            Stopped: if `stop` said so.
         """
         with self.lock():
             if self.is_finished:
@@ -150,11 +160,12 @@ class RunFolder:
                 evaluate_after=self.task.evaluate_after,
                 checkpoints=self.checkpoints,
                 every_seconds=every_seconds,
+                stop=stop,
                 verbose=verbose,
             )
             return self.keep(done)
 
-    def keep(self, done: training.Run) -> Record:
+    def keep(self, done: Run) -> Record:
         """Write what came out of a run, the record last, and forget its checkpoints."""
         with files.replaced(self.path / "network.npz") as file:
             weights = {w.path: keras.ops.convert_to_numpy(w) for w in done.model.weights}
@@ -199,13 +210,13 @@ class RunFolder:
         """Keep other processes from this run; the lock goes with the process.
 
         Raises:
-            LaPermError: if another process has it.
+            BusyError: if another process has it.
         """
         with open(self.path / "lock", "w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise LaPermError(f"{self.path}: another process is training this run.") from None
+                raise BusyError(f"{self.path}: another process is training this run.") from None
             yield
 
 

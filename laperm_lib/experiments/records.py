@@ -22,7 +22,7 @@ from laperm_lib import files
 from laperm_lib.errors import LaPermError
 from laperm_lib.experiments.evaluation import Evaluation
 from laperm_lib.experiments.hyperparameters import from_json, to_json
-from laperm_lib.experiments.training import Outcome, Run
+from laperm_lib.experiments.outcome import Outcome, Run
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ period. It needs JAX, and pays on an accelerator.
 import logging
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 
@@ -16,9 +16,11 @@ import keras
 
 from laperm_lib.checkpoints import restore, state_of
 from laperm_lib.device_program import DeviceProgram
+from laperm_lib.errors import WeightFileError
 from laperm_lib.experiments.evaluation import Evaluation
 from laperm_lib.experiments.folders import RunFolder, Task
 from laperm_lib.experiments.records import Record
+from laperm_lib.experiments.stopping import StopCheck, Stopped, never
 from laperm_lib.experiments.training import Start, start
 from laperm_lib.optimizers.laperm import LaPerm
 
@@ -57,15 +59,20 @@ def run_side_by_side(
     *,
     data_dir: str | None = None,
     every_seconds: float = 60,
+    stop: StopCheck = never,
     verbose: int = 0,
 ) -> list[Record]:
     """Train what is missing of some runs side by side, or go on from where they were cut.
+
+    Runs that were cut at different steps go on in programs of their own, one after the other.
 
     Args:
         tasks: trainings of one group; see `groups`.
         root: where all run folders are.
         data_dir: where the dataset lies. Default: as `laperm_lib.datasets.load`.
         every_seconds: the time between two checkpoints.
+        stop: asked between blocks of steps; when it says yes, each run gets a checkpoint and
+            training stops. Default: never.
         verbose: 1 shows Keras's progress bar.
 
     Returns:
@@ -73,23 +80,42 @@ def run_side_by_side(
 
     Raises:
         ValueError: if the tasks are not of one group, or the backend is not JAX.
-        LaPermError: if another process is at one of them.
+        BusyError: if another process is at one of them.
         DatasetUnavailableError: if the data cannot be had.
+        Stopped: if `stop` said so.
     """
     if len(groups(tasks)) > 1:
         raise ValueError("Runs side by side differ in seed, sync period and pruning only.")
+    check_backend()
     folders = [RunFolder(root, task) for task in tasks]
     with ExitStack() as locks:
         for folder in folders:
             locks.enter_context(folder.lock())
         missing = [folder for folder in folders if not folder.is_finished]
-        if missing:
-            _train(missing, data_dir, every_seconds, verbose)
+        for step, together in _at_one_step(missing):
+            _train(together, step, data_dir, every_seconds, stop, verbose)
     return [folder.record() for folder in folders]
 
 
+def check_backend() -> None:
+    """Refuse, before anything is made, where there can be no device program.
+
+    Raises:
+        ValueError: if the backend is not JAX.
+    """
+    if keras.backend.backend() != "jax":
+        raise ValueError(
+            f"Runs side by side need JAX: set KERAS_BACKEND=jax (it is {keras.backend.backend()})."
+        )
+
+
 def _train(
-    folders: Sequence[RunFolder], data_dir: str | None, every_seconds: float, verbose: int
+    folders: Sequence[RunFolder],
+    step: int,
+    data_dir: str | None,
+    every_seconds: float,
+    stop: StopCheck,
+    verbose: int,
 ) -> None:
     starts = [
         start(
@@ -100,7 +126,7 @@ def _train(
         )
         for folder in folders
     ]
-    step, evaluations, seconds = _take_up(folders, starts)
+    evaluations, seconds = _take_up(folders, starts, step)
     images, settings = starts[0].images, starts[0].settings
     program = DeviceProgram(
         [begun.model for begun in starts],
@@ -115,17 +141,20 @@ def _train(
     saved = time.monotonic()
     total = settings.epochs * program.steps_per_epoch
     bar = keras.utils.Progbar(total) if verbose else None
-    stops = sorted({total, *(stop for begun in starts for stop in begun.evaluation_steps)})
-    for stop in (stop for stop in stops if stop > step):
-        while program.step < stop:
-            losses = program.advance(min(_MOST_STEPS, stop - program.step))
+    ends = sorted({total, *(end for begun in starts for end in begun.evaluation_steps)})
+    for end in (end for end in ends if end > step):
+        while program.step < end:
+            losses = program.advance(min(_MOST_STEPS, end - program.step))
             if bar is not None:
                 bar.update(program.step, [("loss", losses.mean())])
-            if program.step == stop:
+            if program.step == end:
                 _evaluate(program, starts, evaluations)
-            if time.monotonic() - saved >= every_seconds:
+            stopping = stop()
+            if stopping or time.monotonic() - saved >= every_seconds:
                 _save(program, folders, starts, evaluations, time.perf_counter() - since)
                 saved = time.monotonic()
+            if stopping:
+                raise Stopped
     program.write_back()
     for folder, begun, made in zip(folders, starts, evaluations, strict=True):
         if isinstance(begun.model.optimizer, LaPerm):
@@ -134,18 +163,40 @@ def _train(
         _log.info("%s: final test accuracy %.4f", folder.path.name, record.final)
 
 
-def _take_up(
-    folders: Sequence[RunFolder], starts: Sequence[Start]
-) -> tuple[int, list[list[Evaluation]], float]:
-    """The step, evaluations and seconds to go on from, with the models brought there.
+def _at_one_step(folders: Iterable[RunFolder]) -> list[tuple[int, list[RunFolder]]]:
+    """Runs together that can go on from one step, and which: the latest that they have in common.
 
     A cut between the checkpoints of two runs leaves one of them a checkpoint ahead; it still has
     the one before.
     """
-    latest = [folder.checkpoints.latest() for folder in folders]
-    step = min(checkpoint.step if checkpoint else 0 for checkpoint in latest)
+    found: list[tuple[set[int], list[RunFolder]]] = []
+    for folder in folders:
+        steps = set(_readable_steps(folder)) or {0}
+        for place, (common, together) in enumerate(found):
+            if common & steps:
+                found[place] = (common & steps, [*together, folder])
+                break
+        else:
+            found.append((steps, [folder]))
+    return [(max(common), together) for common, together in found]
+
+
+def _readable_steps(folder: RunFolder) -> Iterator[int]:
+    for step in folder.checkpoints.steps():
+        try:
+            folder.checkpoints.at(step)
+        except WeightFileError as error:
+            _log.warning("%s It is not used.", error)
+        else:
+            yield step
+
+
+def _take_up(
+    folders: Sequence[RunFolder], starts: Sequence[Start], step: int
+) -> tuple[list[list[Evaluation]], float]:
+    """The evaluations and seconds to go on from, with the models brought to a step."""
     if step == 0:
-        return 0, [[] for _ in folders], 0.0
+        return [[] for _ in folders], 0.0
     evaluations = []
     seconds = 0.0
     for folder, begun in zip(folders, starts, strict=True):
@@ -154,7 +205,7 @@ def _take_up(
         evaluations.append([Evaluation(**entry) for entry in checkpoint.notes["evaluations"]])
         seconds = max(seconds, checkpoint.notes["seconds"])
     _log.info("%d runs side by side go on after step %d", len(folders), step)
-    return step, evaluations, seconds
+    return evaluations, seconds
 
 
 def _evaluate(

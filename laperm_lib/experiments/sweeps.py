@@ -14,7 +14,7 @@ from typing import Any
 
 from laperm_lib.errors import LaPermError
 from laperm_lib.experiments.folders import RunFolder, Task
-from laperm_lib.experiments.hyperparameters import Hyperparameters, hyperparameters, quick
+from laperm_lib.experiments.hyperparameters import PROFILES, Hyperparameters
 from laperm_lib.experiments.records import Record
 
 _log = logging.getLogger(__name__)
@@ -33,7 +33,8 @@ def grid(
     Args:
         experiment: a key of `laperm_lib.experiments.PUBLISHED`.
         seeds: the seeds.
-        profile: "paper" starts from the published settings, "quick" from those for seconds.
+        profile: what to start from: "paper", the published settings, or "short" or "quick", as
+            `laperm_lib.experiments.hyperparameters.PROFILES` has them.
         evaluate_after: as for `laperm_lib.experiments.run`.
         **values: for a field of `Hyperparameters`, the values to try.
 
@@ -41,7 +42,7 @@ def grid(
         The tasks, those of one setting together.
 
     Raises:
-        ValueError: if the experiment, a field or a value is not possible.
+        ValueError: if the experiment, the profile, a field or a value is not possible.
 
     Examples:
         >>> [task.name[:11] for task in grid("conv7", seeds=[0, 1], sync_period=[20, 1200])]
@@ -50,7 +51,9 @@ def grid(
     unknown = values.keys() - {field.name for field in fields(Hyperparameters)}
     if unknown:
         raise ValueError(f"There is no hyperparameter {', '.join(sorted(unknown))}.")
-    start = quick(experiment) if profile == "quick" else hyperparameters(experiment)
+    if profile not in PROFILES:
+        raise ValueError(f"Unknown profile {profile!r}; there are {', '.join(PROFILES)}.")
+    start = PROFILES[profile](experiment)
     settings = [
         replace(start, **dict(zip(values, combination, strict=True)))
         for combination in itertools.product(*values.values())

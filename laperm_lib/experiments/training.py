@@ -5,21 +5,23 @@ References:
 """
 
 import logging
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import keras
-import numpy as np
 
-from laperm_lib import datasets, models, sparsity
+from laperm_lib import batch_statistics
 from laperm_lib.batches import Batches
 from laperm_lib.checkpoints import Checkpoints, SaveCheckpoints, restore
 from laperm_lib.experiments import evaluation
 from laperm_lib.experiments.evaluation import Evaluation, Images
 from laperm_lib.experiments.hyperparameters import Hyperparameters
-from laperm_lib.initializers import raw_bits
+from laperm_lib.experiments.outcome import Run
+from laperm_lib.experiments.stopping import StopCheck, Stopped, never
+from laperm_lib.initial_network import InitialNetwork
 from laperm_lib.optimizers.laperm import LaPerm
 
 _log = logging.getLogger(__name__)
@@ -27,55 +29,9 @@ _log = logging.getLogger(__name__)
 # Callbacks and Python see only every so many steps; the device runs those in between by itself.
 _MOST_STEPS_PER_EXECUTION = 50
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """What is measured of a training.
-
-    Args:
-        hyperparameters: the settings.
-        seed: the seed.
-        fraction_pruned: the share of kernel weights that are zero at the start, 0 to 1.
-        evaluations: accuracies, in the order of steps.
-        final: test accuracy of the network at the end, synchronised, 0 to 1.
-        is_permutation: whether that network is bitwise a permutation of its start.
-        seconds: wall time of training and evaluating.
-        data_fingerprint: SHA-256 of the dataset, as `laperm_lib.datasets.load` gives it.
-    """
-
-    hyperparameters: Hyperparameters
-    seed: int
-    fraction_pruned: float
-    evaluations: tuple[Evaluation, ...]
-    final: float
-    is_permutation: bool
-    seconds: float
-    data_fingerprint: str
-
-    def best(self, since_sync: int = 0) -> float:
-        """The best test accuracy at any evaluation so long after a synchronisation.
-
-        The published protocol picks networks by it. It is an optimistic number: the test images
-        chose the step.
-
-        Raises:
-            ValueError: if there was no such evaluation.
-        """
-        found = [e.accuracy for e in self.evaluations if e.since_sync == since_sync]
-        if not found:
-            raise ValueError(f"No evaluation {since_sync} steps after a synchronisation.")
-        return max(found)
-
-
-@dataclass(frozen=True)
-class Run(Outcome):
-    """A training just done: its outcome, and the network.
-
-    Args:
-        model: the trained network, synchronised.
-    """
-
-    model: keras.Model
+# So many images give a mean to 1.4 % of a standard deviation, or better where each has many places.
+_REESTIMATION_IMAGES = 5000
+_REESTIMATION_BATCH = 500
 
 
 @dataclass(frozen=True)
@@ -114,17 +70,26 @@ class Start:
     def outcome(self, evaluations: Sequence[Evaluation], seconds: float) -> Run:
         """What has come out, when the training is over and the network synchronised."""
         optimizer = self.model.optimizer
+        sample = self.images.x_train[:_REESTIMATION_IMAGES]
+        parts = range(0, len(sample), _REESTIMATION_BATCH)
+        batches = [sample[first:][:_REESTIMATION_BATCH] for first in parts]
+        with batch_statistics.reestimated(self.model, batches) as layers:
+            reestimated = self._test_accuracy() if layers else None
         return Run(
             hyperparameters=self.settings,
             seed=self.seed,
             fraction_pruned=self.fraction_pruned,
             evaluations=tuple(evaluations),
-            final=evaluation.accuracy(self.model, self.images.x_test, self.images.y_test),
+            final=self._test_accuracy(),
+            final_reestimated=reestimated,
             is_permutation=isinstance(optimizer, LaPerm) and optimizer.is_permutation(),
             seconds=round(seconds, 2),
             data_fingerprint=self.images.fingerprint,
             model=self.model,
         )
+
+    def _test_accuracy(self) -> float:
+        return evaluation.accuracy(self.model, self.images.x_test, self.images.y_test)
 
 
 def start(
@@ -155,18 +120,12 @@ def start(
         ValueError: for an impossible hyperparameter, seed or `evaluate_after`.
         DatasetUnavailableError: if the data cannot be had.
     """
-    images = _images(settings, data_dir)
+    images = evaluation.images_for(settings, data_dir)
     steps_per_epoch = -(-len(images.x_train) // settings.batch_size)
     evaluation_steps = evaluation.schedule(
         settings, settings.epochs * steps_per_epoch, evaluate_after
     )
-    model = models.build(
-        settings.model, seed=seed, initializer=settings.initializer, dtype=settings.precision
-    )
-    if settings.shared_value is not None:
-        report = sparsity.agnosticize(model, settings.shared_value, settings.keep, seed=seed)
-    else:
-        report = sparsity.random_prune(model, settings.pruned, seed=seed)
+    model, report = initial_network(settings, seed).build()
     rates = EpochRates(map(settings.rate, range(settings.epochs)), steps_per_epoch)
     optimizer = keras.optimizers.Adam(rates, epsilon=1e-7 / settings.batch_size)
     if settings.sync_period is not None:
@@ -181,6 +140,24 @@ def start(
     return Start(settings, seed, model, images, report.fraction_pruned, evaluation_steps)
 
 
+def initial_network(settings: Hyperparameters, seed: int) -> InitialNetwork:
+    """How the network of a training starts.
+
+    Args:
+        settings: the hyperparameters.
+        seed: the seed.
+    """
+    return InitialNetwork(
+        model=settings.model,
+        seed=seed,
+        initializer=settings.initializer,
+        pruned=settings.pruned,
+        shared_value=settings.shared_value,
+        keep=settings.keep,
+        precision=settings.precision,
+    )
+
+
 def run(
     settings: Hyperparameters,
     *,
@@ -189,6 +166,7 @@ def run(
     evaluate_after: Sequence[int] = (0,),
     checkpoints: Checkpoints | None = None,
     every_seconds: float = 60,
+    stop: StopCheck = never,
     verbose: int = 0,
 ) -> Run:
     """Train a network of an experiment, by permutation or by Adam alone.
@@ -202,6 +180,8 @@ def run(
         checkpoints: where checkpoints are kept; a training that was cut goes on from its latest,
             and ends, on the same machine, bit for bit as if it had not been. Default: none are.
         every_seconds: the time between two checkpoints.
+        stop: asked after steps; when it says yes, a checkpoint is written and training stops.
+            Default: never.
         verbose: 1 shows Keras's progress bar, 0 (the default) nothing.
 
     Returns:
@@ -211,6 +191,7 @@ def run(
         ValueError: for an impossible hyperparameter, seed or `evaluate_after`.
         DatasetUnavailableError: if the data cannot be had.
         WeightFileError: if the checkpoint is of another network.
+        Stopped: if `stop` said so.
     """
     begun = start(settings, seed=seed, data_dir=data_dir, evaluate_after=evaluate_after)
     keeping = _Progress(begun)
@@ -227,9 +208,13 @@ def run(
         callbacks.append(
             SaveCheckpoints(checkpoints, every_seconds=every_seconds, notes=keeping.notes)
         )
+    stopping = _StopWhenAsked(stop, checkpoints, keeping.notes)
+    callbacks.append(stopping)
     batches = begun.batches(first_step)
     if len(batches):
         begun.model.fit(batches, epochs=1, shuffle=False, verbose=verbose, callbacks=callbacks)
+        if stopping.has_stopped:
+            raise Stopped
     elif isinstance(begun.model.optimizer, LaPerm):  # cut after its last step
         begun.model.optimizer.synchronise()
     result = begun.outcome(keeping.evaluations, keeping.seconds())
@@ -298,32 +283,30 @@ class _Progress(keras.callbacks.Callback):
             self.evaluations.append(self._start.images.evaluate(self.model, step, since_sync))
 
 
-def _images(settings: Hyperparameters, data_dir: str | None) -> Images:
-    shape = models.spec(settings.model).input_shape if settings.dataset == "digits" else None
-    data = datasets.load(settings.dataset, data_dir, shape=shape)
-    x_train, x_test = models.preprocess(settings.model, data)
-    count = len(x_train)
-    if settings.held_out >= count:
-        raise ValueError(f"{settings.held_out} images cannot be held out of {count}.")
-    # 64 random bits an image: ties do not happen.
-    keys = raw_bits(0, "held out").random_raw(count)
-    held_out = np.zeros(count, bool)
-    held_out[np.argsort(keys, kind="stable")[: settings.held_out]] = True
-    kept = slice(None) if settings.held_out == 0 else ~held_out
-    return Images(
-        x_train[kept],
-        data.y_train[kept],
-        x_train[held_out],
-        data.y_train[held_out],
-        x_test,
-        data.y_test,
-        data.fingerprint,
-    )
+class _StopWhenAsked(keras.callbacks.Callback):
+    """Stops training after a step, with a checkpoint, when it is told to."""
+
+    def __init__(
+        self, stop: StopCheck, checkpoints: Checkpoints | None, notes: Callable[[], Any]
+    ) -> None:
+        super().__init__()
+        self.has_stopped = False
+        self._stop, self._checkpoints, self._notes = stop, checkpoints, notes
+
+    def on_train_batch_end(self, batch: int, logs: object = None) -> None:
+        if not self._stop():
+            return
+        if self._checkpoints is not None:
+            now = SaveCheckpoints(self._checkpoints, every_seconds=0, notes=self._notes)
+            now.set_model(self.model)
+            now.on_train_batch_end(batch)
+        # What fit still does, a synchronisation, comes behind the checkpoint and is thrown away.
+        self.model.stop_training = self.has_stopped = True
 
 
 def _steps_per_execution(evaluation_steps: dict[int, int]) -> int:
     """The most steps at once whose ends include every evaluation; torch takes only one."""
     if keras.backend.backend() == "torch":
         return 1
-    common = int(np.gcd.reduce(list(evaluation_steps))) if evaluation_steps else 0
+    common = math.gcd(*evaluation_steps)
     return max(n for n in range(1, _MOST_STEPS_PER_EXECUTION + 1) if common % n == 0)

@@ -15,7 +15,6 @@ References:
 """
 
 import numbers
-import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -23,8 +22,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from laperm_lib import backend, weight_vectors
-from laperm_lib.errors import NonFiniteWeightError
+from laperm_lib import backend
+from laperm_lib.optimizers.permuting import (
+    PermutingOptimizer,
+    check_scales_no_loss,
+    initial_matrix,
+)
 from laperm_lib.permutation import is_permutation, sort_values, to_matrix
 from laperm_lib.weight_vectors import WeightVectors
 
@@ -32,7 +35,7 @@ SyncPeriod = int | Callable[[Any], Any]
 
 
 @keras.saving.register_keras_serializable(package="laperm_lib")
-class LaPerm(keras.optimizers.Optimizer):
+class LaPerm(PermutingOptimizer):
     """Trains a network by permuting its initial weights.
 
     The initial weights are those at the first training step (or at `capture`). The learning rate,
@@ -90,30 +93,21 @@ class LaPerm(keras.optimizers.Optimizer):
         inner_optimizer = keras.optimizers.get(inner_optimizer)
         _check_inner_optimizer(inner_optimizer)
         _check_sync_period(sync_period)
-        patterns = [exclude] if isinstance(exclude, str) else list(exclude)
-        _check_patterns(patterns)
-        super().__init__(learning_rate=0.0, name=name)  # the inner optimizer's rate is the one used
+        super().__init__(
+            learning_rate=0.0,  # the inner optimizer's is the one used
+            skip_bias=skip_bias,
+            skip_batch_norm=skip_batch_norm,
+            exclude=exclude,
+            name=name,
+        )
         self.inner_optimizer = inner_optimizer
         self.sync_period = sync_period if callable(sync_period) else int(sync_period)
-        self.skip_bias = bool(skip_bias)
-        self.skip_batch_norm = bool(skip_batch_norm)
-        self.exclude = tuple(patterns)
 
     # -- the algorithm --------------------------------------------------------------------------
 
-    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
-        """Take one step of the inner optimizer, and synchronise if the sync period is over.
-
-        Args:
-            grads: one gradient per variable, or None where there is none.
-            trainable_variables: the variables; may be left out once the optimizer is built.
-        """
-        if not self.built:
-            if trainable_variables is None:
-                raise ValueError("Pass the variables too: this optimizer is not built yet.")
-            with keras.name_scope(self.name, caller=self):
-                self.build(list(trainable_variables))
-        self.inner_optimizer.apply(grads, trainable_variables)
+    def _take_step(self, grads: list[Any], variables: list[Any]) -> None:
+        """Take a step of the inner optimizer, and synchronise if the sync period is over."""
+        self.inner_optimizer.apply(grads, variables)
 
         step = ops.convert_to_tensor(self.iterations)
         last_sync = ops.convert_to_tensor(self._last_sync)
@@ -141,34 +135,26 @@ class LaPerm(keras.optimizers.Optimizer):
 
     # -- the initial values -----------------------------------------------------------------------
 
-    def build(self, variables: Any) -> None:
-        """Create the state and capture the variables' present values as the initial ones.
+    def _create_state(self, variables: list[Any], chosen: list[WeightVectors]) -> None:
+        # All are read before anything is made.
+        initial = [_sorted_values(v.variable, v.neuron_axes) for v in chosen]
+        permuted = []
+        for vectors, values in zip(chosen, initial, strict=True):
+            sorted_initial = self.add_variable(
+                shape=values.shape,
+                dtype=vectors.variable.dtype,
+                initializer=lambda shape, dtype, values=values: ops.convert_to_tensor(values),
+                name=f"{vectors.variable.path.replace('/', '_')}_sorted_initial",
+            )
+            permuted.append(
+                backend.PermutedVariable(vectors.variable, sorted_initial, vectors.neuron_axes)
+            )
+        self._last_sync = self.add_variable(shape=(), dtype="int", name="last_sync")
+        self._permuted = permuted
+        if not self.inner_optimizer.built:
+            self.inner_optimizer.build(variables)
 
-        Args:
-            variables: the trainable variables, a list of `keras.Variable` objects.
-        """
-        candidates = [v for v in variables if not self._is_excluded(v)]
-        self._build(variables, weight_vectors.of_variables(candidates))
-
-    def capture(self, model: keras.Model) -> None:
-        """Take a model's present weights as its initial ones.
-
-        The first training step does this by itself. Call it for weights that are loaded or pruned
-        later, or before that.
-
-        Args:
-            model: a built model whose trainable variables this optimizer trains.
-
-        Raises:
-            ValueError: if the model is not built, or not the one being trained.
-            NonFiniteWeightError: if a weight is NaN or infinite.
-            UnknownLayerError: if a layer's weight vectors are not known.
-        """
-        if not self.built:
-            known = weight_vectors.of(model, weight_vectors.KINDS, skip=self._is_excluded)
-            self._build(model.trainable_variables, known)
-            return
-        self._check_variables_are_known(model.trainable_variables)
+    def _capture_again(self) -> None:
         captured = [_sorted_values(entry.variable, entry.neuron_axes) for entry in self._permuted]
         for entry, values in zip(self._permuted, captured, strict=True):
             entry.sorted_initial.assign(values)
@@ -196,11 +182,6 @@ class LaPerm(keras.optimizers.Optimizer):
         return list(self._permuted)
 
     @property
-    def permuted_variables(self) -> list[Any]:
-        """The variables that are synchronised; the others are the inner optimizer's alone."""
-        return [entry.variable for entry in self.permuted]
-
-    @property
     def last_sync(self) -> int:
         """The step of the last synchronisation; 0, or the step of `capture`, before the first."""
         self._require_built()
@@ -210,44 +191,6 @@ class LaPerm(keras.optimizers.Optimizer):
     def last_sync(self, step: int) -> None:
         self._require_built()
         self._last_sync.assign(step)
-
-    def _build(self, variables: Any, known: list[WeightVectors]) -> None:
-        # While TensorFlow traces the first step, variables have values only outside of its graph,
-        # and values made inside of it stay in it as constants, several copies of them.
-        with backend.outside_graph():
-            self._build_state(variables, known)
-
-    def _build_state(self, variables: Any, known: list[WeightVectors]) -> None:
-        skipped = {"bias"} if self.skip_bias else set()
-        skipped |= {"normalization"} if self.skip_batch_norm else set()
-        permuted = []
-        chosen = [vectors for vectors in known if vectors.kind not in skipped]
-        if not chosen:
-            raise ValueError("Nothing is left to permute: every variable is skipped or excluded.")
-        # All are read before anything is made.
-        initial = [(v, _sorted_values(v.variable, v.neuron_axes)) for v in chosen]
-        for vectors, values in initial:
-            sorted_initial = self.add_variable(
-                shape=values.shape,
-                dtype=vectors.variable.dtype,
-                initializer=lambda shape, dtype, values=values: ops.convert_to_tensor(values),
-                name=f"{vectors.variable.path.replace('/', '_')}_sorted_initial",
-            )
-            permuted.append(
-                backend.PermutedVariable(vectors.variable, sorted_initial, vectors.neuron_axes)
-            )
-        self._last_sync = self.add_variable(shape=(), dtype="int", name="last_sync")
-        self._permuted = permuted
-        if not self.inner_optimizer.built:
-            self.inner_optimizer.build(variables)
-        super().build(variables)
-
-    def _is_excluded(self, variable: Any) -> bool:
-        return any(re.search(pattern, variable.path) for pattern in self.exclude)
-
-    def _require_built(self) -> None:
-        if not self.built:
-            raise ValueError("No initial values yet: train a step, or call capture(model).")
 
     # -- everything else is the inner optimizer's ------------------------------------------------
 
@@ -276,12 +219,9 @@ class LaPerm(keras.optimizers.Optimizer):
         if callable(period):
             period = keras.saving.serialize_keras_object(period)
         return {
+            **super().get_config(),
             "inner_optimizer": keras.saving.serialize_keras_object(self.inner_optimizer),
             "sync_period": period,
-            "skip_bias": self.skip_bias,
-            "skip_batch_norm": self.skip_batch_norm,
-            "exclude": list(self.exclude),
-            "name": self.name,
         }
 
     @classmethod
@@ -298,25 +238,13 @@ class LaPerm(keras.optimizers.Optimizer):
 
 def _sorted_values(variable: Any, neuron_axes: tuple[int, ...]) -> np.ndarray:
     """The sorted weight vectors of a variable that has values, shape (neurons, d)."""
-    matrix = to_matrix(ops.convert_to_numpy(variable), neuron_axes)
-    try:
-        return sort_values(matrix)
-    except NonFiniteWeightError:
-        raise NonFiniteWeightError(
-            f"The initial values of '{variable.path}' hold a NaN or an infinity."
-        ) from None
+    return sort_values(initial_matrix(variable, neuron_axes))
 
 
 def _check_inner_optimizer(optimizer: keras.optimizers.Optimizer) -> None:
     if isinstance(optimizer, LaPerm):
         raise ValueError("LaPerm cannot wrap another LaPerm.")
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        raise ValueError("Put LossScaleOptimizer around LaPerm, not inside of it.")
-    if optimizer.loss_scale_factor is not None:
-        raise ValueError(
-            "The inner optimizer cannot scale the loss: put keras.optimizers.LossScaleOptimizer "
-            "around LaPerm."
-        )
+    check_scales_no_loss(optimizer, "The inner optimizer", around="LaPerm")
 
 
 def _check_sync_period(period: SyncPeriod) -> None:
@@ -327,11 +255,3 @@ def _check_sync_period(period: SyncPeriod) -> None:
             raise ValueError(f"The sync_period schedule gives {value} at step 1, not a period.")
     elif isinstance(period, bool) or not isinstance(period, numbers.Integral) or period < 1:
         raise ValueError(f"sync_period is a positive int or a schedule, got {period!r}.")
-
-
-def _check_patterns(patterns: list[str]) -> None:
-    for pattern in patterns:
-        try:
-            re.compile(pattern)
-        except (re.error, TypeError):
-            raise ValueError(f"exclude takes regular expressions, got {pattern!r}.") from None

@@ -7,11 +7,14 @@ from seaborn's "colorblind" palette and Matplotlib's "cividis".
 
 from laperm_lib.plotting.curves import training_curves
 from laperm_lib.plotting.profiles import MAX_LINES, MAX_POINTS, vector_profile, weight_profile
+from laperm_lib.plotting.seeds import NOTHING, over_seeds
 from laperm_lib.plotting.traces import permutation_trace
 
 __all__ = [
     "MAX_LINES",
     "MAX_POINTS",
+    "NOTHING",
+    "over_seeds",
     "permutation_trace",
     "training_curves",
     "vector_profile",

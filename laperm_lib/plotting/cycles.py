@@ -18,7 +18,7 @@ from matplotlib.markers import MarkerStyle
 from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
 
-from laperm_lib.cycles import Graph, find_cycles, graph, permute
+from laperm_lib.cycles import Graph, find_cycles, graph, permute, reach
 from laperm_lib.plotting.canvas import finite
 
 _TITLES = (
@@ -83,7 +83,7 @@ def cycle_search(
     edges: dict[int, Sequence[int]] = {}
     cycles: list[list[int]] = []
     for part in parts:
-        epsilon = spread * (alpha + 1 / len(part))
+        epsilon = reach(spread, alpha, len(part))
         of_part = graph(weights.tolist(), recommendation.tolist(), part, epsilon)
         edges |= of_part
         cycles += find_cycles(of_part, recommendation.tolist())

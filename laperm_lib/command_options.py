@@ -1,0 +1,179 @@
+"""The options of the command line."""
+
+import argparse
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from laperm_lib import experiments, manifest
+from laperm_lib.backend_choice import BACKENDS
+from laperm_lib.experiments import catalogue, formats
+from laperm_lib.experiments.folders import default_root
+from laperm_lib.experiments.hyperparameters import PROFILES
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
+    """The parser of the whole command line.
+
+    Args:
+        commands: for the name of each command the function that carries it out, whose docstring
+            is its help.
+
+    Returns:
+        A parser whose result has that function as `command`.
+    """
+    whole = argparse.ArgumentParser(
+        prog="python -m laperm_lib", description="The experiments of the paper, and their results."
+    )
+    parts = whole.add_subparsers(required=True, metavar="COMMAND")
+    of = {}
+    for name, command in commands.items():
+        help_text = (command.__doc__ or "").splitlines()[0]
+        of[name] = parts.add_parser(name, help=help_text, description=help_text, allow_abbrev=False)
+        of[name].set_defaults(command=command)
+        of[name].add_argument("--backend", choices=BACKENDS, help="Keras's (default: its own)")
+    for name in ("list", "run", "sweep", "table"):
+        of[name].add_argument(
+            "--runs",
+            type=Path,
+            default=default_root(),
+            help="where run folders are (default: $LAPERM_RUNS_DIR, or runs)",
+        )
+    for name in ("list", "run", "table", "verify", "publish"):
+        of[name].add_argument(
+            "--pretrained",
+            type=Path,
+            default=manifest.default_folder(),
+            help="where shipped networks and records are (default: $LAPERM_PRETRAINED_DIR, or "
+            "pretrained in the repository)",
+        )
+    for name in ("run", "sweep", "verify"):
+        of[name].add_argument("--data-dir", help="where datasets lie (default: $LAPERM_DATA_DIR)")
+    of["list"].add_argument("--profile", choices=PROFILES, default="paper", help="(default paper)")
+    _add_run(of["run"])
+    _add_sweep(of["sweep"])
+    of["table"].add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="experiments and sweeps (default: the rows of the paper and their Adam baselines)",
+    )
+    of["table"].add_argument("--format", choices=formats.FORMATS, default="text")
+    of["verify"].add_argument(
+        "networks", nargs="*", type=Path, help="folders with a manifest, or files beside one"
+    )
+    of["publish"].add_argument("folders", nargs="+", type=Path, help="folders of finished runs")
+    return whole
+
+
+def _add_run(run: argparse.ArgumentParser) -> None:
+    what = run.add_mutually_exclusive_group(required=True)
+    # A positional of a group is optional to argparse; the group wants one of the two.
+    what.add_argument("experiment", nargs="?", choices=catalogue.names())
+    what.add_argument(
+        "--all", action="store_true", help="whatever is missing of the whole table, cheapest first"
+    )
+    _add_training(run)
+    run.add_argument(
+        "--side-by-side",
+        action="store_true",
+        help="train runs together as one device program (--backend jax, an accelerator)",
+    )
+    run.add_argument(
+        "--time-budget",
+        type=_duration,
+        metavar="TIME",
+        help="stop with a checkpoint behind 90s, 25m, 2h or 1h30m (default: never)",
+    )
+
+
+def _add_sweep(sweep: argparse.ArgumentParser) -> None:
+    sweep.add_argument("experiment", choices=catalogue.names())
+    _add_training(sweep)
+    sweep.add_argument("--scheduler", help="its address (default: a cluster on this machine)")
+    sweep.add_argument("--workers", type=_positive, default=1, help="of that cluster (default 1)")
+
+
+def _add_training(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--seed", type=int, default=0, help="the first (default 0)")
+    command.add_argument("--seeds", type=_positive, help="how many (default 1; --all: as planned)")
+    command.add_argument(
+        "--profile", choices=PROFILES, help="(default: quick for an experiment, paper for --all)"
+    )
+    command.add_argument(
+        "--evaluate-after",
+        type=int,
+        nargs="+",
+        default=[0],
+        metavar="STEPS",
+        help="steps after a synchronisation at which to measure test accuracy (default 0)",
+    )
+    command.add_argument(
+        "--set",
+        type=setting,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE[,VALUE...]",
+        help="another value, or several, for a hyperparameter, as in sync_period=20,100",
+    )
+    command.add_argument(
+        "--checkpoint-every", type=float, default=60, metavar="SECONDS", help="(default 60)"
+    )
+    command.add_argument("--output", type=Path, help="a JSON file for all records together")
+
+
+def _positive(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return int(text)
+
+
+def _duration(text: str) -> float:
+    """Read hours, minutes and seconds, as in 1h30m, as seconds."""
+    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
+    if not text or found is None:
+        raise argparse.ArgumentTypeError(f"a time such as 90s, 25m or 1h30m, not {text!r}")
+    hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return 3600 * hours + 60 * minutes + seconds
+
+
+def setting(text: str) -> tuple[str, list[Any]]:
+    """Read `name=value,value` by the type that the hyperparameter has.
+
+    Args:
+        text: a word of the command line.
+
+    Raises:
+        argparse.ArgumentTypeError: if there is no such hyperparameter, or it takes no such value.
+
+    Examples:
+        >>> setting("sync_period=20,none")
+        ('sync_period', [20, None])
+    """
+    name, _, values = text.partition("=")
+    readers: dict[Any, Callable[[str], Any]] = {
+        int: int, float: float, str: str, bool: _yes_or_no, int | None: _int_or_none,
+    }  # fmt: skip
+    known = {
+        field.name: readers[field.type]
+        for field in fields(experiments.Hyperparameters)
+        if field.type in list(readers)
+    }
+    if name not in known or not values:
+        raise argparse.ArgumentTypeError(f"NAME=VALUE, where NAME is one of {', '.join(known)}")
+    try:
+        return name, [known[name](value) for value in values.split(",")]
+    except (KeyError, ValueError):
+        raise argparse.ArgumentTypeError(f"{name} does not take {values!r}") from None
+
+
+def _yes_or_no(text: str) -> bool:
+    return {"yes": True, "no": False}[text]
+
+
+def _int_or_none(text: str) -> int | None:
+    return None if text == "none" else int(text)

@@ -1,0 +1,82 @@
+"""Runs as the paper's figures show them: accuracy over epochs, over sync period, over pruning.
+
+Each function gives, for each place on the x axis, the accuracies of all seeds, which is what
+`laperm_lib.plotting.over_seeds` draws.
+
+References:
+    Qiu and Suda, NeurIPS 2020, figures of sections 5.1 to 5.4.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from laperm_lib.experiments import catalogue, results
+from laperm_lib.experiments.catalogue import Variant
+from laperm_lib.experiments.outcome import Outcome
+from laperm_lib.experiments.records import Record
+
+
+def alike(
+    found: Iterable[Record], experiment: str, setting: str | None = None
+) -> dict[str, list[Record]]:
+    """The runs of an experiment that train what is published, those with equal settings together.
+
+    Args:
+        found: the records.
+        experiment: a key of `laperm_lib.experiments.PUBLISHED`.
+        setting: a field of `Hyperparameters` in which they may differ. Default: none.
+
+    Returns:
+        For the settings in words, as `laperm_lib.experiments.catalogue.Variant` has them and
+        without that one, the records. Those of a list differ in seed and in that setting alone.
+
+    Examples:
+        >>> alike([], "conv7")
+        {}
+    """
+    groups: dict[str, list[Record]] = {}
+    for record in found:
+        if record.experiment != experiment:
+            continue
+        variant = results.variant_of(record)
+        beside = tuple(pair for pair in variant.differing if pair[0] != setting)
+        variant = Variant(variant.profile, beside)
+        if variant.is_as_published:
+            groups.setdefault(str(variant), []).append(record)
+    return groups
+
+
+def by_epoch(runs: Iterable[Outcome]) -> dict[float, list[float]]:
+    """Test accuracies of synchronised networks, and of Adam's, by the epochs gone through.
+
+    Args:
+        runs: the runs, or records of them.
+
+    Returns:
+        For each number of epochs, not always a whole one, the accuracies of the runs that were
+        evaluated then.
+    """
+    series: dict[float, list[float]] = {}
+    for run in runs:
+        settings = run.hyperparameters
+        steps = catalogue.steps(settings) // settings.epochs
+        for evaluation in run.evaluations:
+            if evaluation.since_sync == 0:
+                series.setdefault(evaluation.step / steps, []).append(evaluation.accuracy)
+    return series
+
+
+def by_setting(runs: Iterable[Outcome], setting: str) -> dict[Any, list[float]]:
+    """Accuracies of the networks at the end, by the value of a setting.
+
+    Args:
+        runs: the runs, or records of them.
+        setting: a field of `Hyperparameters`.
+
+    Returns:
+        For each value the `final` accuracies of the runs that have it.
+    """
+    series: dict[Any, list[float]] = {}
+    for run in runs:
+        series.setdefault(getattr(run.hyperparameters, setting), []).append(run.final)
+    return series

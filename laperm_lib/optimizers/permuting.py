@@ -1,0 +1,190 @@
+"""What LaPerm and SGPerm share: which variables they permute, and when those count as initial.
+
+Both take a model's weights as they are at the first training step, or at `capture`, and permute
+those that are neither skipped by kind nor excluded by pattern. How is each subclass's own matter.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from laperm_lib import backend, weight_vectors
+from laperm_lib.arguments import check_patterns
+from laperm_lib.errors import NonFiniteWeightError
+from laperm_lib.permutation import to_matrix
+from laperm_lib.weight_vectors import WeightVectors
+
+
+class PermutingOptimizer(keras.optimizers.Optimizer):
+    """A Keras optimizer that permutes weights: the base of `LaPerm` and `SGPerm`.
+
+    Subclasses say in `_create_state` what is kept of the variables that are permuted, in
+    `_capture_again` how it is renewed, and in `_take_step` what a training step does.
+
+    Args:
+        learning_rate: a number or a Keras schedule.
+        skip_bias: leave biases alone.
+        skip_batch_norm: leave scale and offset of normalisation layers alone.
+        exclude: regular expressions; a variable in whose `path`, such as "sequential/dense/kernel",
+            one of them is found is left alone.
+        name: name of the optimizer.
+
+    Raises:
+        ValueError: for a pattern that is no regular expression.
+    """
+
+    _permuted: Sequence[Any]  # what is kept of each permuted variable, itself as `variable`
+
+    def __init__(
+        self,
+        *,
+        learning_rate: Any,
+        skip_bias: bool,
+        skip_batch_norm: bool,
+        exclude: Iterable[str],
+        name: str,
+    ) -> None:
+        super().__init__(learning_rate=learning_rate, name=name)
+        self.skip_bias = bool(skip_bias)
+        self.skip_batch_norm = bool(skip_batch_norm)
+        self.exclude = check_patterns("exclude", exclude)
+
+    # -- what subclasses say ----------------------------------------------------------------------
+
+    def _create_state(self, variables: list[Any], chosen: list[WeightVectors]) -> None:
+        """Create the own variables, with all values read before, and set `_permuted`.
+
+        Args:
+            variables: all trainable variables.
+            chosen: the weight vectors of those that are permuted, at least one.
+        """
+        raise NotImplementedError
+
+    def _capture_again(self) -> None:
+        """Take the present weights as the initial ones: all of them or, with an error, none."""
+        raise NotImplementedError
+
+    def _take_step(self, grads: list[Any], variables: list[Any]) -> None:
+        """Take a training step, once the state is there."""
+        raise NotImplementedError
+
+    # -- what they share --------------------------------------------------------------------------
+
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        """Take a training step; the first one creates the state.
+
+        Args:
+            grads: one gradient per variable, or None where there is none.
+            trainable_variables: the variables; may be left out once the optimizer is built.
+
+        Raises:
+            ValueError: if they are left out before.
+        """
+        if not self.built:
+            if trainable_variables is None:
+                raise ValueError("Pass the variables too: this optimizer is not built yet.")
+            with keras.name_scope(self.name, caller=self):
+                self.build(list(trainable_variables))
+        if trainable_variables is None:
+            trainable_variables = self._trainable_variables
+        self._take_step(list(grads), list(trainable_variables))
+
+    def build(self, variables: Any) -> None:
+        """Create the state, and take the variables' present values as the initial ones.
+
+        Args:
+            variables: the trainable variables, a list of `keras.Variable` objects.
+        """
+        candidates = [v for v in variables if not self._is_excluded(v)]
+        self._build(variables, weight_vectors.of_variables(candidates))
+
+    def capture(self, model: keras.Model) -> None:
+        """Take a model's present weights as its initial ones.
+
+        The first training step does this by itself. Call it for weights that are loaded or pruned
+        later, or before that.
+
+        Args:
+            model: a built model whose trainable variables this optimizer trains.
+
+        Raises:
+            ValueError: if the model is not built, or not the one being trained.
+            NonFiniteWeightError: if a weight is NaN or infinite.
+            UnknownLayerError: if a layer's weight vectors are not known.
+        """
+        if self.built:
+            self._check_variables_are_known(model.trainable_variables)
+            self._capture_again()
+        else:
+            known = weight_vectors.of(model, weight_vectors.KINDS, skip=self._is_excluded)
+            self._build(model.trainable_variables, known)
+
+    @property
+    def permuted_variables(self) -> list[Any]:
+        """The variables that are permuted.
+
+        Raises:
+            ValueError: before the first training step or `capture`.
+        """
+        self._require_built()
+        return [entry.variable for entry in self._permuted]
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments that both optimizers have, serialisable."""
+        return {
+            "skip_bias": self.skip_bias,
+            "skip_batch_norm": self.skip_batch_norm,
+            "exclude": list(self.exclude),
+            "name": self.name,
+        }
+
+    def _build(self, variables: Any, known: list[WeightVectors]) -> None:
+        skipped = {"bias"} if self.skip_bias else set()
+        skipped |= {"normalization"} if self.skip_batch_norm else set()
+        chosen = [vectors for vectors in known if vectors.kind not in skipped]
+        if not chosen:
+            raise ValueError("Nothing is left to permute: every variable is skipped or excluded.")
+        # While TensorFlow traces the first step, variables have values only outside of its graph,
+        # and values made inside of it stay in it as constants, several copies of them.
+        with backend.outside_graph():
+            self._create_state(list(variables), chosen)
+            super().build(variables)
+
+    def _is_excluded(self, variable: Any) -> bool:
+        return any(re.search(pattern, variable.path) for pattern in self.exclude)
+
+    def _require_built(self) -> None:
+        if not self.built:
+            raise ValueError("No initial values yet: train a step, or call capture(model).")
+
+
+def initial_matrix(variable: Any, neuron_axes: tuple[int, ...]) -> np.ndarray:
+    """The weight vectors of a variable that has values, shape (neurons, d).
+
+    Raises:
+        NonFiniteWeightError: if one holds a NaN or an infinity; names the variable.
+    """
+    matrix = to_matrix(ops.convert_to_numpy(variable), neuron_axes)
+    if not np.isfinite(matrix).all():
+        raise NonFiniteWeightError(
+            f"The initial values of '{variable.path}' hold a NaN or an infinity."
+        )
+    return matrix
+
+
+def check_scales_no_loss(optimizer: keras.optimizers.Optimizer, role: str, around: str) -> None:
+    """Refuse an optimizer that multiplies the loss, where another one decides when it steps.
+
+    Raises:
+        ValueError: says to scale the loss `around` the whole, not in the optimizer with that role.
+    """
+    is_wrapper = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    if is_wrapper or optimizer.loss_scale_factor is not None:
+        raise ValueError(
+            f"{role} cannot scale the loss: put keras.optimizers.LossScaleOptimizer around "
+            f"{around}."
+        )

@@ -1,0 +1,93 @@
+"""Numbers over seeds: their mean and range against anything, for several kinds of runs."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+
+from laperm_lib.plotting.canvas import axes, finite
+
+NOTHING = "not yet reproduced"
+"""Stands in a picture that there are no runs for."""
+
+_MARKERS = "os^DvPX*<>"
+_MOST_BARS = 12  # more of them would run into each other
+
+
+def over_seeds(
+    series: Mapping[str, Mapping[float, Sequence[float]]],
+    *,
+    levels: Mapping[str, float] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw numbers of several seeds against x: their mean, and their range from lowest to highest.
+
+    The range is a bar at each x, or a band where a series has more than a dozen of them.
+
+    Args:
+        series: for each name in the legend, and each x, the numbers of the seeds. A series without
+            any is left out, and a picture without any series says `NOTHING`.
+        levels: for each name in the legend a number to compare with, a horizontal line. Default:
+            none.
+        ax: where to draw. Default: new axes in a new figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: if an x has no number.
+        NonFiniteWeightError: if a number is NaN or infinite.
+
+    Examples:
+        >>> ax = over_seeds({"LaPerm": {20: [0.7, 0.8], 100: [0.9]}, "Adam": {}})
+        >>> ax.get_legend_handles_labels()[1]
+        ['LaPerm (up to 2 seeds)']
+    """
+    drawn = {name: _summaries(name, points) for name, points in series.items() if points}
+    ax = axes(ax)
+    colours = itertools.cycle(sns.color_palette("colorblind"))
+    looks = zip(colours, itertools.cycle(_MARKERS), strict=False)
+    for (name, summaries), (colour, marker) in zip(drawn.items(), looks, strict=False):
+        _draw(ax, _label(name, series[name]), summaries, colour, marker)
+    dashes = itertools.cycle(["--", ":", "-."])
+    for (name, level), dash in zip((levels or {}).items(), dashes, strict=False):
+        ax.axhline(level, linestyle=dash, color="0.35", linewidth=1.2, label=name)
+    if not drawn:
+        ax.text(0.5, 0.5, NOTHING, transform=ax.transAxes, ha="center", va="center", color="0.35")
+    if drawn or levels:
+        ax.legend(fontsize="small")
+    return ax
+
+
+def _summaries(name: str, points: Mapping[float, Sequence[float]]) -> np.ndarray:
+    """One row for each x in ascending order: x, and the mean, least and most of its numbers."""
+    rows = []
+    for x in sorted(points):
+        numbers = finite(np.asarray(points[x], dtype=float), f"'{name}' at {x:g}")
+        # A mean is rounded, and that of equal numbers may lie beside them.
+        mean = np.clip(numbers.mean(), numbers.min(), numbers.max())
+        rows.append((x, mean, numbers.min(), numbers.max()))
+    return np.array(rows, dtype=float)
+
+
+def _label(name: str, points: Mapping[float, Sequence[float]]) -> str:
+    """The name, and over how many seeds."""
+    counts = {len(numbers) for numbers in points.values()}
+    most = max(counts)
+    if most == 1:
+        return f"{name} (1 seed)"
+    return f"{name} ({'' if counts == {most} else 'up to '}{most} seeds)"
+
+
+def _draw(ax: Axes, label: str, summaries: np.ndarray, colour: object, marker: str) -> None:
+    x, mean, least, most = summaries.T
+    if len(x) > _MOST_BARS:
+        ax.plot(x, mean, color=colour, label=label)
+        ax.fill_between(x, least, most, color=colour, alpha=0.25, linewidth=0)
+    else:
+        ax.errorbar(
+            x, mean, [mean - least, most - mean], color=colour, marker=marker, markersize=5,
+            capsize=4, label=label,
+        )  # fmt: skip

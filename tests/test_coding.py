@@ -1,0 +1,201 @@
+"""Codes of arrangements: what goes in comes out, in hardly more bits than there must be."""
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from laperm_lib import coding, compiled_coding
+from laperm_lib.errors import WeightFileError
+
+RNG = np.random.default_rng(0)
+
+# Few values, so that many are equal; zeros of both signs; NaNs with different bits.
+POOLS = {
+    "float32": np.array(
+        [*np.linspace(-1, 1, 9), -0.0, 0.0, 1e-45, np.inf, np.nan, -np.nan], "float32"
+    ),
+    "float64": np.array([0.1, 0.2, -0.0, 0.0, 5e-324, 1e300, -np.nan], "float64"),
+}
+
+
+@st.composite
+def networks(draw):
+    """Matrices of initial values, and the same arranged otherwise."""
+    initial, trained = [], []
+    for _ in range(draw(st.integers(0, 4))):
+        pool = POOLS[draw(st.sampled_from(list(POOLS)))]
+        shape = (draw(st.integers(1, 4)), draw(st.integers(1, 40)))
+        distinct = draw(st.booleans())
+        generator = np.random.default_rng(draw(st.integers(0, 2**32)))
+        if distinct:
+            values = np.arange(math.prod(shape)).reshape(shape).astype(pool.dtype)
+        else:
+            values = generator.choice(pool[: draw(st.integers(1, len(pool)))], shape)
+        initial.append(generator.permuted(values, axis=1))
+        trained.append(generator.permuted(values, axis=1))
+    return trained, initial
+
+
+def bits(matrix):
+    return matrix.view(f"u{matrix.dtype.itemsize}")
+
+
+def assert_same_bits(first, second):
+    assert len(first) == len(second)
+    for ours, theirs in zip(first, second, strict=True):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_array_equal(bits(ours), bits(theirs))
+
+
+@pytest.fixture(params=["compiled", "Python"])
+def coder(request, monkeypatch):
+    """Both implementations, where Numba is installed."""
+    if request.param == "Python":
+        monkeypatch.setattr(compiled_coding, "available", False)
+    elif not compiled_coding.available:
+        pytest.skip("needs Numba")
+
+
+@given(networks())
+def test_what_is_encoded_is_decoded_and_within_a_byte_of_the_bound(network):
+    trained, initial = network
+    code = coding.encode(trained, initial)
+    assert 8 * len(code) <= coding.bound_bits(initial) + 8.001
+    assert_same_bits(coding.decode(code, initial), trained)
+
+
+@given(networks())
+def test_python_and_numba_write_the_same_bytes(network):
+    trained, initial = network
+    code = coding.encode(trained, initial)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiled_coding, "available", False)
+        assert coding.encode(trained, initial) == code
+        assert_same_bits(coding.decode(code, initial), trained)
+
+
+@given(networks(), st.binary(max_size=40))
+def test_any_bytes_are_the_code_of_one_arrangement_or_of_none(network, code):
+    _, initial = network
+    for available in {compiled_coding.available, False}:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(compiled_coding, "available", available)
+            try:
+                decoded = coding.decode(code, initial)
+            except WeightFileError:
+                continue
+            assert coding.encode(decoded, initial) == code
+
+
+@given(networks(), st.data())
+def test_a_code_that_is_longer_or_shorter_is_not_the_same_network(network, data):
+    trained, initial = network
+    code = coding.encode(trained, initial)
+    with pytest.raises(WeightFileError, match="damaged"):
+        coding.decode(code + b"\0", initial)
+    if code:
+        cut = code[: data.draw(st.integers(0, len(code) - 1))]
+        try:
+            decoded = coding.decode(cut, initial)
+        except WeightFileError:
+            return
+        pairs = zip(decoded, trained, strict=True)
+        assert any((bits(ours) != bits(theirs)).any() for ours, theirs in pairs)
+
+
+@pytest.mark.parametrize("counts", [[1] * 20, [3, 5, 1], [7], [300, 484], [2] * 500])
+def test_the_bound_is_the_logarithm_of_a_multinomial(counts):
+    row = np.repeat(np.arange(len(counts), dtype="float32"), counts)
+    number = math.factorial(len(row)) // math.prod(map(math.factorial, counts))
+    expected = 2 * math.log2(number)
+    assert coding.bound_bits([np.stack([row, row[::-1]])]) == pytest.approx(expected, rel=1e-12)
+
+
+def test_every_arrangement_of_a_small_vector_has_a_code_of_its_own():
+    start = np.array([[0, 0, 1, 1, 2]], "float32")
+    codes = set()
+    for index in np.ndindex(*(5,) * 5):
+        if len(set(index)) == 5:
+            codes.add(coding.encode([start[:, index]], [start]))
+    assert len(codes) == math.factorial(5) // 4
+    assert max(map(len, codes)) == 1
+
+
+def test_long_vectors_of_all_sorts(coder):
+    """Long enough that sums leave their 64 bits and are carried on."""
+    initial = [
+        RNG.normal(size=(3, 3000)).astype("float32"),
+        np.where(RNG.random((10, 784)) < 0.6, np.float32(0.08), np.float32(0)),
+        np.where(RNG.random((2, 900)) < 0.3, RNG.normal(size=(2, 900)), 0.0),
+        np.ones((5, 100), "float32"),
+        RNG.normal(size=(1, 32)).astype("float32"),
+    ]
+    trained = [RNG.permuted(matrix, axis=1) for matrix in initial]
+    code = coding.encode(trained, initial)
+    assert abs(8 * len(code) - coding.bound_bits(initial)) <= 8.001
+    assert_same_bits(coding.decode(code, initial), trained)
+
+
+def test_the_first_and_the_last_arrangement(coder):
+    """Where the interval is at an end of what 64 bits hold."""
+    start = np.arange(2000, dtype="float32")[None]
+    assert coding.encode([start], [start]) == b""
+    code = coding.encode([start[:, ::-1]], [start])
+    assert code.startswith(b"\xff" * 6)
+    assert_same_bits(coding.decode(code, [start]), [start[:, ::-1]])
+
+
+def test_codes_stay_the_same_bytes(coder):
+    """Networks are kept as codes, so these may never change."""
+    start = np.arange(30, dtype="float32")[None]
+    first = coding.encode([start[:, np.arange(30) * 7 % 30]], [start])
+    ones = (np.arange(64) % 3 == 0).astype("float64")[None]
+    second = coding.encode([ones], [np.sort(ones)])
+    assert (first.hex(), second.hex()) == ("01e62471108ae6f9c069bcc70dd3", "c5fc6471e31e2c16")
+
+
+def test_what_is_equal_costs_nothing(coder):
+    equal = np.full((100, 100), 0.5, "float32")
+    assert coding.encode([equal], [equal]) == b""
+    assert coding.encode([], []) == b""
+    assert coding.bound_bits([equal]) == coding.bound_bits([]) == 0
+    assert coding.decode(b"", []) == []
+
+
+def test_the_signs_of_zeros_are_kept(coder):
+    start = np.array([[0.0, -0.0, 1.0, 0.0]])
+    trained = np.array([[1.0, 0.0, 0.0, -0.0]])
+    (decoded,) = coding.decode(coding.encode([trained], [start]), [start])
+    assert np.signbit(decoded).tolist() == [[False, False, False, True]]
+    assert Counter(bits(decoded)[0].tolist()) == Counter(bits(start)[0].tolist())
+
+
+ROW = np.array([[1.0, 2.0, 3.0]], "float32")
+
+
+@pytest.mark.parametrize(
+    ("trained", "initial", "why"),
+    [
+        ([ROW], [ROW + 1], "Matrix 0 is not a permutation"),
+        ([ROW, np.array([[0.0]])], [ROW, np.array([[-0.0]])], "Matrix 1 is not a permutation"),
+        ([ROW], [ROW.astype("float64")], "float64"),
+        ([ROW], [ROW[:, :2]], r"\(1, 2\)"),
+        ([ROW], [], "1 matrices"),
+        ([ROW[0]], [ROW[0]], r"\(3,\)"),
+        ([ROW[:, :0]], [ROW[:, :0]], r"\(1, 0\)"),
+        ([ROW.astype("complex128")], [ROW.astype("complex128")], "complex128"),
+    ],
+)
+def test_what_cannot_be_coded(trained, initial, why):
+    with pytest.raises(ValueError, match=why):
+        coding.encode(trained, initial)
+
+
+def test_vectors_too_long_for_the_counts_are_refused():
+    long = np.broadcast_to(np.float32(0), (1, 2**31))
+    with pytest.raises(ValueError, match="2147483648"):
+        coding.bound_bits([long])

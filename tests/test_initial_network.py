@@ -1,0 +1,45 @@
+"""Starts: what decides the initial weights."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from laperm_lib import models, sparsity
+from laperm_lib.initial_network import InitialNetwork
+
+F2 = InitialNetwork(model="f2", seed=5, initializer="glorot_uniform")
+
+
+def assert_equal_weights(first, second):
+    for ours, theirs in zip(first.get_weights(), second.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_start_is_the_model_pruned():
+    expected = models.build("f2", seed=5, initializer="glorot_uniform")
+    assert_equal_weights(F2.build()[0], expected)
+    report = sparsity.random_prune(expected, 0.5, seed=5)
+    model, ours = replace(F2, pruned=0.5).build()
+    assert ours == report
+    assert_equal_weights(model, expected)
+
+
+def test_a_shared_value_replaces_all_weights():
+    expected = models.build("f2", seed=5)
+    report = sparsity.agnosticize(expected, 0.03, (0.1, 0.2, 0.3), seed=5)
+    model, ours = replace(F2, shared_value=0.03, keep=(0.1, 0.2, 0.3)).build()
+    assert ours == report
+    assert_equal_weights(model, expected)
+
+
+def test_the_precision_is_that_of_the_layers():
+    model, _ = replace(F2, precision="mixed_bfloat16").build()
+    assert model.layers[2].compute_dtype == "bfloat16"
+    assert model.weights[0].dtype == "float32"
+
+
+@pytest.mark.parametrize("wrong", [{"model": "f3"}, {"seed": -1}, {"pruned": 2.0}])
+def test_impossible_starts(wrong):
+    with pytest.raises(ValueError, match=r"f3|seed|fraction"):
+        replace(F2, **wrong).build()

@@ -1,0 +1,98 @@
+"""Numbers over seeds are drawn with their mean and range, and nothing that is not there."""
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.collections import PolyCollection
+
+from laperm_lib import plotting
+from laperm_lib.errors import NonFiniteWeightError
+
+numbers = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=4)
+
+
+@pytest.fixture(autouse=True)
+def closed_figures():
+    yield
+    plt.close("all")
+
+
+def legend(ax):
+    return ax.get_legend_handles_labels()[1]
+
+
+@given(st.dictionaries(st.integers(0, 1000), numbers, min_size=1, max_size=6))
+def test_mean_and_range_are_those_of_the_seeds(points):
+    ax = plotting.over_seeds({"LaPerm": points})
+    (container,) = ax.containers
+    line, caps, _ = container.lines
+    x = sorted(points)
+    np.testing.assert_array_equal(line.get_xdata(), x)
+    np.testing.assert_allclose(line.get_ydata(), [np.mean(points[each]) for each in x], atol=1e-6)
+    least, most = (cap.get_ydata() for cap in caps)
+    np.testing.assert_allclose(least, [min(points[each]) for each in x], atol=1e-6)
+    np.testing.assert_allclose(most, [max(points[each]) for each in x], atol=1e-6)
+    plt.close(ax.figure)
+
+
+def test_many_places_make_a_band():
+    points = {x: [0.1 * x, 0.1 * x + 1] for x in range(20)}
+    ax = plotting.over_seeds({"LaPerm": points})
+    (band,) = (each for each in ax.collections if isinstance(each, PolyCollection))
+    bounds = band.get_paths()[0].get_extents()
+    assert (bounds.ymin, bounds.ymax) == pytest.approx((0, 2.9))
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), [0.1 * x + 0.5 for x in range(20)])
+
+
+@pytest.mark.parametrize(
+    ("points", "label"),
+    [
+        ({1: [0.5]}, "a (1 seed)"),
+        ({1: [0.5, 0.6], 2: [0.5, 0.7]}, "a (2 seeds)"),
+        ({1: [0.5, 0.6], 2: [0.5]}, "a (up to 2 seeds)"),
+    ],
+)
+def test_legend_counts_seeds(points, label):
+    assert legend(plotting.over_seeds({"a": points})) == [label]
+
+
+def test_what_there_is_not_is_left_out_and_said():
+    ax = plotting.over_seeds({"a": {}, "b": {1: [0.5]}})
+    assert legend(ax) == ["b (1 seed)"]
+    assert not ax.texts
+    empty = plotting.over_seeds({"a": {}}, levels={"published": 0.9})
+    assert [text.get_text() for text in empty.texts] == [plotting.NOTHING]
+    assert legend(empty) == ["published"]
+    assert plotting.over_seeds({}).get_legend() is None
+
+
+def test_levels_are_horizontal_lines_of_their_own_dash():
+    ax = plotting.over_seeds({"a": {1: [0.5]}}, levels={"p = 0": 0.9, "p = 0.5": 0.8})
+    drawn = [line for line in ax.lines if line.get_label().startswith("p = ")]
+    assert [line.get_ydata()[0] for line in drawn] == [0.9, 0.8]
+    assert len({line.get_linestyle() for line in drawn}) == 2
+
+
+def test_series_differ_in_colour_and_marker():
+    ax = plotting.over_seeds({str(n): {1: [n]} for n in range(6)})
+    lines = [container.lines[0] for container in ax.containers]
+    assert len({line.get_marker() for line in lines}) == 6
+    assert len({matplotlib.colors.to_hex(line.get_color()) for line in lines}) == 6
+
+
+def test_draws_where_it_is_told_and_changes_no_setting():
+    before = dict(matplotlib.rcParams)
+    _, (_, right) = plt.subplots(1, 2)
+    assert plotting.over_seeds({"a": {1: [0.5]}}, ax=right) is right
+    assert matplotlib.rcParams == before
+
+
+@pytest.mark.parametrize(
+    ("numbers", "error"), [([], ValueError), ([0.5, float("nan")], NonFiniteWeightError)]
+)
+def test_impossible_numbers_are_named(numbers, error):
+    with pytest.raises(error, match="'LaPerm' at 20"):
+        plotting.over_seeds({"LaPerm": {20: numbers}})
