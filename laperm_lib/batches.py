@@ -127,6 +127,15 @@ class Batches(keras.utils.PyDataset):
         x = self._x[chosen]
         return x if transforms is None else warp(x, transforms[chosen]), self._y[chosen]
 
+    def close(self) -> None:
+        """Let go of the data once training is over.
+
+        TensorFlow keeps for the life of the process what it has read from, and with it the data of
+        every training there was.
+        """
+        self._x, self._y = self._x[:0].copy(), self._y[:0].copy()
+        self._drawn = (-1, np.empty(0, np.intp), None)
+
     def _draw(self, epoch: int) -> tuple[np.ndarray, np.ndarray | None]:
         """The order and the transforms of all samples in an epoch, drawn once.
 

@@ -1,6 +1,8 @@
 """Order and distortion of samples are functions of the seed and the epoch, which holds them all."""
 
+import gc
 import hashlib
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import keras
@@ -153,3 +155,17 @@ def test_bad_input(count, targets, arguments):
     make = {"batch_size": 2, "epochs": 1, "seed": 0} | arguments
     with pytest.raises(ValueError, match=r"batch|seed|step|channels"):
         Batches(np.zeros(count), np.zeros(targets), **make)
+
+
+def test_closed_batches_let_go_of_the_data():
+    """TensorFlow remembers for ever what it has read from."""
+    x, y = np.zeros((20, 3), "float32"), np.zeros((20, 1), "float32")
+    batches = Batches(x, y, batch_size=4, epochs=1, seed=0)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile("sgd", loss="mse")
+    model.fit(batches, shuffle=False, verbose=0)
+    alive = weakref.ref(x)
+    batches.close()
+    del x
+    gc.collect()
+    assert alive() is None

@@ -10,7 +10,7 @@ from laperm_lib.experiments.results import Line
 
 NOT_YET = "not yet reproduced"
 BETWEEN = " *"
-"""Marks a best accuracy between two synchronisations: of a network that is no permutation."""
+"""The mark of a best accuracy between two synchronisations, where no network is a permutation."""
 
 _HEAD = (
     *("experiment", "section", "p, %", "k", "published"),

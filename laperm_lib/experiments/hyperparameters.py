@@ -261,8 +261,8 @@ def short(name: str) -> Hyperparameters:
 
 
 PROFILES = {"quick": quick, "short": short, "paper": hyperparameters}
-"""What an experiment's name stands for: settings for seconds on the bundled digits, a tenth of the
-epochs, or as published."""
+"""The settings that an experiment's name stands for, by the name of the profile. These take seconds
+on the bundled digits, a tenth of the epochs, or what was published."""
 
 
 def fingerprint(settings: Hyperparameters, default: Hyperparameters) -> str:

@@ -8,6 +8,7 @@ References:
     Qiu and Suda, NeurIPS 2020, section 5.5.
 """
 
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -181,7 +182,8 @@ def train(
         steps_per_execution=1 if keras.backend.backend() == "torch" else _STEPS_PER_EXECUTION,
     )
     batches = Batches(x_train, y_train, batch_size=trial.batch_size, epochs=trial.epochs, seed=seed)
-    model.fit(batches, epochs=1, shuffle=False, verbose=0)
+    with closing(batches):
+        model.fit(batches, epochs=1, shuffle=False, verbose=0)
     right = accuracy(model, x_test, y_test)
     return Result(
         trial,

@@ -8,6 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -212,7 +213,8 @@ def run(
     callbacks.append(stopping)
     batches = begun.batches(first_step)
     if len(batches):
-        begun.model.fit(batches, epochs=1, shuffle=False, verbose=verbose, callbacks=callbacks)
+        with closing(batches):
+            begun.model.fit(batches, epochs=1, shuffle=False, verbose=verbose, callbacks=callbacks)
         if stopping.has_stopped:
             raise Stopped
     elif isinstance(begun.model.optimizer, LaPerm):  # cut after its last step

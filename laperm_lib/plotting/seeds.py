@@ -55,7 +55,7 @@ def over_seeds(
     for (name, level), dash in zip((levels or {}).items(), dashes, strict=False):
         ax.axhline(level, linestyle=dash, color="0.35", linewidth=1.2, label=name)
     if not drawn:
-        ax.text(0.5, 0.5, NOTHING, transform=ax.transAxes, ha="center", va="center", color="0.35")
+        ax.text(0.5, 0.3, NOTHING, transform=ax.transAxes, ha="center", va="center", color="0.35")
     if drawn or levels:
         ax.legend(fontsize="small")
     return ax
@@ -87,7 +87,7 @@ def _draw(ax: Axes, label: str, summaries: np.ndarray, colour: object, marker: s
         ax.plot(x, mean, color=colour, label=label)
         ax.fill_between(x, least, most, color=colour, alpha=0.25, linewidth=0)
     else:
+        bars = [mean - least, most - mean] if (least < most).any() else None
         ax.errorbar(
-            x, mean, [mean - least, most - mean], color=colour, marker=marker, markersize=5,
-            capsize=4, label=label,
-        )  # fmt: skip
+            x, mean, bars, color=colour, marker=marker, markersize=5, capsize=4, label=label
+        )
