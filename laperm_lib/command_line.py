@@ -1,4 +1,4 @@
-"""The command line: list, run, sweep, table, verify and publish the paper's experiments.
+"""The command line: list, run, sweep, table, verify, publish and search.
 
 For example::
 
@@ -18,7 +18,15 @@ import keras
 from laperm_lib import experiments, manifest
 from laperm_lib.command_options import parser
 from laperm_lib.errors import LaPermError
-from laperm_lib.experiments import campaign, catalogue, formats, publishing, results, sweeps
+from laperm_lib.experiments import (
+    campaign,
+    catalogue,
+    formats,
+    publishing,
+    results,
+    shared_value_search,
+    sweeps,
+)
 from laperm_lib.experiments.folders import RunFolder, Task
 from laperm_lib.experiments.side_by_side import groups, run_side_by_side
 from laperm_lib.experiments.stopping import Stop, Stopped
@@ -205,6 +213,25 @@ def _publish(options: argparse.Namespace) -> int:
     return 0
 
 
+def _search(options: argparse.Namespace) -> int:
+    """Look for the best network whose weights share one value, then measure it."""
+    study = shared_value_search.search(
+        options.space,
+        trials=options.trials,
+        dataset=options.dataset,
+        data_dir=options.data_dir,
+        storage=options.storage,
+    )
+    study = shared_value_search.confirm(study, range(options.seeds), data_dir=options.data_dir)
+    shared_value_search.save(study, options.output)
+    tested = experiments.summarise(result.test or 0.0 for result in study.confirmed)
+    _say(
+        f"{options.space}: best of {len(study.results)} trials {study.best.held_out:.4f} held out, "
+        f"test accuracy {tested.mean:.4f} ± {tested.spread:.4f} over {tested.runs} seeds"
+    )
+    return 0
+
+
 _COMMANDS = {
     "list": _list,
     "run": _run,
@@ -212,6 +239,7 @@ _COMMANDS = {
     "table": _table,
     "verify": _verify,
     "publish": _publish,
+    "search": _search,
 }
 
 

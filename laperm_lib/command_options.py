@@ -9,7 +9,7 @@ from typing import Any
 
 from laperm_lib import experiments, manifest
 from laperm_lib.backend_choice import BACKENDS
-from laperm_lib.experiments import catalogue, formats
+from laperm_lib.experiments import catalogue, formats, shared_value_search
 from laperm_lib.experiments.folders import default_root
 from laperm_lib.experiments.hyperparameters import PROFILES
 
@@ -51,7 +51,7 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
             help="where shipped networks and records are (default: $LAPERM_PRETRAINED_DIR, or "
             "pretrained in the repository)",
         )
-    for name in ("run", "sweep", "verify"):
+    for name in ("run", "sweep", "verify", "search"):
         of[name].add_argument("--data-dir", help="where datasets lie (default: $LAPERM_DATA_DIR)")
     of["list"].add_argument("--profile", choices=PROFILES, default="paper", help="(default paper)")
     _add_run(of["run"])
@@ -67,6 +67,7 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
         "networks", nargs="*", type=Path, help="folders with a manifest, or files beside one"
     )
     of["publish"].add_argument("folders", nargs="+", type=Path, help="folders of finished runs")
+    _add_search(of["search"])
     return whole
 
 
@@ -96,6 +97,17 @@ def _add_sweep(sweep: argparse.ArgumentParser) -> None:
     _add_training(sweep)
     sweep.add_argument("--scheduler", help="its address (default: a cluster on this machine)")
     sweep.add_argument("--workers", type=_positive, default=1, help="of that cluster (default 1)")
+
+
+def _add_search(search: argparse.ArgumentParser) -> None:
+    search.add_argument("space", choices=shared_value_search.SPACES)
+    search.add_argument("--trials", type=_positive, default=100, help="(default 100)")
+    search.add_argument("--dataset", choices=("mnist", "digits"), default="mnist")
+    search.add_argument(
+        "--seeds", type=_positive, default=10, help="of the best trial on all images (default 10)"
+    )
+    search.add_argument("--storage", help="a file from which a search that was cut goes on")
+    search.add_argument("--output", type=Path, required=True, help="a JSON file for the study")
 
 
 def _add_training(command: argparse.ArgumentParser) -> None:

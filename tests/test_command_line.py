@@ -15,8 +15,9 @@ import pytest
 
 from laperm_lib import backend_choice, command_line, experiments
 from laperm_lib.command_options import _duration, setting
-from laperm_lib.experiments import RunFolder, Task, catalogue
+from laperm_lib.experiments import RunFolder, Task, catalogue, shared_value_search
 from laperm_lib.experiments.hyperparameters import PROFILES
+from laperm_lib.experiments.shared_value import Result
 
 SHORT = replace(experiments.quick("f1"), epochs=4, sync_period=20, evaluate_every=20)  # 48 steps
 
@@ -126,6 +127,19 @@ def test_table(command):
     _, out, _ = command("table", "f1", "conv2_k", "--format", "json")
     assert [line["experiment"] for line in json.loads(out)] == ["f1", *3 * ["conv2"]]
     assert command("table", "conv3")[0] == 1
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("optuna"), reason="needs Optuna")
+def test_search(command, tmp_path, monkeypatch):
+    def quick(trial, *, seed, hold_out, **where):
+        return Result(trial, seed, 0.5 if hold_out else None, None if hold_out else 0.25, True)
+
+    monkeypatch.setattr(shared_value_search, "train", quick)
+    output = tmp_path / "study.json"
+    status, out, _ = command("search", "f1", "--trials", "2", "--seeds", "3", f"--output={output}")
+    assert status == 0
+    assert "best of 2 trials 0.5000 held out, test accuracy 0.2500 ± 0.0000 over 3 seeds" in out
+    assert len(shared_value_search.load(output).confirmed) == 3
 
 
 def test_publish_and_verify(command, tmp_path):

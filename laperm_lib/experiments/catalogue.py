@@ -77,8 +77,8 @@ SWEEPS = {
     "conv2_p": Sweep("conv2", "pruned", tuple(percent / 100 for percent in range(0, 100, 10))),
     "conv2_initial": Sweep("conv2", "initializer", ("he_uniform", "he_normal", "glorot_uniform")),
 }
-"""The paper's sweeps, by name. They vary sync period and batch size of conv7, and sync period, pruned
-share and initial weights of conv2. All else is as published, k too for the larger batches."""
+"""The paper's sweeps, by name. They vary sync period and batch size of conv7, and sync period,
+pruned share and initial weights of conv2. All else is as published, k too for larger batches."""
 
 HELD_OUT = {"mnist": 5000, "cifar10": 5000, "digits": 200}
 """How many training images the planned runs hold out, to choose a network by them."""
