@@ -225,8 +225,7 @@ def test_a_signal_stops_with_a_checkpoint(tmp_path, number):
     assert "Traceback" not in err
     (folder,) = tmp_path.glob("f1-*")
     (task,) = experiments.tasks_in(tmp_path)
-    before = RunFolder(tmp_path, task).checkpoints.steps()
-    assert len(before) == 2
+    assert RunFolder(tmp_path, task).checkpoints.steps()
     assert not list(folder.glob(".*"))
     with RunFolder(tmp_path, task).lock():  # it is free
         pass

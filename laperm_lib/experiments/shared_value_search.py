@@ -20,6 +20,8 @@ from laperm_lib.experiments.shared_value import Result, Trial, from_json, to_jso
 
 _log = logging.getLogger(__name__)
 
+_TRIALS_FOR_IMPORTANCE = 20
+
 
 def _common(asked: Any) -> dict[str, Any]:
     """What is varied in every space."""
@@ -110,7 +112,8 @@ class Study:
         space: the name of the space that was searched.
         dataset: what the networks were trained on.
         results: of all trials, in their order.
-        importance: for each thing that was varied its share in what decides, 0 to 1.
+        importance: for each thing that was varied its share in what decides, 0 to 1; empty if there
+            are too few trials to tell.
         confirmed: the best trial again, on all training images, with other seeds; see `confirm`.
     """
 
@@ -189,9 +192,11 @@ def search(
 
     if not study.trials:
         study.enqueue_trial(first)
-    study.optimize(objective, gc_after_trial=True, n_trials=max(0, trials - len(study.trials)))
+    finished = sum(trial.state.is_finished() for trial in study.trials)
+    study.optimize(objective, gc_after_trial=True, n_trials=max(0, trials - finished))
     done = [t for t in study.trials if "result" in t.user_attrs]
-    importance = optuna.importance.get_param_importances(study)
+    enough = len(done) >= _TRIALS_FOR_IMPORTANCE
+    importance = optuna.importance.get_param_importances(study) if enough else {}
     return Study(
         space,
         dataset,

@@ -7,7 +7,7 @@ from seaborn's "colorblind" palette and Matplotlib's "cividis".
 
 from laperm_lib.plotting.curves import training_curves
 from laperm_lib.plotting.profiles import MAX_LINES, MAX_POINTS, vector_profile, weight_profile
-from laperm_lib.plotting.seeds import NOTHING, over_seeds
+from laperm_lib.plotting.seeds import NOTHING, over_seeds, shared_legend
 from laperm_lib.plotting.traces import permutation_trace
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "NOTHING",
     "over_seeds",
     "permutation_trace",
+    "shared_legend",
     "training_curves",
     "vector_profile",
     "weight_profile",

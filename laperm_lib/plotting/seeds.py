@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from laperm_lib.plotting.canvas import axes, finite
 
@@ -28,7 +29,8 @@ def over_seeds(
 
     Args:
         series: for each name in the legend, and each x, the numbers of the seeds. A series without
-            any is left out, and a picture without any series says `NOTHING`.
+            any is left out, but keeps its colour for itself, so that pictures with the same names
+            have the same colours. A picture without any series says `NOTHING`.
         levels: for each name in the legend a number to compare with, a horizontal line. Default:
             none.
         ax: where to draw. Default: new axes in a new figure.
@@ -45,20 +47,47 @@ def over_seeds(
         >>> ax.get_legend_handles_labels()[1]
         ['LaPerm (up to 2 seeds)']
     """
-    drawn = {name: _summaries(name, points) for name, points in series.items() if points}
+    summaries = {name: _summaries(name, points) for name, points in series.items() if points}
     ax = axes(ax)
     colours = itertools.cycle(sns.color_palette("colorblind"))
     looks = zip(colours, itertools.cycle(_MARKERS), strict=False)
-    for (name, summaries), (colour, marker) in zip(drawn.items(), looks, strict=False):
-        _draw(ax, _label(name, series[name]), summaries, colour, marker)
+    for (name, points), (colour, marker) in zip(series.items(), looks, strict=False):
+        if points:
+            _draw(ax, _label(name, points), summaries[name], colour, marker)
     dashes = itertools.cycle(["--", ":", "-."])
     for (name, level), dash in zip((levels or {}).items(), dashes, strict=False):
         ax.axhline(level, linestyle=dash, color="0.35", linewidth=1.2, label=name)
-    if not drawn:
+    if not summaries:
         ax.text(0.5, 0.3, NOTHING, transform=ax.transAxes, ha="center", va="center", color="0.35")
-    if drawn or levels:
+    if summaries or levels:
         ax.legend(fontsize="small")
     return ax
+
+
+def shared_legend(figure: Figure) -> None:
+    """Put one legend below all axes of a figure, in the place of theirs.
+
+    Args:
+        figure: laid out by `layout="constrained"`.
+
+    Examples:
+        >>> import matplotlib.pyplot as plt
+        >>> figure, axes = plt.subplots(1, 2, layout="constrained")
+        >>> for ax in axes:
+        ...     ax = over_seeds({"LaPerm": {20: [0.7]}}, levels={"published": 0.8}, ax=ax)
+        >>> shared_legend(figure)
+        >>> [text.get_text() for text in figure.legends[0].get_texts()]
+        ['published', 'LaPerm (1 seed)']
+    """
+    handles = {}
+    for ax in figure.axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+        if ax.get_legend() is not None:
+            ax.get_legend().remove()
+    figure.legend(
+        list(handles.values()), list(handles), loc="outside lower center", ncols=2, fontsize="small"
+    )
 
 
 def _summaries(name: str, points: Mapping[float, Sequence[float]]) -> np.ndarray:
