@@ -226,8 +226,9 @@ def _search(options: argparse.Namespace) -> int:
     shared_value_search.save(study, options.output)
     tested = experiments.summarise(result.test or 0.0 for result in study.confirmed)
     _say(
-        f"{options.space}: best of {len(study.results)} trials {study.best.held_out:.4f} held out, "
-        f"test accuracy {tested.mean:.4f} ± {tested.spread:.4f} over {tested.runs} seeds"
+        f"{options.space}: best of {len(study.results)} trials, held out "
+        f"{study.held_out(study.best):.4f}, test accuracy {tested.mean:.4f} ± {tested.spread:.4f} "
+        f"over {tested.runs} seeds"
     )
     return 0
 

@@ -138,7 +138,7 @@ def test_search(command, tmp_path, monkeypatch):
     output = tmp_path / "study.json"
     status, out, _ = command("search", "f1", "--trials", "2", "--seeds", "3", f"--output={output}")
     assert status == 0
-    assert "best of 2 trials 0.5000 held out, test accuracy 0.2500 ± 0.0000 over 3 seeds" in out
+    assert "best of 2 trials, held out 0.5000, test accuracy 0.2500 ± 0.0000 over 3 seeds" in out
     assert len(shared_value_search.load(output).confirmed) == 3
 
 

@@ -103,18 +103,21 @@ def test_a_search_goes_on_where_it_was_cut(tmp_path, monkeypatch):
 
     monkeypatch.setattr(shared_value_search, "train", quick)
     storage = str(tmp_path / "journal")
+    finals = 3 * [2000, 2001, 2002]
     shared_value_search.search("f1", trials=3, storage=storage)
-    assert trained == [1000, 1001, 1002]
+    assert trained == [1000, 1001, 1002, *finals]
+    trained.clear()
     study = shared_value_search.search("f1", trials=25, storage=storage)
-    assert trained == list(range(1000, 1025))
+    assert trained == [*range(1003, 1025), *finals, *finals[:6]]
     assert len(study.results) == 25
-    assert study.best.held_out == max(result.trial.value for result in study.results)
+    assert study.held_out(study.best) == max(result.trial.value for result in study.results)
     assert study.results[0].trial.value == 0.08
     assert sum(study.importance.values()) == pytest.approx(1, abs=1e-3)
 
+    trained.clear()
     confirmed = shared_value_search.confirm(study, [0, 1])
-    assert trained[25:] == [0, 1]
-    assert {result.trial for result in confirmed.confirmed} == {study.best.trial}
+    assert trained == [0, 1]
+    assert {result.trial for result in confirmed.confirmed} == {study.best}
     shared_value_search.save(confirmed, tmp_path / "study.json")
     assert shared_value_search.load(tmp_path / "study.json") == confirmed
 

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import seaborn as sns
@@ -79,12 +80,13 @@ def shared_legend(figure: Figure) -> None:
         >>> [text.get_text() for text in figure.legends[0].get_texts()]
         ['published', 'LaPerm (1 seed)']
     """
-    handles = {}
+    handles: dict[str, Any] = {}
     for ax in figure.axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-        if ax.get_legend() is not None:
-            ax.get_legend().remove()
+        legend = ax.get_legend()
+        if legend is not None:
+            legend.remove()
     figure.legend(
         list(handles.values()), list(handles), loc="outside lower center", ncols=2, fontsize="small"
     )
@@ -110,7 +112,7 @@ def _label(name: str, points: Mapping[float, Sequence[float]]) -> str:
     return f"{name} ({'' if counts == {most} else 'up to '}{most} seeds)"
 
 
-def _draw(ax: Axes, label: str, summaries: np.ndarray, colour: object, marker: str) -> None:
+def _draw(ax: Axes, label: str, summaries: np.ndarray, colour: Any, marker: str) -> None:
     x, mean, least, most = summaries.T
     if len(x) > _MOST_BARS:
         ax.plot(x, mean, color=colour, label=label)
