@@ -86,6 +86,24 @@ def test_series_differ_in_colour_and_marker():
     assert len({matplotlib.colors.to_hex(line.get_color()) for line in lines}) == 6
 
 
+def test_a_series_without_numbers_keeps_its_colour():
+    both = plotting.over_seeds({"a": {1: [0.5]}, "b": {1: [0.6]}})
+    one = plotting.over_seeds({"a": {}, "b": {1: [0.6]}})
+    assert both.containers[1].lines[0].get_color() == one.containers[0].lines[0].get_color()
+
+
+def test_a_shared_legend_takes_the_place_of_all():
+    figure, (left, right) = plt.subplots(1, 2, layout="constrained")
+    plotting.over_seeds({"a": {1: [0.5]}, "b": {}}, ax=left)
+    plotting.over_seeds({"a": {1: [0.4]}, "b": {1: [0.6]}}, levels={"published": 0.7}, ax=right)
+    plotting.shared_legend(figure)
+    (shared,) = figure.legends
+    labels = [text.get_text() for text in shared.get_texts()]
+    assert sorted(labels) == ["a (1 seed)", "b (1 seed)", "published"]
+    assert left.get_legend() is None
+    assert right.get_legend() is None
+
+
 def test_draws_where_it_is_told_and_changes_no_setting():
     before = dict(matplotlib.rcParams)
     _, (_, right) = plt.subplots(1, 2)

@@ -102,9 +102,9 @@ SPACES: dict[str, tuple[Callable[[Any], Trial], dict[str, Any]]] = {
         | {"centred": True, "bias": False, "depth": 2, "hidden_0": 128, "hidden_1": 64},
     ),
 }
-"""What is searched: a function from Optuna's trial to ours, and the trial to begin with. "f1" and
-"f2" are the published networks; "f1_free" may have biases and centred pixels; so may "deep", and
-other hidden layers."""
+"""What is searched, by name. Each is a function from Optuna's trial to ours, and the trial to begin
+with. "f1" and "f2" are the published networks; "f1_free" may have biases and centred pixels; so may
+"deep", and other hidden layers."""
 
 
 @dataclass(frozen=True)
