@@ -225,6 +225,15 @@ class Variant:
         """
         return self.profile != "quick" and _BESIDE.issuperset(name for name, _ in self.differing)
 
+    def without(self, setting: str | None) -> "Variant":
+        """The same, whatever one setting is.
+
+        Examples:
+            >>> str(Variant("paper", (("sync_period", 20),)).without("sync_period"))
+            'paper'
+        """
+        return Variant(self.profile, tuple(p for p in self.differing if p[0] != setting))
+
 
 def variant(experiment: str, settings: Hyperparameters) -> Variant:
     """Name the settings of a run by what they have other than a profile.

@@ -173,9 +173,7 @@ def _lines_of_sweep(name: str, found: Sequence[Record]) -> list[Line]:
         for record in found:
             here = record.experiment == sweep.experiment
             if here and getattr(record.hyperparameters, sweep.setting) == value:
-                variant = variant_of(record)
-                beside = [pair for pair in variant.differing if pair[0] != sweep.setting]
-                own.append((Variant(variant.profile, tuple(beside)), record))
+                own.append((variant_of(record).without(sweep.setting), record))
         is_row = value == getattr(PUBLISHED[sweep.experiment], sweep.setting)
         label = f"{sweep.setting}={value}"
         for line in _lines(sweep.experiment, [run for run in own if run[0].is_as_published]):

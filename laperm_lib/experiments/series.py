@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from laperm_lib.experiments import catalogue, results
-from laperm_lib.experiments.catalogue import Variant
 from laperm_lib.experiments.outcome import Outcome
 from laperm_lib.experiments.records import Record
 
@@ -38,9 +37,7 @@ def alike(
     for record in found:
         if record.experiment != experiment:
             continue
-        variant = results.variant_of(record)
-        beside = tuple(pair for pair in variant.differing if pair[0] != setting)
-        variant = Variant(variant.profile, beside)
+        variant = results.variant_of(record).without(setting)
         if variant.is_as_published:
             groups.setdefault(str(variant), []).append(record)
     return groups
