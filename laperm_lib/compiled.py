@@ -123,9 +123,10 @@ def _reconnect_tiles(weights, sorted_initial, new, outcome, first, last):  # typ
     length = weights.shape[0]
     vectors = np.empty((_TILE, length), np.float32)
     bits = vectors.view(np.int32)
+    initial_bits = sorted_initial.view(np.int32)
     numbers = np.empty(length, np.int32)
     ends = np.empty(_BUCKETS_PER_WEIGHT * length + 1, np.int32)
-    values = np.empty(length, np.float32)
+    keys = np.empty(length, np.int32)
     order = np.empty(length, np.int32)
     for tile in range(first, last, _TILE):
         width = min(_TILE, last - tile)
@@ -135,13 +136,13 @@ def _reconnect_tiles(weights, sorted_initial, new, outcome, first, last):  # typ
         for j in range(width):
             vector, initial = vectors[j], sorted_initial[tile + j]
             if _is_finite(bits[j]):
-                outcome[tile + j] = _sort_order(vector, numbers, ends, values, order)
+                outcome[tile + j] = _sort_order(vector, bits[j], numbers, ends, keys, order)
             else:
                 outcome[tile + j] = _NOT_FINITE
             if outcome[tile + j] == _DONE:
                 for rank in range(length):
                     vector[order[rank]] = initial[rank]
-                _give_out_zeros_by_index(vector, initial)
+                _give_out_zeros_by_index(bits[j], initial_bits[tile + j])
         for i in range(length):
             for j in range(width):
                 new[i, tile + j] = vectors[j, i]
@@ -168,12 +169,24 @@ def _bounds(vector):  # type: ignore[no-untyped-def]
     return least, most
 
 
+@_compile(inline="always")
+def _key(bits):  # type: ignore[no-untyped-def]
+    """An integer in the order of the finite float with these bits; -0 and +0 are both 0.
+
+    Comparing floats will not do: in TensorFlow's threads, and in those begun by them, subnormal
+    numbers are equal to 0.
+    """
+    # Floats are sign and magnitude: flip the magnitude of the negative ones. -0 becomes -1.
+    key = bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF))
+    return np.int32(0) if key == np.int32(-1) else key
+
+
 @_compile
-def _sort_order(vector, numbers, ends, values, order):  # type: ignore[no-untyped-def]
+def _sort_order(vector, bits, numbers, ends, keys, order):  # type: ignore[no-untyped-def]
     """Stable argsort of a finite vector into `order`, unless it is crowded.
 
-    `numbers`, `ends` and `values` are scratch memory for the bucket of each weight, the ends of the
-    buckets and the sorted values.
+    `bits` are those of the vector. `numbers`, `ends` and `keys` are scratch memory for the bucket
+    of each weight, the ends of the buckets and the sorted keys.
     """
     length = len(vector)
     least, most = _bounds(vector)
@@ -203,7 +216,7 @@ def _sort_order(vector, numbers, ends, values, order):  # type: ignore[no-untype
         bucket = numbers[i]
         place = ends[bucket]
         ends[bucket] = place + 1
-        values[place] = vector[i]
+        keys[place] = _key(bits[i])
         order[place] = i
     if fullest > _CROWDED:
         # Equal values, such as the zeros of a sparse network, are in their order already.
@@ -211,42 +224,42 @@ def _sort_order(vector, numbers, ends, values, order):  # type: ignore[no-untype
         for bucket in range(buckets):
             if ends[bucket] - start > _CROWDED:
                 for place in range(start + 1, ends[bucket]):
-                    if values[place] != values[start]:
+                    if keys[place] != keys[start]:
                         return _LEFT
             start = ends[bucket]
     # Insertion sort: hardly any weight is more than a place or two away from its rank.
     for i in range(1, length):
-        x = values[i]
-        if x < values[i - 1]:
+        key = keys[i]
+        if key < keys[i - 1]:
             index = order[i]
             place = i
-            while place > 0 and x < values[place - 1]:
-                values[place] = values[place - 1]
+            while place > 0 and key < keys[place - 1]:
+                keys[place] = keys[place - 1]
                 order[place] = order[place - 1]
                 place -= 1
-            values[place] = x
+            keys[place] = key
             order[place] = index
     return _DONE
 
 
 @_compile
-def _give_out_zeros_by_index(vector, initial):  # type: ignore[no-untyped-def]
+def _give_out_zeros_by_index(bits, initial_bits):  # type: ignore[no-untyped-def]
     """Where zeros have both signs, give them out by index, as the next synchronisation would."""
     low = 0
-    high = len(initial)
-    while low < high:  # the first place in `initial` that is not negative
+    high = len(initial_bits)
+    while low < high:  # the first place in the initial values that is not negative
         middle = (low + high) // 2
-        if initial[middle] < 0:
+        if _key(initial_bits[middle]) < 0:
             low = middle + 1
         else:
             high = middle
     place = low
     negative = False
-    while place < len(initial) and initial[place] == 0:
-        negative |= np.signbit(initial[place])
+    while place < len(initial_bits) and _key(initial_bits[place]) == 0:
+        negative |= initial_bits[place] != 0
         place += 1
     if negative:
-        for i in range(len(vector)):
-            if vector[i] == 0:
-                vector[i] = initial[low]
+        for i in range(len(bits)):
+            if _key(bits[i]) == 0:
+                bits[i] = initial_bits[low]
                 low += 1

@@ -118,8 +118,8 @@ def sort_order(matrix: np.ndarray) -> np.ndarray:
 
 def _ordered_bits(values: np.ndarray) -> np.ndarray:
     """Unsigned integers in the order of the given floats; equal floats have equal bits."""
-    # x + 0 turns -0 into +0 and leaves every other number as it is.
-    bits = (values.astype(np.float32) + np.float32(0)).view(np.int32)
+    bits = values.astype(np.float32).view(np.int32)
+    bits[bits == np.int32(-(2**31))] = 0  # -0
     # IEEE floats are sign and magnitude: flip all bits of the negative ones, the sign of the rest.
     flip = (bits >> 31) | np.int32(-(2**31))
     return (bits ^ flip).view(np.uint32)
@@ -173,10 +173,15 @@ def reconnect(weights: np.ndarray, sorted_initial: np.ndarray) -> np.ndarray:
     np.put_along_axis(new, sort_order(weights), sorted_initial, axis=-1)
     # Zeros of both signs tie, so the next reconnection would give them out by index. Do it now:
     # every row has as many zeros as before, and a boolean mask goes through them row by row.
-    zeros = new == 0
+    zeros = _is_zero(new)
     if zeros.any():
-        new[zeros] = sorted_initial[sorted_initial == 0]
+        new[zeros] = sorted_initial[_is_zero(sorted_initial)]
     return new
+
+
+def _is_zero(values: np.ndarray) -> np.ndarray:
+    """Where -0 and +0 are; by bits, as subnormal numbers are equal to 0 in TensorFlow's threads."""
+    return values.view(f"u{values.dtype.itemsize}") << 1 == 0
 
 
 def reconnect_reference(weights: np.ndarray, initial: np.ndarray) -> np.ndarray:

@@ -26,11 +26,40 @@ def assert_equal_to_numpy(weights, initial):
     np.testing.assert_array_equal(new.view("uint32"), np.ascontiguousarray(expected).view("uint32"))
 
 
+def by_numpy(weights, sorted_initial):
+    return [
+        permutation.reconnect(np.ascontiguousarray(matrix.T), values).T
+        for matrix, values in zip(weights, sorted_initial, strict=True)
+    ]
+
+
 @given(st.data())
 def test_any_floats(data):
     shape = data.draw(st.tuples(st.integers(1, 60), st.integers(1, 40)))
     arrays = hnp.arrays("float32", shape, elements=values)
     assert_equal_to_numpy(data.draw(arrays), data.draw(arrays))
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="about TensorFlow's threads")
+@pytest.mark.parametrize("synchronise", [compiled.reconnect_columns, by_numpy])
+def test_the_smallest_numbers_are_not_zero_in_tensorflows_threads(synchronise):
+    """There, comparisons take subnormal numbers for zero."""
+    import tensorflow as tf
+
+    compiled._threads.cache_clear()  # threads are as those that begin them
+    tiny = np.array([[3e-45], [-1.0], [0.0], [-0.0], [1e-45], [-1e-45]], "float32")
+    initial = permutation.sort_values(np.array([[1e-45, -0.0, 0.0, 3e-45, -1e-45, 7.0]], "float32"))
+    flushed = []
+
+    def on_host(weights, values):
+        flushed.append(bool(weights[4, 0] == 0))
+        return synchronise([weights], [values])[0]
+
+    new = tf.function(lambda *arrays: tf.numpy_function(on_host, arrays, tf.float32))(tiny, initial)
+    compiled._threads.cache_clear()
+    assert flushed == [True]
+    expected = permutation.reconnect_reference(tiny[:, 0], initial[0])
+    np.testing.assert_array_equal(new.numpy()[:, 0].view("uint32"), expected.view("uint32"))
 
 
 RNG = np.random.default_rng(0)
