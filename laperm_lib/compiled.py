@@ -6,44 +6,27 @@ they are counted into twice as many buckets of equal width, and within a bucket 
 left to sort. A vector whose values crowd into few buckets (an outlier far from the rest does that)
 is left to `permutation.reconnect`, so the time for d weights stays of the order d log d.
 
-Numba is optional (`pip install "laperm-lib[fast]"`); `available` says whether it is there. The
+It needs Numba (`pip install "laperm-lib[fast]"`); `available` says whether it is there. The
 result is that of `permutation.reconnect`, bit for bit.
 """
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache, lru_cache, partial
-from importlib.util import find_spec
-from typing import Any
+from functools import lru_cache
 
 import numpy as np
 
+from laperm_lib.compiling import available as available
+from laperm_lib.compiling import compiled, threads
 from laperm_lib.errors import NonFiniteWeightError
 from laperm_lib.permutation import reconnect
 
-available = find_spec("numba") is not None
-"""Whether Numba is installed."""
-
 _Share = list[tuple[int, int, int]]  # (kernel, first column, behind the last)
 
-_CORES = os.cpu_count() or 1
 _TILE = 8  # Neighbouring neurons share cache lines, and so few long vectors stay in the cache.
 _BUCKETS_PER_WEIGHT = 2
 _CROWDED = 32  # With more weights than this in one bucket, insertion sort is no longer fast.
 _SHARE = 50_000  # weights in one piece of work, which a thread takes up in some 20 microseconds
 _DONE, _LEFT, _NOT_FINITE = 0, 1, 2
-
-
-def _compile(function: Any = None, **options: Any) -> Any:
-    """Compile a function when it is first called, or read what an earlier process compiled."""
-    if function is None:
-        return partial(_compile, **options)
-    if not available:
-        return function
-    from numba import njit
-
-    return njit(cache=True, nogil=True, error_model="numpy", **options)(function)
 
 
 def reconnect_columns(
@@ -79,7 +62,7 @@ def reconnect_columns(
             )
 
     shares = _shares(tuple(matrix.shape for matrix in weights))
-    list(_threads().map(work, shares))  # waits for all, and raises what one of them raised
+    list(threads().map(work, shares))  # waits for all, and raises what one of them raised
     if any((outcome == _NOT_FINITE).any() for outcome in outcomes):
         raise NonFiniteWeightError("A weight vector holds a NaN or an infinity: it has no order.")
     for matrix, initial, result, outcome in zip(
@@ -90,11 +73,6 @@ def reconnect_columns(
             vectors = np.ascontiguousarray(matrix[:, left].T)
             result[:, left] = reconnect(vectors, initial[left]).T
     return new
-
-
-@cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_CORES, thread_name_prefix="laperm-sync")
 
 
 @lru_cache(maxsize=16)
@@ -117,7 +95,7 @@ def _shares(shapes: tuple[tuple[int, int], ...]) -> list[_Share]:
     return [share for share in shares if share]
 
 
-@_compile
+@compiled()
 def _reconnect_tiles(weights, sorted_initial, new, outcome, first, last):  # type: ignore[no-untyped-def]
     """Reconnect the columns from `first` to `last`, a tile of them at a time."""
     length = weights.shape[0]
@@ -148,7 +126,7 @@ def _reconnect_tiles(weights, sorted_initial, new, outcome, first, last):  # typ
                 new[i, tile + j] = vectors[j, i]
 
 
-@_compile
+@compiled()
 def _is_finite(bits):  # type: ignore[no-untyped-def]
     """Whether floats with these bits are all finite: NaN and infinity have all exponent bits."""
     exponent = np.int32(0x7F800000)
@@ -158,7 +136,7 @@ def _is_finite(bits):  # type: ignore[no-untyped-def]
     return found == 0
 
 
-@_compile(fastmath={"nnan", "ninf", "nsz"})
+@compiled(fastmath={"nnan", "ninf", "nsz"})
 def _bounds(vector):  # type: ignore[no-untyped-def]
     """Least and largest of a finite vector."""
     least = vector[0]
@@ -169,7 +147,7 @@ def _bounds(vector):  # type: ignore[no-untyped-def]
     return least, most
 
 
-@_compile(inline="always")
+@compiled(inline="always")
 def _key(bits):  # type: ignore[no-untyped-def]
     """An integer in the order of the finite float with these bits; -0 and +0 are both 0.
 
@@ -181,7 +159,7 @@ def _key(bits):  # type: ignore[no-untyped-def]
     return np.int32(0) if key == np.int32(-1) else key
 
 
-@_compile
+@compiled()
 def _sort_order(vector, bits, numbers, ends, keys, order):  # type: ignore[no-untyped-def]
     """Stable argsort of a finite vector into `order`, unless it is crowded.
 
@@ -242,7 +220,7 @@ def _sort_order(vector, bits, numbers, ends, keys, order):  # type: ignore[no-un
     return _DONE
 
 
-@_compile
+@compiled()
 def _give_out_zeros_by_index(bits, initial_bits):  # type: ignore[no-untyped-def]
     """Where zeros have both signs, give them out by index, as the next synchronisation would."""
     low = 0

@@ -5,16 +5,12 @@ it `laperm_lib.range_coder` does the coding.
 """
 
 from collections.abc import Sequence
-from functools import partial
-from importlib.util import find_spec
-from typing import Any
 
 import numpy as np
 
 from laperm_lib import range_coder
-
-available = find_spec("numba") is not None
-"""Whether Numba is installed."""
+from laperm_lib.compiling import available as available
+from laperm_lib.compiling import compiled
 
 # Numba turns the mixture of a signed and an unsigned integer into a float, so all of the
 # arithmetic of the coder is on these.
@@ -22,18 +18,6 @@ _U64 = np.uint64
 _LEAST_SPAN = _U64(range_coder.LEAST_SPAN)
 _BYTE = _U64(8)
 _TOP_BYTE = _U64(8 * range_coder.WINDOW - 8)
-
-
-def _compile(function: Any, inline: str = "never") -> Any:
-    """Compile a function when it is first called, or read what an earlier process compiled."""
-    if not available:
-        return function
-    from numba import njit
-
-    return njit(cache=True, nogil=True, error_model="numpy", inline=inline)(function)
-
-
-_inlined = partial(_compile, inline="always")
 
 
 def encode(kinds: Sequence[np.ndarray]) -> bytes:
@@ -96,7 +80,7 @@ def decode(code: bytes, sorted_kinds: Sequence[np.ndarray]) -> list[np.ndarray]:
     return decoded
 
 
-@_inlined
+@compiled(inline="always")
 def _plant(tree, kinds):  # type: ignore[no-untyped-def]
     """Count the kinds of a vector into a tree; give the number of its leaves, and of the kinds."""
     most = np.int32(0)
@@ -114,7 +98,7 @@ def _plant(tree, kinds):  # type: ignore[no-untyped-def]
     return leaves, most + 1
 
 
-@_inlined
+@compiled(inline="always")
 def _take(tree, leaf):  # type: ignore[no-untyped-def]
     """Take one value of a kind away; give how many there are of lesser kinds."""
     lesser = 0
@@ -128,7 +112,7 @@ def _take(tree, leaf):  # type: ignore[no-untyped-def]
     return lesser
 
 
-@_compile
+@compiled()
 def _encode_rows(kinds, code, low, span, position):  # type: ignore[no-untyped-def]
     """Append the vectors of a matrix to a code.
 
@@ -172,7 +156,7 @@ def _encode_rows(kinds, code, low, span, position):  # type: ignore[no-untyped-d
     return low, span, position
 
 
-@_compile
+@compiled()
 def _decode_rows(sorted_kinds, code, offset, span, position, kinds):  # type: ignore[no-untyped-def]
     """Read the vectors of a matrix from a code.
 

@@ -27,35 +27,16 @@ References:
     Tarjan, "Efficiency of a good but not linear set union algorithm", JACM 22, 1975.
 """
 
-import os
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
-from importlib.util import find_spec
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
+from laperm_lib.compiling import CORES, compiled, threads
+from laperm_lib.compiling import available as available
 from laperm_lib.cycles import rearrange_reference
 from laperm_lib.permutation import sort_order
 
-available = find_spec("numba") is not None
-"""Whether Numba is installed."""
-
-_CORES = os.cpu_count() or 1
 _WORTH_A_THREAD = 4096  # With fewer weights than this, handing them to a thread takes longer.
-
-
-def _compile(function: Any, inline: str = "never") -> Any:
-    """Compile a function when it is first called, or read what an earlier process compiled."""
-    if not available:
-        return function
-    from numba import njit
-
-    return njit(cache=True, nogil=True, error_model="numpy", inline=inline)(function)
-
-
-_inlined = partial(_compile, inline="always")
 
 
 def rearrange(
@@ -121,22 +102,17 @@ def rearrange(
         )
         new[block] = np.take_along_axis(values, sources, axis=1)
 
-    blocks = max(1, min(_CORES, neurons, weights.size // _WORTH_A_THREAD))
+    blocks = max(1, min(CORES, neurons, weights.size // _WORTH_A_THREAD))
     bounds = [neurons * i // blocks for i in range(blocks + 1)]
     # Neither NumPy's sort nor the compiled function holds Python's lock.
-    work = [_threads().submit(rows, *bound) for bound in pairwise(bounds[1:])]
+    work = [threads().submit(rows, *bound) for bound in pairwise(bounds[1:])]
     rows(*bounds[:2])
     for part in work:
         part.result()
     return new
 
 
-@cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_CORES, thread_name_prefix="laperm-cycles")
-
-
-@_inlined
+@compiled(inline="always")
 def _find(forest, slot):  # type: ignore[no-untyped-def]
     """The root of a slot: the next free one, or "none". Halves the paths that it follows."""
     while forest[slot] != slot:
@@ -145,14 +121,14 @@ def _find(forest, slot):  # type: ignore[no-untyped-def]
     return slot
 
 
-@_inlined
+@compiled(inline="always")
 def _use_up(slot, step, ahead, back):  # type: ignore[no-untyped-def]
     """Take a free slot out of the two forests that it is in."""
     ahead[slot] = slot + step
     back[slot] = slot - step
 
 
-@_inlined
+@compiled(inline="always")
 def _search(  # type: ignore[no-untyped-def]
     start, step, epsilon, slots, near, far, same, same_back, other, other_back, source
 ):
@@ -181,7 +157,7 @@ def _search(  # type: ignore[no-untyped-def]
         _use_up(turn, step, other, other_back)
 
 
-@_compile
+@compiled()
 def _find_sources(weights, by_weight, wishes, by_wish, places, size, alpha, spread, sources):  # type: ignore[no-untyped-def]
     """For each place of every row the place whose weight it takes, into `sources`.
 

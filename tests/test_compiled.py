@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from laperm_lib import LaPerm, backend, compiled, permutation
+from laperm_lib import LaPerm, backend, compiled, compiling, permutation
 from laperm_lib.errors import NonFiniteWeightError
 
 pytestmark = pytest.mark.skipif(not compiled.available, reason="needs Numba")
@@ -46,7 +46,7 @@ def test_the_smallest_numbers_are_not_zero_in_tensorflows_threads(synchronise):
     """There, comparisons take subnormal numbers for zero."""
     import tensorflow as tf
 
-    compiled._threads.cache_clear()  # threads are as those that begin them
+    compiling.threads.cache_clear()  # threads are as those that begin them
     tiny = np.array([[3e-45], [-1.0], [0.0], [-0.0], [1e-45], [-1e-45]], "float32")
     initial = permutation.sort_values(np.array([[1e-45, -0.0, 0.0, 3e-45, -1e-45, 7.0]], "float32"))
     flushed = []
@@ -56,7 +56,7 @@ def test_the_smallest_numbers_are_not_zero_in_tensorflows_threads(synchronise):
         return synchronise([weights], [values])[0]
 
     new = tf.function(lambda *arrays: tf.numpy_function(on_host, arrays, tf.float32))(tiny, initial)
-    compiled._threads.cache_clear()
+    compiling.threads.cache_clear()
     assert flushed == [True]
     expected = permutation.reconnect_reference(tiny[:, 0], initial[0])
     np.testing.assert_array_equal(new.numpy()[:, 0].view("uint32"), expected.view("uint32"))

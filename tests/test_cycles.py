@@ -276,7 +276,7 @@ def many():
 def test_any_number_of_threads_gives_the_same(workers, monkeypatch):
     *arrays, how = many()
     expected = reference(*arrays, how)
-    monkeypatch.setattr(compiled_cycles, "_CORES", workers)
+    monkeypatch.setattr(compiled_cycles, "CORES", workers)
     np.testing.assert_array_equal(compiled_cycles.rearrange(*arrays, **how), expected)
 
 
