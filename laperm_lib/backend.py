@@ -6,8 +6,9 @@ where the weights are, and so does TensorFlow under XLA (`jit_compile=True`), wh
 code. `synchronise_when` makes that choice, and no other place does.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,13 +17,17 @@ import keras
 import numpy as np
 from keras import ops
 
-from laperm_lib import compiled
+from laperm_lib import compiled, host
 from laperm_lib.errors import NonFiniteWeightError
 from laperm_lib.in_graph import reconnect_all
 from laperm_lib.permutation import from_matrix, reconnect, to_matrix
 
 # Compiling takes seconds once on a machine, which networks of fewer weights would not win back.
 _WORTH_COMPILING = 100_000
+
+# One group of variables after another is synchronised, so that no more than the new values of one
+# are held beside the old ones. So many weights are enough to share among threads.
+_GROUP = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -67,9 +72,9 @@ def synchronise(permuted: Sequence[PermutedVariable]) -> None:
     Raises:
         NonFiniteWeightError: if a weight is NaN or infinite; names the variable.
     """
-    new_values = _on_host(permuted, *_arrays(permuted, ops.convert_to_numpy))
-    for entry, value in zip(permuted, new_values, strict=True):
-        entry.variable.assign(value)
+    _check_finite(permuted, (ops.convert_to_numpy(entry.variable) for entry in permuted))
+    for group in _groups(permuted):
+        _assign(group, _on_host(group, *_arrays(group, ops.convert_to_numpy)))
 
 
 def synchronise_when(due: Any, permuted: Sequence[PermutedVariable]) -> None:
@@ -101,18 +106,23 @@ def _synchronise_when_on_tensorflow(due: Any, permuted: Sequence[PermutedVariabl
         if due:
             synchronise(permuted)
         return
-    in_graph = tf.config.list_physical_devices("GPU") or is_compiled_by_xla()
+    in_graph = tf.config.list_physical_devices("GPU") or host.is_compiled_by_xla()
+
+    def check(*weights: np.ndarray) -> list[np.ndarray]:
+        _check_finite(permuted, weights)
+        return [np.array(True)]
 
     def assign_new_values() -> None:
-        arrays = _arrays(permuted, ops.convert_to_tensor)
         if in_graph:
-            new_values = _in_graph(permuted, arrays)
-        else:
-            dtypes = [array.dtype for array in arrays[: len(permuted)]]
-            new_values = tf.numpy_function(partial(_on_host, permuted), arrays, dtypes)
-        for entry, value in zip(permuted, new_values, strict=True):
-            value.set_shape(entry.variable.shape)
-            entry.variable.assign(value)
+            _assign(permuted, _in_graph(permuted, _arrays(permuted, ops.convert_to_tensor)))
+            return
+        weights = [ops.convert_to_tensor(entry.variable) for entry in permuted]
+        done = host.call(check, weights, like=[due])
+        for group in _groups(permuted):
+            with tf.control_dependencies(done):
+                arrays = _arrays(group, ops.convert_to_tensor)
+                done = host.call(partial(_on_host, group), arrays, like=arrays[: len(group)])
+                _assign(group, done)
 
     tf.cond(due, assign_new_values, lambda: None)
 
@@ -120,37 +130,28 @@ def _synchronise_when_on_tensorflow(due: Any, permuted: Sequence[PermutedVariabl
 def _synchronise_when_on_jax(due: Any, permuted: Sequence[PermutedVariable]) -> None:
     import jax
 
-    try:
-        from jax.experimental.buffer_callback import buffer_callback
-    except ImportError:  # older than JAX 0.6.1, or gone: it is experimental
-        buffer_callback = None
-
     def keep(*arrays: Any) -> list[Any]:
         return list(arrays[: len(permuted)])
 
     def in_graph(*arrays: Any) -> list[Any]:
         return _in_graph(permuted, arrays)
 
-    def into_buffers(_: Any, new_values: Any, *buffers: Any) -> None:
-        arrays = [np.asarray(buffer) for buffer in buffers]
-        with suppress(NonFiniteWeightError):
-            arrays[: len(permuted)] = _on_host(permuted, *arrays)
-        for new, value in zip(new_values, arrays, strict=False):
-            np.asarray(new)[...] = value
+    def unless_not_finite(*arrays: np.ndarray) -> list[np.ndarray]:
+        weights = keep(*arrays)
+        finite = all(np.isfinite(array).all() for array in weights)
+        return _on_host(permuted, *arrays) if finite else weights
+
+    def on_host(*arrays: Any) -> list[Any]:
+        return host.call(unless_not_finite, arrays, like=keep(*arrays))
 
     def where_fastest(*arrays: Any) -> list[Any]:
-        if buffer_callback is None:
+        if not host.jax_can_call():
             return in_graph(*arrays)
-        # JAX's other callbacks copy the arrays with JAX, which can wait for itself on few cores.
-        shapes = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in keep(*arrays)]
-        on_host = buffer_callback(into_buffers, shapes, vmap_method="sequential")
         return jax.lax.platform_dependent(*arrays, cpu=on_host, default=in_graph)
 
     # JAX's conditionals are functions: return new values from the branches, assign outside.
     arrays = _arrays(permuted, ops.convert_to_tensor)
-    new_values = jax.lax.cond(due, where_fastest, keep, *arrays)
-    for entry, value in zip(permuted, new_values, strict=True):
-        entry.variable.assign(value)
+    _assign(permuted, jax.lax.cond(due, where_fastest, keep, *arrays))
 
 
 def _synchronise_when_on_torch(due: Any, permuted: Sequence[PermutedVariable]) -> None:
@@ -162,9 +163,7 @@ def _synchronise_when_on_torch(due: Any, permuted: Sequence[PermutedVariable]) -
         if all(entry.variable.value.device.type == "cpu" for entry in permuted):
             synchronise(permuted)
             return
-        new_values = _in_graph(permuted, _arrays(permuted, ops.convert_to_tensor))
-        for entry, value in zip(permuted, new_values, strict=True):
-            entry.variable.assign(value)
+        _assign(permuted, _in_graph(permuted, _arrays(permuted, ops.convert_to_tensor)))
 
     # NumPy and a branch on data can be no part of what torch compiles.
     torch.compiler.disable(assign_new_values)()
@@ -177,8 +176,27 @@ def _arrays(permuted: Sequence[PermutedVariable], convert: Callable[[Any], Any])
     ]
 
 
+def _assign(permuted: Sequence[PermutedVariable], new_values: Sequence[Any]) -> None:
+    for entry, value in zip(permuted, new_values, strict=True):
+        entry.variable.assign(value)
+
+
+def _groups(permuted: Sequence[PermutedVariable]) -> Iterator[list[PermutedVariable]]:
+    """Cut a list of variables where a group has got `_GROUP` weights."""
+    group: list[PermutedVariable] = []
+    size = 0
+    for entry in permuted:
+        group.append(entry)
+        size += math.prod(entry.variable.shape)
+        if size >= _GROUP:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
 def _on_host(permuted: Sequence[PermutedVariable], *arrays: np.ndarray) -> list[np.ndarray]:
-    """Synchronise on the CPU: `arrays` as `_arrays` gives them."""
+    """Synchronise finite weights on the CPU: `arrays` as `_arrays` gives them."""
     weights, initial = arrays[: len(permuted)], arrays[len(permuted) :]
     worth_compiling = sum(array.size for array in weights) >= _WORTH_COMPILING
     columns = [
@@ -186,21 +204,18 @@ def _on_host(permuted: Sequence[PermutedVariable], *arrays: np.ndarray) -> list[
         for number, (entry, before) in enumerate(zip(permuted, weights, strict=True))
         if compiled.available and worth_compiling and _are_columns(before, entry.neuron_axes)
     ]
-    new_values: dict[int, np.ndarray] = {}
-    try:
-        synchronised = compiled.reconnect_columns(
-            [weights[n].reshape(-1, weights[n].shape[-1]) for n in columns],
-            [initial[n] for n in columns],
-        )
-        for number, new in zip(columns, synchronised, strict=True):
-            new_values[number] = new.reshape(weights[number].shape)
-        for number, (entry, before) in enumerate(zip(permuted, weights, strict=True)):
-            if number not in new_values:
-                axes = entry.neuron_axes
-                new = reconnect(to_matrix(before, axes), initial[number])
-                new_values[number] = np.ascontiguousarray(from_matrix(new, before.shape, axes))
-    except NonFiniteWeightError:
-        raise NonFiniteWeightError(_non_finite_message(permuted, weights)) from None
+    synchronised = compiled.reconnect_columns(
+        [weights[n].reshape(-1, weights[n].shape[-1]) for n in columns],
+        [initial[n] for n in columns],
+    )
+    new_values = dict(zip(columns, synchronised, strict=True))
+    for number, (entry, before) in enumerate(zip(permuted, weights, strict=True)):
+        axes = entry.neuron_axes
+        if number in new_values:
+            new_values[number] = new_values[number].reshape(before.shape)
+        else:
+            new = reconnect(to_matrix(before, axes), initial[number])
+            new_values[number] = np.ascontiguousarray(from_matrix(new, before.shape, axes))
     return [new_values[number] for number in range(len(permuted))]
 
 
@@ -215,26 +230,11 @@ def _in_graph(permuted: Sequence[PermutedVariable], arrays: Sequence[Any]) -> li
     return reconnect_all(axes, arrays[: len(permuted)], arrays[len(permuted) :])
 
 
-def _non_finite_message(permuted: Sequence[PermutedVariable], weights: Sequence[np.ndarray]) -> str:
-    paths = (
-        entry.variable.path
-        for entry, array in zip(permuted, weights, strict=True)
-        if not np.isfinite(array).all()
-    )
-    return (
-        f"'{next(paths)}' holds a NaN or an infinity, so its weight vectors have no order; "
-        "no weight was synchronised. Lower the learning rate or clip the gradients."
-    )
-
-
-def is_compiled_by_xla() -> bool:
-    """Whether the TensorFlow function being traced, or one around it, has jit_compile=True."""
-    import tensorflow as tf
-
-    graph: Any = tf.compat.v1.get_default_graph()
-    while graph is not None:
-        context = graph._get_control_flow_context()
-        if context is not None and context.GetControlPivot is not None and context.IsXLAContext():
-            return True
-        graph = getattr(graph, "outer_graph", None)
-    return False
+def _check_finite(permuted: Sequence[PermutedVariable], weights: Iterable[np.ndarray]) -> None:
+    for entry, array in zip(permuted, weights, strict=True):
+        if not np.isfinite(array).all():
+            raise NonFiniteWeightError(
+                f"'{entry.variable.path}' holds a NaN or an infinity, so its weight vectors have "
+                "no order; no weight was synchronised. Lower the learning rate or clip the "
+                "gradients."
+            )

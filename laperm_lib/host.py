@@ -1,8 +1,8 @@
 """A NumPy function as a part of a training step: how each backend calls one.
 
-SGPerm searches for cycles, which no backend can do in its graph. So the arrays go to the CPU, to
-NumPy and Numba, in every step. XLA calls no such function for TensorFlow, and JAX hands its arrays
-over in place on the CPU only. Nor do the backends agree on how a step may branch (`either`).
+Sorting is many times faster in NumPy and Numba than in a backend's graph, and the cycles of SGPerm
+cannot be searched for there at all. XLA calls no such function for TensorFlow, and JAX hands its
+arrays over in place on the CPU only. Nor do the backends agree on how a step may branch (`either`).
 """
 
 from collections.abc import Callable, Sequence
@@ -11,8 +11,6 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
-
-from laperm_lib.backend import is_compiled_by_xla
 
 Function = Callable[..., Sequence[np.ndarray]]
 
@@ -40,10 +38,17 @@ def check() -> None:
                     "SGPerm rearranges weights on the CPU, and with the JAX backend it can train "
                     "only there: set JAX_PLATFORMS=cpu, or KERAS_BACKEND=tensorflow or torch."
                 )
-            try:
-                from jax.experimental.buffer_callback import buffer_callback  # noqa: F401
-            except ImportError:
-                raise ValueError("With the JAX backend, SGPerm needs JAX 0.6.1 or later.") from None
+            if not jax_can_call():
+                raise ValueError("With the JAX backend, SGPerm needs JAX 0.6.1 or later.")
+
+
+def jax_can_call() -> bool:
+    """Whether JAX has what `call` needs: it is experimental, new in 0.6.1, and may go."""
+    try:
+        from jax.experimental.buffer_callback import buffer_callback  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def call(function: Function, arrays: Sequence[Any], like: Sequence[Any]) -> list[Any]:
@@ -126,8 +131,8 @@ def _on_tensorflow(function: Function, arrays: Sequence[Any], like: Sequence[Any
         return _directly(function, arrays)
     if is_compiled_by_xla():
         raise ValueError(
-            "SGPerm rearranges weights in a NumPy function, which XLA cannot call: compile the "
-            "model with jit_compile=False."
+            "XLA cannot call the NumPy function that rearranges weights: compile the model with "
+            "jit_compile=False."
         )
     results = tf.numpy_function(function, arrays, [tensor.dtype for tensor in like])
     for result, tensor in zip(results, like, strict=True):
@@ -145,10 +150,23 @@ def _on_jax(function: Function, arrays: Sequence[Any], like: Sequence[Any]) -> l
 
     # JAX's other callbacks copy the arrays with JAX, which can wait for itself on few cores.
     shapes = [jax.ShapeDtypeStruct(tensor.shape, tensor.dtype) for tensor in like]
-    return buffer_callback(into_buffers, shapes)(*arrays)
+    return buffer_callback(into_buffers, shapes, vmap_method="sequential")(*arrays)
 
 
 def _on_torch(function: Function, arrays: Sequence[Any]) -> list[Any]:
     import torch
 
     return torch.compiler.disable(_directly)(function, arrays)  # NumPy is no part of a program
+
+
+def is_compiled_by_xla() -> bool:
+    """Whether the TensorFlow function being traced, or one around it, has jit_compile=True."""
+    import tensorflow as tf
+
+    graph: Any = tf.compat.v1.get_default_graph()
+    while graph is not None:
+        context = graph._get_control_flow_context()
+        if context is not None and context.GetControlPivot is not None and context.IsXLAContext():
+            return True
+        graph = getattr(graph, "outer_graph", None)
+    return False

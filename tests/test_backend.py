@@ -1,6 +1,7 @@
 """Each way to synchronise inside a training step gives what NumPy gives, where it is meant to."""
 
 import sys
+from contextlib import suppress
 
 import keras
 import numpy as np
@@ -83,6 +84,45 @@ def jax_step(entry):
         return scope.get_current_value(entry.variable)
 
     return step
+
+
+@pytest.mark.parametrize("group", [1, 100, 10**6], ids="groups of {} weights".format)
+@pytest.mark.parametrize("finite", [True, False])
+def test_groups_are_synchronised_all_or_none(group, finite, monkeypatch):
+    monkeypatch.setattr(backend, "_GROUP", group)
+    generator = np.random.default_rng(1)
+    trained = generator.normal(size=(3, 40, 2)).astype("float32")
+    values = np.sort(generator.normal(size=(3, 2, 40)).astype("float32"))
+    if not finite:
+        trained[2, 5, 1] = np.inf
+    entries = [
+        backend.PermutedVariable(
+            keras.Variable(array, name=f"kernel{number}"),
+            keras.Variable(values[number], trainable=False),
+            (-1,),
+        )
+        for number, array in enumerate(trained)
+    ]
+    assert [len(g) for g in backend._groups(entries)] == {1: [1, 1, 1], 100: [2, 1]}.get(group, [3])
+
+    def step(due):
+        backend.synchronise_when(due, entries)
+
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        step = tf.function(step)
+    if finite:
+        step(ops.convert_to_tensor(True))
+        expected = [permutation.reconnect(*pair).T for pair in zip(trained.mT, values, strict=True)]
+    else:
+        with pytest.raises(Exception, match="'kernel2' holds a NaN or an infinity"):
+            backend.synchronise(entries)
+        with suppress(Exception):  # TensorFlow's own, none on JAX
+            step(ops.convert_to_tensor(True))
+        expected = trained
+    for entry, array in zip(entries, expected, strict=True):
+        assert_same_bits(entry.variable, array)
 
 
 @needs_jax
