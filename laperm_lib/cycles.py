@@ -16,7 +16,7 @@ References:
     arXiv:2003.02570 (versions 1 to 4).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -225,7 +225,7 @@ def permute(weights: np.ndarray, cycles: Iterable[Sequence[int]]) -> np.ndarray:
     return new
 
 
-def rearrange_reference(
+def search_parts(
     weights: np.ndarray,
     recommendation: np.ndarray,
     places: np.ndarray,
@@ -233,10 +233,8 @@ def rearrange_reference(
     size: int,
     alpha: float,
     spread: float,
-) -> np.ndarray:
-    r"""Steps 2 to 4 for one weight vector, written for reading.
-
-    The places are cut into parts, and cycles looked for in each.
+) -> Iterator[tuple[list[int], Graph, list[list[int]]]]:
+    r"""Steps 2 and 3 for one weight vector, part after part.
 
     Args:
         weights: the weight vector, finite floats, shape (d,).
@@ -246,6 +244,41 @@ def rearrange_reference(
         size: the size of a part, as `part_size` gives it, at least 1.
         alpha: the aggressiveness :math:`\alpha`, at least 0.
         spread: the range of the initial weights, max - min.
+
+    Yields:
+        The places of the part, its graph, and its cycles.
+
+    Examples:
+        >>> weights, wishes = np.array([0.1, 0.2, 0.3, 0.4]), np.array([-1.0, 1.0, 0.0, -1.0])
+        >>> parts = search_parts(weights, wishes, np.arange(4), size=2, alpha=0.5, spread=0.3)
+        >>> list(parts)
+        [([0, 1], {0: [1], 1: [0]}, [[0, 1]]), ([2, 3], {3: []}, [])]
+    """
+    values, wishes = weights.astype(float).tolist(), recommendation.tolist()
+    for first in range(0, len(places), size):
+        part = places[first : first + size].tolist()
+        edges = graph(values, wishes, part, reach(spread, alpha, len(part)))
+        yield part, edges, find_cycles(edges, wishes)
+
+
+def rearrange_reference(
+    weights: np.ndarray,
+    recommendation: np.ndarray,
+    places: np.ndarray,
+    *,
+    size: int,
+    alpha: float,
+    spread: float,
+) -> np.ndarray:
+    """Steps 2 to 4 for one weight vector, written for reading.
+
+    Args:
+        weights: as for `search_parts`.
+        recommendation: as for `search_parts`.
+        places: as for `search_parts`.
+        size: as for `search_parts`.
+        alpha: as for `search_parts`.
+        spread: as for `search_parts`.
 
     Returns:
         The rearranged weights, shape (d,).
@@ -262,10 +295,5 @@ def rearrange_reference(
     """
     if not (np.isfinite(weights).all() and np.isfinite(recommendation).all()):
         raise NonFiniteWeightError("A weight or recommendation is a NaN or an infinity.")
-    values, wishes = weights.astype(float).tolist(), recommendation.tolist()
-    cycles = []
-    for first in range(0, len(places), size):
-        part = places[first : first + size].tolist()
-        edges = graph(values, wishes, part, reach(spread, alpha, len(part)))
-        cycles += find_cycles(edges, wishes)
-    return permute(weights, cycles)
+    parts = search_parts(weights, recommendation, places, size=size, alpha=alpha, spread=spread)
+    return permute(weights, [cycle for _, _, cycles in parts for cycle in cycles])

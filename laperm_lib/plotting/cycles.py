@@ -6,7 +6,6 @@ References:
 """
 
 import itertools
-from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,7 +17,7 @@ from matplotlib.markers import MarkerStyle
 from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
 
-from laperm_lib.cycles import Graph, find_cycles, graph, permute, reach
+from laperm_lib.cycles import Graph, permute, search_parts
 from laperm_lib.plotting.canvas import finite
 
 _TITLES = (
@@ -79,14 +78,12 @@ def cycle_search(
     if not np.array_equal(np.sort(places), np.arange(len(weights))):
         raise ValueError(f"places is not a permutation of 0 to {len(weights) - 1}.")
 
-    parts = [places[first : first + size].tolist() for first in range(0, len(places), size)]
-    edges: dict[int, Sequence[int]] = {}
-    cycles: list[list[int]] = []
-    for part in parts:
-        epsilon = reach(spread, alpha, len(part))
-        of_part = graph(weights.tolist(), recommendation.tolist(), part, epsilon)
-        edges |= of_part
-        cycles += find_cycles(of_part, recommendation.tolist())
+    searched = list(
+        search_parts(weights, recommendation, places, size=size, alpha=alpha, spread=spread)
+    )
+    parts = [part for part, _, _ in searched]
+    edges = {place: ahead for _, graph, _ in searched for place, ahead in graph.items()}
+    cycles = [cycle for _, _, of_part in searched for cycle in of_part]
 
     figure, axes = plt.subplots(
         2, 2, figsize=(10, 7), sharex=True, sharey=True, layout="constrained"
