@@ -161,7 +161,7 @@ def test_executions_end_where_something_is_measured(period, offsets, steps):
     settings = replace(SHORT, sync_period=period, evaluate_every=period)
     found = evaluation.schedule(settings, 1000, offsets)
     expected = 1 if keras.backend.backend() == "torch" else steps
-    assert training._steps_per_execution(found) == expected
+    assert training.steps_per_execution(found) == expected
 
 
 def test_evaluations_are_at_synchronisations():

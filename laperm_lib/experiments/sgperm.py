@@ -94,11 +94,10 @@ def run(
         DatasetUnavailableError: if the data cannot be had.
     """
     begun = start(settings, seed=seed, data_dir=data_dir)
-    batches = begun.batches()
     optimizer = SGPerm(
         **asdict(replace(settings.rearrangement, seed=seed)),
         momentum_learning_rate=EpochRates(
-            map(settings.rate, range(settings.epochs)), batches.steps_per_epoch
+            map(settings.rate, range(settings.epochs)), begun.steps_per_epoch
         ),
         skip_bias=not settings.permute_biases,
     )
@@ -106,7 +105,7 @@ def run(
     model.compile(optimizer, loss=model.loss, steps_per_execution=model.steps_per_execution)
     watch = _Watch(begun)
     since = time.perf_counter()
-    model.fit(batches, epochs=1, shuffle=False, verbose=verbose, callbacks=[watch])
+    begun.fit([watch], verbose=verbose)
     result = begun.outcome(watch.evaluations, time.perf_counter() - since)
     _log.info("%s by SGPerm, seed %d: test accuracy %.4f", settings.model, seed, result.final)
     return replace(result, is_permutation=watch.was_permutation and watch.is_permutation())

@@ -16,16 +16,14 @@ import keras
 import numpy as np
 from keras import layers
 
-from laperm_lib import datasets, sparsity, weight_vectors
+from laperm_lib import datasets, models, sparsity, weight_vectors
 from laperm_lib.batches import Batches
 from laperm_lib.experiments.evaluation import accuracy
-from laperm_lib.experiments.training import EpochRates
+from laperm_lib.experiments.training import EpochRates, steps_per_execution
 from laperm_lib.optimizers.laperm import LaPerm
 
 HELD_OUT = 10_000
 """The last so many training images choose between trials; they are not trained on then."""
-
-_STEPS_PER_EXECUTION = 50
 
 
 @keras.saving.register_keras_serializable(package="laperm_lib")
@@ -158,8 +156,7 @@ def train(
     """
     data = datasets.load(dataset, data_dir, shape=(28, 28, 1) if dataset == "digits" else None)
     count = min(HELD_OUT, len(data.x_train) // 4)
-    scaled = [np.reshape(x / np.float32(255), (-1, 28, 28, 1)) for x in (data.x_train, data.x_test)]
-    x_train, x_test = (x.astype(np.float32) for x in scaled)
+    x_train, x_test = models.preprocess("f1", data)
     y_train, y_test = data.y_train, data.y_test
     if hold_out:
         x_test, y_test = x_train[-count:], y_train[-count:]
@@ -179,7 +176,7 @@ def train(
     model.compile(
         optimizer,
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        steps_per_execution=1 if keras.backend.backend() == "torch" else _STEPS_PER_EXECUTION,
+        steps_per_execution=steps_per_execution(),
     )
     batches = Batches(x_train, y_train, batch_size=trial.batch_size, epochs=trial.epochs, seed=seed)
     with closing(batches):

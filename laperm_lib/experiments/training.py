@@ -7,7 +7,7 @@ References:
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -56,6 +56,11 @@ class Start:
     fraction_pruned: float
     evaluation_steps: dict[int, int]
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """How many steps go once through the training images."""
+        return -(-len(self.images.x_train) // self.settings.batch_size)
+
     def batches(self, first_step: int = 0) -> Batches:
         """The batches from a step on."""
         return Batches(
@@ -67,6 +72,23 @@ class Start:
             augmentation=self.settings.augmentation,
             first_step=first_step,
         )
+
+    def fit(
+        self,
+        callbacks: Sequence[keras.callbacks.Callback],
+        *,
+        first_step: int = 0,
+        verbose: int = 0,
+    ) -> None:
+        """Train with Keras's `fit` to the end, or until a callback stops it.
+
+        Args:
+            callbacks: what looks on.
+            first_step: the step to go on from.
+            verbose: 1 shows Keras's progress bar, 0 (the default) nothing.
+        """
+        with closing(self.batches(first_step)) as batches:
+            self.model.fit(batches, epochs=1, shuffle=False, verbose=verbose, callbacks=callbacks)
 
     def outcome(self, evaluations: Sequence[Evaluation], seconds: float) -> Run:
         """What has come out, when the training is over and the network synchronised."""
@@ -136,7 +158,7 @@ def start(
     model.compile(
         optimizer,
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        steps_per_execution=_steps_per_execution(evaluation_steps),
+        steps_per_execution=steps_per_execution(evaluation_steps),
     )
     return Start(settings, seed, model, images, report.fraction_pruned, evaluation_steps)
 
@@ -211,10 +233,8 @@ def run(
         )
     stopping = _StopWhenAsked(stop, checkpoints, keeping.notes)
     callbacks.append(stopping)
-    batches = begun.batches(first_step)
-    if len(batches):
-        with closing(batches):
-            begun.model.fit(batches, epochs=1, shuffle=False, verbose=verbose, callbacks=callbacks)
+    if first_step < settings.epochs * begun.steps_per_epoch:
+        begun.fit(callbacks, first_step=first_step, verbose=verbose)
         if stopping.has_stopped:
             raise Stopped
     elif isinstance(begun.model.optimizer, LaPerm):  # cut after its last step
@@ -222,6 +242,22 @@ def run(
     result = begun.outcome(keeping.evaluations, keeping.seconds())
     _log.info("%s, seed %d: final test accuracy %.4f", settings.model, seed, result.final)
     return result
+
+
+def steps_per_execution(ends: Iterable[int] = ()) -> int:
+    """How many steps to hand to the device at once.
+
+    Args:
+        ends: steps after which a callback has something to do. Default: none but the last.
+
+    Returns:
+        The most, up to 50, whose multiples include all of them; with torch, which takes only one,
+        1.
+    """
+    if keras.backend.backend() == "torch":
+        return 1
+    common = math.gcd(*ends)
+    return max(n for n in range(1, _MOST_STEPS_PER_EXECUTION + 1) if common % n == 0)
 
 
 @keras.saving.register_keras_serializable(package="laperm_lib")
@@ -304,11 +340,3 @@ class _StopWhenAsked(keras.callbacks.Callback):
             now.on_train_batch_end(batch)
         # What fit still does, a synchronisation, comes behind the checkpoint and is thrown away.
         self.model.stop_training = self.has_stopped = True
-
-
-def _steps_per_execution(evaluation_steps: dict[int, int]) -> int:
-    """The most steps at once whose ends include every evaluation; torch takes only one."""
-    if keras.backend.backend() == "torch":
-        return 1
-    common = math.gcd(*evaluation_steps)
-    return max(n for n in range(1, _MOST_STEPS_PER_EXECUTION + 1) if common % n == 0)
