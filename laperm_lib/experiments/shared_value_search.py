@@ -178,6 +178,7 @@ def search(
     from optuna.storages.journal import JournalFileBackend
 
     suggest, first = SPACES[space]
+    measure = _measurement(dataset, data_dir)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     kept = None
     if storage is not None:
@@ -190,15 +191,8 @@ def search(
     )
 
     def objective(asked: Any) -> float:
-        result = train(
-            suggest(asked),
-            seed=1000 + asked.number,
-            hold_out=True,
-            dataset=dataset,
-            data_dir=data_dir,
-        )
+        result = measure(suggest(asked), seed=1000 + asked.number, hold_out=True)
         asked.set_user_attr("result", to_json(result))
-        keras.utils.clear_session()  # hundreds of models would stay in memory
         _log.info("%s, trial %d: %.4f", space, asked.number, result.held_out)
         return result.held_out or 0.0
 
@@ -216,10 +210,7 @@ def search(
     finalists = []
     for trial in dict.fromkeys(result.trial for result in ranked[:_FINALISTS]):
         for seed_of_mask in range(2000, 2000 + _MASKS):
-            finalists.append(
-                train(trial, seed=seed_of_mask, hold_out=True, dataset=dataset, data_dir=data_dir)
-            )
-            keras.utils.clear_session()
+            finalists.append(measure(trial, seed=seed_of_mask, hold_out=True))
             _log.info("%s, finalist: %.4f", space, finalists[-1].held_out)
     return Study(
         space,
@@ -244,19 +235,24 @@ def confirm(study: Study, seeds: Iterable[int], *, data_dir: str | None = None) 
     Returns:
         The study with `confirmed`.
     """
+    measure = _measurement(study.dataset, data_dir)
     confirmed = []
     for seed in seeds:
-        result = train(
-            study.best,
-            seed=seed,
-            hold_out=False,
-            dataset=study.dataset,
-            data_dir=data_dir,
-        )
+        result = measure(study.best, seed=seed, hold_out=False)
         confirmed.append(result)
         _log.info("%s, confirmed with seed %d: %.4f", study.space, seed, result.test)
-        keras.utils.clear_session()
     return replace(study, confirmed=tuple(confirmed))
+
+
+def _measurement(dataset: str, data_dir: str | None) -> Callable[..., Result]:
+    """`train` with this data, and without the models that Keras would keep: there are hundreds."""
+
+    def measure(trial: Trial, *, seed: int, hold_out: bool) -> Result:
+        result = train(trial, seed=seed, hold_out=hold_out, dataset=dataset, data_dir=data_dir)
+        keras.utils.clear_session()
+        return result
+
+    return measure
 
 
 def save(study: Study, path: str | os.PathLike[str]) -> None:
