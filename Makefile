@@ -134,7 +134,7 @@ test-backends: $(BACKENDS_SETUP)
 # The heart of it in two or three minutes.
 smoke-backends: $(BACKENDS_SETUP)
 	for backend in jax torch; do KERAS_BACKEND=$$backend $(BACKENDS_BIN)/python -m pytest \
-	    -n $(JOBS) -k "not jit_compile" tests/test_laperm.py tests/test_backend.py || exit 1; \
+	    -n $(JOBS) -k "not jit_compile" tests/test_laperm.py tests/test_permuting.py tests/test_backend.py || exit 1; \
 	done
 	$(BACKENDS_BIN)/python -m pytest -m "not slow" tests/test_backends_agree.py
 

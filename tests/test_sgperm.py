@@ -4,26 +4,21 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from small_network import X, assert_same_weights, build_model, matrices, train
 
 from laperm_lib import (
     LaPerm,
-    NonFiniteWeightError,
     SGPerm,
-    UnknownLayerError,
     checkpoints,
     compiled_cycles,
     cycles,
     host,
     permutation,
-    weight_vectors,
 )
 from laperm_lib.initializers import raw_bits
 
 BACKEND = keras.backend.backend()
-RNG = np.random.default_rng(0)
-X = RNG.normal(size=(90, 6, 6, 2)).astype("float32")
-Y = RNG.integers(0, 3, size=90)
-BATCH = 10  # nine steps an epoch
+RNG = np.random.default_rng(1)
 
 # How a step can be run. SGPerm cannot be compiled by XLA on TensorFlow; torch runs one step at a
 # time, and its compiler is not tried here.
@@ -32,37 +27,6 @@ if BACKEND != "torch":
     EXECUTIONS += [{"steps_per_execution": 4}]
 if BACKEND == "jax":
     EXECUTIONS += [{"jit_compile": True}]
-
-
-def build_model(seed=0):
-    keras.utils.set_random_seed(seed)
-    return keras.Sequential(
-        [
-            keras.Input((6, 6, 2)),
-            layers.Conv2D(4, 3, activation="relu", name="conv", bias_initializer="he_uniform"),
-            layers.BatchNormalization(name="bn"),
-            layers.Flatten(),
-            layers.Dense(3, name="dense", bias_initializer="he_uniform"),
-        ]
-    )
-
-
-def train(model, optimizer, epochs=1, x=X, y=Y, callbacks=None, **compile_arguments):
-    if not model.compiled:
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(optimizer, loss=loss, **compile_arguments)
-    return model.fit(
-        x, y, batch_size=BATCH, epochs=epochs, shuffle=False, verbose=0, callbacks=callbacks
-    )
-
-
-def matrices(model, kinds=("kernel",)):
-    return {v.path: v.matrix() for v in weight_vectors.of(model, kinds)}
-
-
-def assert_same_weights(first, second):
-    for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
-        np.testing.assert_array_equal(a, b)
 
 
 # -- the algorithm -----------------------------------------------------------------------------
@@ -250,17 +214,6 @@ def make_optimizer():
     return SGPerm(seed=7, skip_bias=False)
 
 
-def test_a_saved_and_loaded_model_goes_on_as_if_nothing_had_happened(tmp_path):
-    uncut = build_model()
-    train(uncut, make_optimizer())
-    uncut.save(tmp_path / "model.keras")
-    resumed = keras.models.load_model(tmp_path / "model.keras")
-    train(uncut, None, epochs=2)
-    train(resumed, None, epochs=2)
-    assert_same_weights(uncut, resumed)
-    assert int(resumed.optimizer.iterations) == 27
-
-
 def test_a_state_restored_into_another_model_goes_on_exactly():
     uncut = build_model()
     train(uncut, make_optimizer())
@@ -311,7 +264,7 @@ def test_ranges_of_weights_loaded_later_count_when_captured():
     assert_same_weights(fresh, captured)
 
 
-def test_capture_before_training_and_of_another_model():
+def test_capture_before_training():
     model = build_model()
     optimizer = SGPerm()
     with pytest.raises(ValueError, match="No initial values yet"):
@@ -319,8 +272,6 @@ def test_capture_before_training_and_of_another_model():
     optimizer.capture(model)
     assert len(optimizer.permuted_variables) == 2
     train(model, optimizer)
-    with pytest.raises(ValueError, match="Unknown variable"):
-        optimizer.capture(build_model())
 
 
 # -- handing over --------------------------------------------------------------------------------
@@ -382,57 +333,6 @@ def test_a_constant_learning_rate_changes_nothing():
     assert_same_weights(*models)
 
 
-def test_inside_a_loss_scale_optimizer():
-    optimizer = SGPerm()
-    model = build_model()
-    start = matrices(model)
-    train(model, keras.optimizers.LossScaleOptimizer(optimizer))
-    assert int(optimizer.iterations) > 0
-    for path, end in matrices(model).items():
-        assert permutation.is_permutation(start[path], end)
-
-
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "bfloat16"])
-def test_reduced_precision(policy):
-    previous = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        model = build_model()
-        start = matrices(model)
-        train(model, SGPerm())
-    finally:
-        keras.config.set_dtype_policy(previous)
-    for path, end in matrices(model).items():
-        assert permutation.is_permutation(start[path], end)
-        assert not np.array_equal(start[path], end)
-
-
-def test_it_learns():
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    x, y = load_digits(return_X_y=True)
-    parts = train_test_split(x.astype("float32") / 16, y, random_state=0)
-    keras.utils.set_random_seed(0)
-    model = keras.Sequential(
-        [
-            keras.Input((64,)),
-            layers.Dense(64, activation="relu", kernel_initializer="he_uniform"),
-            layers.Dense(10, kernel_initializer="he_uniform"),
-        ]
-    )
-    model.compile(
-        SGPerm(),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-    )
-    start = matrices(model)
-    model.fit(parts[0], parts[2], batch_size=32, epochs=10, verbose=0)
-    assert model.evaluate(parts[1], parts[3], verbose=0)[1] > 0.9
-    for path, end in matrices(model).items():
-        assert permutation.is_permutation(start[path], end)
-
-
 # -- bad input and faults --------------------------------------------------------------------------
 
 
@@ -461,28 +361,6 @@ def test_impossible_arguments_are_named(wrong, message):
         SGPerm(**wrong)
 
 
-def test_an_unknown_layer_stops_training_before_it_starts():
-    class Odd(keras.Layer):
-        def build(self, shape):
-            self.odd = self.add_weight(shape=(shape[-1], 3), name="odd")
-
-        def call(self, x):
-            return ops.matmul(x, self.odd)
-
-    model = keras.Sequential([keras.Input((6, 6, 2)), layers.Flatten(), Odd()])
-    before = model.get_weights()
-    with pytest.raises(UnknownLayerError, match="register"):
-        train(model, SGPerm())
-    np.testing.assert_array_equal(model.get_weights()[0], before[0])
-
-
-def test_there_must_be_something_to_permute_and_a_model():
-    with pytest.raises(ValueError, match="Nothing is left to permute"):
-        train(build_model(), SGPerm(exclude=["kernel"]))
-    with pytest.raises(ValueError, match="not built"):
-        SGPerm().apply([np.zeros(3)])
-
-
 def test_training_without_numba_is_the_same_and_says_that_it_is_slow(monkeypatch, caplog):
     models = [build_model() for _ in range(2)]
     train(models[0], SGPerm())
@@ -491,13 +369,6 @@ def test_training_without_numba_is_the_same_and_says_that_it_is_slow(monkeypatch
     train(models[1], SGPerm())
     assert "laperm-lib[fast]" in caplog.text
     assert_same_weights(*models)
-
-
-def test_a_nan_at_the_start_is_an_error():
-    model = build_model()
-    model.get_layer("dense").kernel.assign(np.full((64, 3), np.nan))
-    with pytest.raises(NonFiniteWeightError, match=r"initial values of .*dense/kernel"):
-        SGPerm().capture(model)
 
 
 @pytest.mark.parametrize("execution", EXECUTIONS, ids=str)
