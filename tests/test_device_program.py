@@ -13,9 +13,8 @@ from laperm_lib.initializers import SeededInitializer
 needs_jax = pytest.mark.skipif(
     keras.backend.backend() != "jax", reason="needs KERAS_BACKEND=jax (make test-backends)"
 )
-# A float32 sum in another order differs in the last bits, and Adam divides a small gradient by a
-# small root. In 21 steps at a rate of 1e-3 it moves a weight by up to 2e-2: a hundredth of it.
-TOLERANCE = {"rtol": 0, "atol": 2e-4}
+# A float32 sum in another order differs in the last bits.
+TOLERANCE = {"rtol": 0, "atol": 1e-5}
 EPOCHS = 3
 
 
@@ -45,7 +44,8 @@ def compiled(seed=0, sync_period=6, pruned=0.0):
         mask = np.random.default_rng(seed).random(tuple(kernel.shape)) >= pruned
         kernel.assign(keras.ops.convert_to_numpy(kernel) * mask)
     rate = keras.optimizers.schedules.ExponentialDecay(1e-3, 7, 0.9, staircase=True)
-    optimizer = keras.optimizers.Adam(rate)
+    # With its own epsilon of 1e-7 Adam makes steps of the last bits of a gradient that is nearly 0.
+    optimizer = keras.optimizers.Adam(rate, epsilon=1e-3)
     if sync_period is not None:
         optimizer = LaPerm(optimizer, sync_period)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
