@@ -10,7 +10,17 @@ from types import ModuleType
 # First, for Keras reads the choice when it is imported, and the modules below import it.
 from laperm_lib import backend_choice as backend_choice  # isort: split
 
-from laperm_lib import datasets, initializers, models, permutation, sparsity, weight_vectors
+from laperm_lib import (
+    callbacks,
+    constraints,
+    datasets,
+    initializers,
+    metrics,
+    models,
+    permutation,
+    sparsity,
+    weight_vectors,
+)
 from laperm_lib.errors import (
     DatasetUnavailableError,
     LaPermError,
@@ -33,11 +43,14 @@ __all__ = [
     "SGPerm",
     "UnknownLayerError",
     "WeightFileError",
+    "callbacks",
+    "constraints",
     "datasets",
     "experiments",
     "initializers",
     "load_pretrained",
     "load_published",
+    "metrics",
     "models",
     "permutation",
     "plotting",

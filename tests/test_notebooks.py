@@ -13,7 +13,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 EXPECTED = {
     *("quickstart", "weight_profiles", "conv7_mnist", "conv_cifar10", "sparse", "f1_f2"),
-    *("reproduction_report", "sgperm"),
+    *("reproduction_report", "sgperm", "weight_averaging", "gradient_flow"),
 }
 PARAMETERS = {"profile", "dataset", "seed"}
 # nbval's own two ways, for a cell's tags and its comments, to leave an output uncompared.

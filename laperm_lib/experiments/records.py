@@ -46,7 +46,7 @@ def record(experiment: str, run: Run) -> Record:
         run: the run, made in this process.
     """
     outcome = {field.name: getattr(run, field.name) for field in fields(Outcome)}
-    return Record(**outcome, experiment=experiment, environment=dict(_environment()))
+    return Record(**outcome, experiment=experiment, environment=dict(environment()))
 
 
 def save(records: Iterable[Record], path: str | os.PathLike[str]) -> None:
@@ -90,7 +90,7 @@ def _from_json(values: dict[str, Any]) -> Record:
 
 
 @cache
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Versions, hardware and code revision, as far as they are known, when first asked for."""
     backend = keras.backend.backend()
     module = importlib.import_module(backend)

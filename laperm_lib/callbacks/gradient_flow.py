@@ -1,0 +1,99 @@
+"""The gradient flow of a network in the course of its training.
+
+References:
+    Tessera, Hooker and Rosman, "Keep the gradients flowing: using gradient flow to study sparse
+    network optimization", 2021, arXiv:2102.01670.
+"""
+
+from typing import Any
+
+import keras
+
+from laperm_lib.arguments import check_integer, check_number
+from laperm_lib.metrics import GradientFlow, effective_gradient_flow
+
+
+class GradientFlowHistory(keras.callbacks.Callback):
+    """Measures effective gradient flow and gradient norms at fixed steps, on fixed samples.
+
+    It measures before the first step, at the first chance from every multiple of `every` on (with
+    `steps_per_execution` Keras gives a chance every so many steps only), and at the end of
+    training, where LaPerm has synchronised. Active are the weights that are not zero then. Under
+    LaPerm `every` is a multiple of its sync period, for between two synchronisations a sparse
+    network has no zeros. Batch normalisation works as in training, with the statistics of these
+    samples. Training goes on as it would without the callback, bit for bit.
+
+    At the end of every epoch the latest means over layers are put into its logs, as
+    "gradient_flow" and "effective_gradient_flow", where `keras.callbacks.History`, `CSVLogger` and
+    others that come later find them.
+
+    Args:
+        x: inputs, shape (n, ...); all samples form one batch.
+        y: targets, shape (n, ...).
+        every: steps between two measurements, at least 1.
+        p: of the norms, at least 1. Default 2.
+        loss: as for `laperm_lib.gradients.gradients`. Default: the one that the model is compiled
+            with.
+
+    Attributes:
+        history: for each step measured, 0 being the start, its
+            `laperm_lib.metrics.GradientFlow`; of the latest training.
+
+    Raises:
+        ValueError: if `every` or `p` is below 1.
+        ValueError: when training starts, as `laperm_lib.metrics.effective_gradient_flow`.
+        UnknownLayerError: when training starts, if the kernels of a layer are not known.
+
+    Examples:
+        >>> import numpy as np
+        >>> x, y = np.ones((8, 2)), np.ones((8, 1))
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="d")])
+        >>> model.compile("sgd", loss="mse")
+        >>> flow = GradientFlowHistory(x, y, every=2)
+        >>> history = model.fit(x, y, batch_size=1, verbose=0, callbacks=[flow])
+        >>> list(flow.history), flow.history[8].layers[0].path
+        ([0, 2, 4, 6, 8], 'd/kernel')
+        >>> history.history["effective_gradient_flow"] == [flow.history[8].effective]
+        True
+
+    References:
+        Tessera, Hooker and Rosman, arXiv:2102.01670.
+    """
+
+    def __init__(self, x: Any, y: Any, *, every: int, p: float = 2, loss: Any = None) -> None:
+        super().__init__()
+        self.history: dict[int, GradientFlow] = {}
+        self._x, self._y, self._loss = x, y, loss
+        self._every = check_integer("every", every, at_least=1)
+        self._p = check_number("p", p, at_least=1)
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Measure the network as it starts."""
+        self.history = {}
+        self._measure(self._step())
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Measure, if that is due."""
+        step = self._step()
+        if step // self._every > max(self.history) // self._every:
+            self._measure(step)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Put the latest means into the logs of the epoch."""
+        if logs is not None:
+            latest = self.history[max(self.history)]
+            logs |= {"gradient_flow": latest.norm, "effective_gradient_flow": latest.effective}
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Measure the trained network, anew if it has been: `fit` may synchronise it at its end."""
+        self._measure(self._step())
+
+    def _step(self) -> int:
+        if keras.backend.backend() == "jax":
+            self.model.jax_state_sync()
+        # Not from `batch`: in a last, shorter execution Keras counts it beyond the end.
+        return int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+
+    def _measure(self, step: int) -> None:
+        loss = self.model.loss if self._loss is None else self._loss
+        self.history[step] = effective_gradient_flow(self.model, self._x, self._y, loss, p=self._p)

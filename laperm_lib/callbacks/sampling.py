@@ -1,0 +1,288 @@
+"""What all averages of weight samples share: when a sample is due, and what an average is used for.
+
+They are callbacks and not wrappers of optimizers. A callback composes with any optimizer, `LaPerm`
+and Keras's `LossScaleOptimizer` included, without standing in for its learning rate, step count and
+saved state. It leaves the compiled training step as it is and works once in a sample period. And
+averaged weights must be swapped into the model for evaluation, with other statistics of batch
+normalisation, of which an optimizer knows nothing. The price: a callback sees only every so many
+steps if `steps_per_execution` is above 1, so a sample period must be a multiple of it.
+
+Of Keras's own means, `use_ema=True` with `SwapEMAWeights` keeps an exponential average after every
+step; Keras 3.15 has no average over a window, no equal average (SWA) and no Lookahead.
+
+References:
+    Tripathi et al., "Improving Model Training by Periodic Sampling over Weight Distributions",
+    2019, arXiv:1905.05774.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import keras
+import numpy as np
+from keras import ops
+
+from laperm_lib.arguments import check_integer
+from laperm_lib.callbacks import swapping
+
+Weights: TypeAlias = list[np.ndarray]
+"""One array for each trainable variable of a model, in the order of `model.trainable_variables`."""
+
+
+class WeightSampler(keras.callbacks.Callback):
+    """A callback of `fit` that takes samples of the weights and averages them: base of the others.
+
+    A sample is a copy of all trainable weights, float32 (float64 for weights of that type), in the
+    memory of the host. Samples are taken after the steps `start + sample_period`, `start + 2
+    sample_period` and so on, counted by the optimizer. One callback is for one training, which may
+    be several calls of `fit`. `keras.callbacks.ModelCheckpoint` saves the weights of training; to
+    save the average, do so inside of `averaged`.
+
+    Subclasses say in `_add` what becomes of a sample, and keep in `_kept` what they need.
+
+    Args:
+        sample_period: steps between two samples, at least 1.
+        start: the steps before sampling begins, at least 0. Default 0.
+        batches: inputs to re-estimate the statistics of batch normalisation with, whenever an
+            average is put into the model, as for `laperm_lib.batch_statistics.reestimate`. A model
+            with batch normalisation needs them; others do not use them.
+        synchronise: whenever an average is put into the model, let its `LaPerm` synchronise it.
+            Default False: the average is no permutation of the initial weights.
+        in_validation: the validation of `fit` sees the average, once there is one. Default True.
+
+    Raises:
+        ValueError: for an argument outside of its range, or batches that can be gone through only
+            once.
+        ValueError: when `fit` starts, if callbacks would not see the steps of the samples, the
+            model has batch normalisation and there are no batches, is to be synchronised and not
+            trained by `LaPerm`, or is not the one that the samples are of.
+    """
+
+    def __init__(
+        self,
+        *,
+        sample_period: int,
+        start: int = 0,
+        batches: Iterable[Any] = (),
+        synchronise: bool = False,
+        in_validation: bool = True,
+    ) -> None:
+        super().__init__()
+        self.sample_period = check_integer("sample_period", sample_period, at_least=1)
+        self.start = check_integer("start", start, at_least=0)
+        if iter(batches) is batches:
+            raise ValueError("The batches can be gone through only once; give a list, say.")
+        self.batches = batches
+        self.synchronise = bool(synchronise)
+        self.in_validation = bool(in_validation)
+        self.samples = 0
+        """How many samples have been taken."""
+        self._kept: list[Weights] = []
+        self._passed = 0  # sample times up to the last step seen
+
+    # -- what subclasses say ----------------------------------------------------------------------
+
+    def _add(self, weights: Weights) -> None:
+        """Take in a sample, the `samples`-th; it is the subclass's own now."""
+        raise NotImplementedError
+
+    def _average(self) -> Weights | None:
+        """The present average, or None before the first."""
+        return self._kept[0] if self._kept else None
+
+    # -- the average ------------------------------------------------------------------------------
+
+    @property
+    def average(self) -> Weights:
+        """The present average, as it is before it is synchronised; not to be written to.
+
+        Raises:
+            ValueError: if there is none yet.
+        """
+        average = self._average()
+        if average is None:
+            raise ValueError("There is no average yet: no sample period or window is over.")
+        return average
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The model has the average for the length of a `with`.
+
+        Statistics of batch normalisation are re-estimated, and the weights synchronised if that was
+        asked for. Behind the `with`, also if something raises, weights and statistics are bitwise
+        what they were. Evaluate or save the averaged network in it.
+
+        Raises:
+            ValueError: if there is no average yet.
+        """
+        with swapping.replaced(
+            self.model, self.average, batches=self.batches, synchronise=self.synchronise
+        ):
+            yield
+
+    def adopt(self) -> None:
+        """Put the average into the model for good, with its statistics of batch normalisation.
+
+        Raises:
+            ValueError: if there is no average yet.
+        """
+        swapping.replace(
+            self.model, self.average, batches=self.batches, synchronise=self.synchronise
+        )
+
+    # -- the state --------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that a training which is cut and taken up needs of this callback.
+
+        Returns:
+            Arrays by name, for `numpy.savez` or `laperm_lib.checkpoints.Checkpoints`.
+        """
+        arrays = {"samples": np.array(self.samples)}
+        for number, weights in enumerate(self._kept):
+            for place, array in enumerate(weights):
+                arrays[f"{number:04d}/{place:04d}"] = array.copy()
+        return arrays
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Take over what `state` gave, before `fit`.
+
+        Args:
+            state: of a callback with the same arguments.
+        """
+        self.samples = int(state["samples"])
+        kept: dict[str, Weights] = {}
+        for name in sorted(state.keys() - {"samples"}):
+            kept.setdefault(name.split("/")[0], []).append(np.array(state[name]))
+        self._kept = list(kept.values())
+
+    # -- Keras calls these ------------------------------------------------------------------------
+
+    def on_train_begin(self, logs: object = None) -> None:
+        """Refuse what cannot work, before anything is trained."""
+        model = self.model
+        if getattr(model, "optimizer", None) is None:
+            raise ValueError(f"'{model.name}' has no optimizer, so its steps are not counted.")
+        step = _step(model)
+        self._check_steps(model.steps_per_execution, step)
+        if swapping.has_batch_normalization(model) and next(iter(self.batches), None) is None:
+            raise ValueError(
+                f"'{model.name}' has batch normalisation, whose statistics do not fit averaged "
+                "weights: pass batches of inputs to re-estimate them with."
+            )
+        if self.synchronise:
+            swapping.laperm_of(model)
+        shapes = [tuple(variable.shape) for variable in model.trainable_variables]
+        others = [[array.shape for array in weights] != shapes for weights in self._kept]
+        if model.built and any(others):
+            raise ValueError("The samples so far are of another model; use a new callback.")
+        self._passed = self._passed_at(step)
+        if self.in_validation:
+            self._intercept_validation(model)
+
+    def on_train_batch_end(self, batch: int, logs: object = None) -> None:
+        """Take a sample, if one is due."""
+        model = self.model  # on JAX, asking for it gives the model its state back
+        step = _step(model)
+        passed = self._passed_at(step)
+        if passed == self._passed:
+            return
+        if passed > self._passed + 1 or (step - self.start) % self.sample_period:
+            raise ValueError(
+                f"A sample was due before step {step}, but callbacks did not see that step; the "
+                f"steps of an epoch are no multiple of {model.steps_per_execution}."
+            )
+        self._passed = passed
+        self.samples += 1
+        self._add(float_copies(model))
+
+    def on_train_end(self, logs: object = None) -> None:
+        """Let validation alone again."""
+        model = self.model
+        if "evaluate" in vars(model):
+            del model.evaluate
+
+    def _passed_at(self, step: int) -> int:
+        return max(0, (step - self.start) // self.sample_period)
+
+    def _check_steps(self, at_once: int, step: int) -> None:
+        """Refuse sample times between those at which Keras calls callbacks."""
+        for name, value in (("sample_period", self.sample_period), ("start", self.start)):
+            if value % at_once:
+                raise ValueError(
+                    f"{name} must be a multiple of steps_per_execution={at_once}, for callbacks "
+                    f"see no steps in between; got {value}."
+                )
+        epochs, steps = self.params["epochs"], self.params["steps"]
+        if step % at_once or (epochs > 1 and steps is not None and steps % at_once):
+            raise ValueError(
+                f"With steps_per_execution={at_once} callbacks will not see every "
+                f"{self.sample_period} steps: training goes on from step {step}, and an epoch has "
+                f"{steps}. Both must be multiples of it."
+            )
+
+    def _intercept_validation(self, model: keras.Model) -> None:
+        """Let the evaluations that this `fit` makes see the average.
+
+        Not by `on_test_begin` and `on_test_end`: if an evaluation raises, Keras calls no callback,
+        and the training weights would be lost.
+        """
+        evaluate = model.evaluate
+
+        def on_average(*args: Any, **kwargs: Any) -> Any:
+            samplers = _validating(kwargs.get("callbacks"))
+            if self not in samplers or self._average() is None:
+                return evaluate(*args, **kwargs)
+            if len(samplers) > 1:
+                raise ValueError(
+                    "Validation can see only one average: pass in_validation=False to all other "
+                    "callbacks that average weights."
+                )
+            with self.averaged():
+                return evaluate(*args, **kwargs)
+
+        model.evaluate = on_average
+
+
+def float_copies(model: keras.Model) -> Weights:
+    """Copies of a model's trainable weights to calculate with: float32, or float64 if they are."""
+    return [
+        np.array(
+            ops.convert_to_numpy(variable),
+            np.float64 if variable.dtype == "float64" else np.float32,
+        )
+        for variable in model.trainable_variables
+    ]
+
+
+def move(average: Weights, towards: Weights, share: float) -> None:
+    r"""Move an average towards a sample, in place: :math:`a \leftarrow a + s (w - a)`.
+
+    Args:
+        average: what is moved.
+        towards: the sample, which is used up: its arrays are overwritten.
+        share: :math:`s`, 0 to 1.
+
+    Examples:
+        >>> average = [np.array([1.0, 2.0])]
+        >>> move(average, [np.array([3.0, 2.0])], 0.5)
+        >>> average
+        [array([2., 2.])]
+    """
+    for mean, weights in zip(average, towards, strict=True):
+        weights -= mean
+        weights *= share
+        mean += weights
+
+
+def _step(model: keras.Model) -> int:
+    """The steps taken; a model's `batch` counts beyond the end in a last, shorter execution."""
+    return int(ops.convert_to_numpy(model.optimizer.iterations))
+
+
+def _validating(callbacks: Any) -> Sequence[WeightSampler]:
+    """Those callbacks of a `fit` whose average validation is to see."""
+    if not isinstance(callbacks, keras.callbacks.CallbackList):
+        return []
+    return [c for c in callbacks.callbacks if isinstance(c, WeightSampler) and c.in_validation]

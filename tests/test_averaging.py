@@ -1,0 +1,174 @@
+"""The study of weight averages: measures, trainings and their records."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from laperm_lib import LaPermError
+from laperm_lib.experiments import averaging
+from laperm_lib.experiments.averaging import METHODS, methods, run, write
+from laperm_lib.experiments.averaging_results import (
+    SETTINGS,
+    Settings,
+    compare,
+    load,
+    measures,
+    monotonicity,
+    save,
+    volatility,
+)
+
+
+def shortened(name, **changes):
+    settings = SETTINGS[name]
+    return replace(settings, training=replace(settings.training, epochs=2, **changes))
+
+
+SHORT = shortened("digits_adam")
+LAPERM = shortened("digits_laperm", evaluate_every=20)
+LAPERM = replace(LAPERM, window=2)
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return run(SHORT, seed=3)
+
+
+@pytest.fixture(scope="module")
+def permuted():
+    return {method: run(LAPERM, seed=3, method=method) for method in METHODS[:3]}
+
+
+def test_averages_are_measured_beside_the_training(alone):
+    assert alone.steps == (20, 40)
+    assert set(alone.curves) == {"training", "PWALKS", "PSWM", "SWA"}
+    assert [len(curve) for curve in alone.curves.values()] == [2] * 4
+    assert alone.curves["SWA"][0] is None  # it begins in the middle
+    assert alone.curves["SWA"][1] == alone.curves["PWALKS"][1]  # of the same ten samples
+    assert alone.permutation == {}
+    assert all(0.2 < accuracy <= 1 for accuracy in alone.test.values())
+
+
+def test_the_same_seed_gives_the_same_result(alone):
+    again = run(SHORT, seed=3)
+    assert replace(again, seconds=alone.seconds) == alone
+    assert run(SHORT, seed=4).curves != alone.curves
+
+
+@pytest.mark.parametrize("method", ["PSWA", "Lookahead"])
+def test_trainings_that_go_on_from_averages(alone, method):
+    result = run(SHORT, seed=3, method=method)
+    assert set(result.curves) == {"training"}
+    # Up to the first average they are the same: that is the one that PWALKS has there.
+    is_first_average = result.curves["training"][0] == alone.curves["PWALKS"][0]
+    assert is_first_average == (method == "PSWA")
+
+
+def test_averages_of_permutations_are_permutations_once_synchronised(permuted):
+    for method, result in permuted.items():
+        for name, is_permutation in result.permutation.items():
+            in_training = name == "training" and method != "PSWA"
+            assert is_permutation == (in_training or name.endswith("synchronised")), (method, name)
+            assert (result.spread[name] == 1) >= is_permutation
+    assert set(permuted["PSWA"].curves) == {"training", "training synchronised"}
+    # The two go different ways only behind the first average.
+    one, other = permuted["PSWA"].curves, permuted["PSWA synchronised"].curves
+    assert one["training synchronised"][0] == other["training"][0]
+    assert other["training"][0] == permuted["alone"].curves["PWALKS synchronised"][0]
+
+
+def test_results_are_kept_and_read(alone, permuted, tmp_path):
+    results = (alone, *permuted.values())
+    save(results, tmp_path / "results.json")
+    assert load(tmp_path / "results.json") == results
+
+
+def test_a_study_is_taken_up_where_it_was_cut(alone, tmp_path, monkeypatch):
+    trained = []
+
+    def note(settings, *, seed, method, **_):
+        trained.append((seed, method))
+        return replace(alone, settings=settings, seed=seed, method=method)
+
+    monkeypatch.setattr(averaging, "run", note)
+    monkeypatch.setitem(SETTINGS, "digits_adam", SHORT)
+    write(tmp_path, ["digits_adam"], seeds=[0])
+    write(tmp_path, ["digits_adam"], seeds=[0, 1])
+    once = ["alone", "PSWA", "Lookahead"]
+    assert trained == [(seed, method) for seed in (0, 1) for method in once]
+    assert len(load(tmp_path / "digits_adam.json")) == 6
+    monkeypatch.setitem(SETTINGS, "digits_adam", shortened("digits_adam", held_out=100))
+    with pytest.raises(LaPermError, match="other settings"):
+        write(tmp_path, ["digits_adam"])
+
+
+def test_methods_with_and_without_laperm():
+    assert methods(LAPERM) == METHODS[:3]
+    assert methods(SHORT) == ("alone", "PSWA", "Lookahead")
+
+
+@given(st.lists(st.floats(0, 1), min_size=2))
+def test_measures_of_a_curve(curve):
+    changes = [later - earlier for earlier, later in itertools.pairwise(curve)]
+    mean = sum(changes) / len(changes)
+    variance = sum((change - mean) ** 2 for change in changes) / len(changes)
+    assert volatility(curve) ** 2 == pytest.approx(variance, abs=1e-9)
+    assert monotonicity(curve) == sum(change >= 0 for change in changes) / len(changes)
+    assert monotonicity(np.sort(curve)) == 1
+
+
+def test_measures_of_a_study(alone, permuted):
+    curve = (0.5, 0.7, 0.6, 0.8, 0.9, 0.7)
+    begun = (None, None, None, 0.8, 0.8, 0.9)
+    results = [
+        replace(alone, seed=seed, curves={"training": curve, "SWA": begun}, test=test)
+        for seed, test in ((1, {"training": 0.7, "SWA": 0.9}), (0, {"training": 0.6, "SWA": 0.8}))
+    ]
+    found = measures(results)
+    assert {seed: one.test for seed, one in found["alone"].items()} == {1: 0.7, 0: 0.6}
+    one, swa = found["alone"][0], found["SWA"][0]
+    assert one.mean == pytest.approx(np.mean(curve))
+    assert one.volatility == volatility(curve)
+    assert one.late_volatility == volatility((0.8, 0.9, 0.7))
+    assert one.monotonicity == monotonicity(curve) == 0.6
+    assert swa.volatility == swa.late_volatility == volatility((0.8, 0.8, 0.9))
+    seeds = {"less volatile": 0, "less volatile late": 0, "as monotonic": 2, "faster": 0}
+    assert compare(results, "alone") == {
+        word: (count, 2) for word, count in (seeds | {"better in the end": 0}).items()
+    }
+    assert compare(results, "SWA") == dict.fromkeys([*seeds, "better in the end"], (2, 2))
+    names = {"PSWA", "PSWA synchronised", "PSWA, going on synchronised", "alone", "PWALKS between"}
+    longer = [replace(r, curves=dict.fromkeys(r.curves, curve)) for r in permuted.values()]
+    assert names <= set(measures(longer))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer": "adagrad"}, "optimizer is one of"),
+        ({"sample_period": 3}, "no multiple of sample_period=3"),
+        ({"lookahead_period": 0}, "lookahead_period is an integer of at least 1"),
+        ({"training": replace(SHORT.training, held_out=0)}, "none are"),
+        ({"training": replace(SHORT.training, sync_period=7)}, "no multiple of sync_period=7"),
+    ],
+)
+def test_impossible_settings(changes, message):
+    values = {name: getattr(SHORT, name) for name in SHORT.__dataclass_fields__} | changes
+    with pytest.raises(ValueError, match=message):
+        Settings(**values)
+
+
+def test_impossible_runs_and_files(tmp_path):
+    with pytest.raises(ValueError, match="method is one of alone, PSWA"):
+        run(SHORT, seed=0, method="SWA")
+    with pytest.raises(ValueError, match="Only a model that LaPerm trains"):
+        run(SHORT, seed=0, method="PSWA synchronised")
+    with pytest.raises(LaPermError, match="no such file"):
+        load(tmp_path / "none.json")
+    (tmp_path / "other.json").write_text('[{"settings": 1}]')
+    with pytest.raises(LaPermError, match="does not hold results"):
+        load(tmp_path / "other.json")

@@ -1,0 +1,379 @@
+"""Sampling weights in `fit`: when, on which weights validation looks, and what is left behind."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+from laperm_lib import LaPerm, batch_statistics
+from laperm_lib.callbacks import PSWA, PSWM, PWALKS, SWA, Lookahead
+from laperm_lib.callbacks.sampling import WeightSampler, float_copies
+from laperm_lib.checkpoints import restore, state_of
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(2, 3, (48, 4)).astype("float32")
+Y = RNG.normal(size=(48, 3)).astype("float32")
+BATCH = 4  # 12 steps an epoch
+
+ALL = [
+    lambda **options: PSWA(sample_period=2, window=3, **options),
+    lambda **options: PWALKS(sample_period=2, window=3, **options),
+    lambda **options: PSWM(sample_period=2, momentum=0.6, **options),
+    lambda **options: SWA(sample_period=2, **options),
+    lambda **options: Lookahead(sample_period=2, **options),
+]
+BESIDE = ALL[1:4]  # they leave training as it is
+KINDS = [ALL[0], ALL[1], ALL[4]]  # goes on from averages, leaves training as it is, slow weights
+
+several_steps_at_once = pytest.mark.skipif(
+    keras.backend.backend() == "torch", reason="torch takes one step at a time"
+)
+
+
+def network(optimizer="adam", normalised=False, **options):
+    keras.utils.set_random_seed(1)
+    normalisation = [layers.BatchNormalization()] if normalised else []
+    model = keras.Sequential(
+        [keras.Input((4,)), layers.Dense(5, activation="relu"), *normalisation, layers.Dense(3)]
+    )
+    model.compile(optimizer, loss="mse", **options)
+    return model
+
+
+def fit(model, *callbacks, epochs=1, **options):
+    options = {"batch_size": BATCH, "shuffle": False, "verbose": 0} | options
+    return model.fit(X, Y, epochs=epochs, callbacks=list(callbacks), **options)
+
+
+def everything(model):
+    return [np.array(ops.convert_to_numpy(variable)).tobytes() for variable in model.variables]
+
+
+class Spy(WeightSampler):
+    """Notes the step of each sample."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.steps = []
+
+    def _add(self, weights):
+        self.steps.append(int(ops.convert_to_numpy(self.model.optimizer.iterations)))
+        self._kept[:] = [weights]
+
+
+def test_samples_are_taken_when_they_are_due():
+    spy, late = Spy(sample_period=5), Spy(sample_period=4, start=6)
+    model = network()
+    fit(model, spy, late, epochs=2, initial_epoch=0, validation_data=(X, Y), validation_freq=9)
+    assert spy.steps == [5, 10, 15, 20]
+    assert late.steps == [10, 14, 18, 22]
+    fit(model, spy)  # goes on from step 24
+    assert spy.steps == [5, 10, 15, 20, 25, 30, 35]
+    assert spy.samples == 7
+
+
+@several_steps_at_once
+def test_several_steps_at_once_give_the_same_samples():
+    seen = []
+    for at_once in (1, 3):
+        sampler = PWALKS(sample_period=6, window=2)
+        model = network("sgd", steps_per_execution=at_once)
+        fit(model, sampler, epochs=2)
+        assert sampler.samples == 4
+        seen.append(sampler.average)
+    for one, other in zip(*seen, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+@several_steps_at_once
+@pytest.mark.parametrize(
+    ("options", "epochs", "at_once", "message"),
+    [
+        ({"sample_period": 4}, 1, 3, "sample_period must be a multiple of steps_per_execution=3"),
+        ({"sample_period": 6, "start": 4}, 1, 3, "start must be a multiple"),
+        ({"sample_period": 5}, 2, 5, "an epoch has 12"),
+    ],
+)
+def test_steps_that_callbacks_do_not_see_are_refused_early(options, epochs, at_once, message):
+    model = network(steps_per_execution=at_once)
+    before = everything(model)
+    with pytest.raises(ValueError, match=message):
+        fit(model, Spy(**options), epochs=epochs)
+    assert everything(model) == before
+
+
+@several_steps_at_once
+def test_a_last_short_execution_is_no_harm_but_going_on_behind_it_is():
+    model, spy = network(steps_per_execution=5), Spy(sample_period=5)
+    fit(model, spy)
+    assert spy.steps == [5, 10]
+    with pytest.raises(ValueError, match="goes on from step 12"):
+        fit(model, spy)
+
+
+@several_steps_at_once
+def test_epochs_of_unknown_length_are_watched():
+    def batches():
+        for first in range(0, 48, BATCH):
+            yield X[first:][:BATCH], Y[first:][:BATCH]
+
+    class Endless(keras.callbacks.Callback):
+        """Makes Keras forget how long an epoch is, as for a generator in its first epoch."""
+
+        def on_train_begin(self, logs=None):
+            self.model.optimizer.iterations.assign_add(2)
+
+    model = network(steps_per_execution=5)
+    with pytest.raises(ValueError, match="did not see"):
+        model.fit(batches(), shuffle=False, verbose=0, callbacks=[Spy(sample_period=5), Endless()])
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", lambda: LaPerm("adam", sync_period=5)])
+def test_averages_beside_the_training_do_not_touch_it(optimizer):
+    results = []
+    for callbacks in ([], [make(in_validation=make is BESIDE[0]) for make in BESIDE]):
+        model = network(optimizer() if callable(optimizer) else optimizer)
+        fit(model, *callbacks, epochs=2, validation_data=(X, Y))
+        results.append(everything(model))
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("make", KINDS)
+def test_validation_sees_the_average_and_training_its_own_weights(make):
+    watched, sampler = network(), make()
+    history = fit(watched, sampler, epochs=2, validation_data=(X, Y)).history
+    unwatched = network()
+    fit(unwatched, make(in_validation=False), epochs=2, validation_data=(X, Y))
+    assert everything(watched) == everything(unwatched)
+    with sampler.averaged():
+        loss = watched.evaluate(X, Y, verbose=0)
+    assert history["val_loss"][-1] == pytest.approx(loss)
+    assert "evaluate" not in vars(watched)
+    # Of the averages, all but Lookahead's and PSWA's are other weights than training has now.
+    pairs = zip(sampler.average, float_copies(watched), strict=True)
+    assert any((a != w).any() for a, w in pairs) == (make in BESIDE)
+
+
+def test_validation_sees_training_weights_before_there_is_an_average():
+    results = []
+    for callbacks in ([], [PSWA(sample_period=12, window=2)]):
+        history = fit(network(), *callbacks, epochs=1, validation_data=(X, Y)).history
+        results.append(history["val_loss"])
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_validation_that_raises_leaves_the_training_weights(normalised):
+    class Broken(keras.utils.PyDataset):
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, number):
+            if number == 1:
+                raise OSError("gone")
+            return X[:8], Y[:8]
+
+        @property
+        def workers(self):
+            return 1
+
+        @property
+        def use_multiprocessing(self):
+            return False
+
+    plain = network(normalised=normalised)
+    fit(plain)
+    model = network(normalised=normalised)
+    sampler = PWALKS(sample_period=2, window=3, batches=[X])
+    with pytest.raises(Exception, match="gone"):
+        fit(model, sampler, validation_data=Broken())
+    assert sampler.samples == 6
+    assert [w.tobytes() for w in model.get_weights()] == [w.tobytes() for w in plain.get_weights()]
+    # What is left of it is no harm: an evaluation of one's own is not on the average.
+    assert model.evaluate(X, Y, verbose=0) == pytest.approx(plain.evaluate(X, Y, verbose=0))
+
+
+def test_an_evaluation_of_ones_own_that_raises():
+    model, sampler = network(), SWA(sample_period=2)
+    fit(model, sampler)
+    before = everything(model)
+    with sampler.averaged():
+        assert everything(model) != before
+    with pytest.raises(KeyError), sampler.averaged():
+        raise KeyError
+    assert everything(model) == before
+
+
+def test_validation_can_see_only_one_average():
+    pair = [SWA(sample_period=2), PSWM(sample_period=2)]
+    with pytest.raises(ValueError, match="only one average"):
+        fit(network(), *pair, validation_data=(X, Y))
+    fit(network(), pair[0], PSWM(sample_period=2, in_validation=False), validation_data=(X, Y))
+
+
+@pytest.mark.parametrize("make", KINDS)
+def test_statistics_belong_to_the_averaged_weights(make):
+    model, sampler = network(normalised=True), make(batches=[X[:20], X[20:]])
+    fit(model, sampler, validation_data=(X, Y))
+    before = everything(model)
+    with sampler.averaged():
+        inside = [np.array(ops.convert_to_numpy(v)) for v in model.non_trainable_variables]
+        batch_statistics.reestimate(model, [X])
+        expected = [np.array(ops.convert_to_numpy(v)) for v in model.non_trainable_variables]
+    assert everything(model) == before
+    for one, other in zip(inside, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4)
+    sampler.adopt()
+    adopted = [np.array(ops.convert_to_numpy(v)) for v in model.non_trainable_variables]
+    for one, other in zip(adopted, inside, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_pswa_leaves_statistics_of_the_average_behind():
+    """The last window ends with the last step, so the model is the average when `fit` ends."""
+    model = network(normalised=True)
+    fit(model, PSWA(sample_period=2, window=3, batches=[X]))
+    hidden = np.maximum(X @ model.get_weights()[0] + model.get_weights()[1], 0)
+    mean = ops.convert_to_numpy(model.layers[1].moving_mean)
+    np.testing.assert_allclose(mean, hidden.mean(axis=0), rtol=1e-4)
+
+
+def test_an_averaged_network_is_saved_and_loaded(tmp_path):
+    model, sampler = network(normalised=True), PSWM(sample_period=2, batches=[X])
+    fit(model, sampler)
+    with sampler.averaged():
+        model.save(tmp_path / "averaged.keras")
+        expected = ops.convert_to_numpy(model(X))
+    loaded = keras.saving.load_model(tmp_path / "averaged.keras")
+    for one, other in zip(sampler.average, float_copies(loaded), strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_allclose(ops.convert_to_numpy(loaded(X)), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("make", "cut"), [(ALL[0], 8), (ALL[1], 7), (ALL[4], 7)])
+def test_a_training_that_is_cut_goes_on_bit_for_bit(make, cut, tmp_path):
+    whole, uncut = network(), make()
+    fit(whole, uncut)
+    first, sampler = network(), make()
+    first.fit(
+        X[: cut * BATCH], Y[: cut * BATCH], BATCH, shuffle=False, verbose=0, callbacks=[sampler]
+    )
+    np.savez(tmp_path / "state.npz", **sampler.state())
+    second, resumed = network(), make()
+    restore(second, state_of(first))
+    with np.load(tmp_path / "state.npz") as state:
+        resumed.restore(state)
+    second.fit(
+        X[cut * BATCH :], Y[cut * BATCH :], BATCH, shuffle=False, verbose=0, callbacks=[resumed]
+    )
+    assert everything(second) == everything(whole)
+    assert resumed.samples == uncut.samples
+    for one, other in zip(resumed.average, uncut.average, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def arrays_in(thing):
+    """All arrays that an object holds, in lists of lists of whatever depth."""
+    if isinstance(thing, np.ndarray):
+        return [thing]
+    inside = thing if isinstance(thing, list | tuple) else []
+    inside = list(thing.values()) if isinstance(thing, dict) else inside
+    return [array for each in inside for array in arrays_in(each)]
+
+
+def test_memory_does_not_grow_with_the_samples():
+    samplers = [make() for make in ALL]
+    most = [0] * len(samplers)
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            for number, sampler in enumerate(samplers):
+                held = [v for name, v in vars(sampler).items() if name != "_model"]
+                most[number] = max(most[number], sum(array.nbytes for array in arrays_in(held)))
+
+    model = network()
+    fit(model, *samplers, Watch(), epochs=2)
+    assert [sampler.samples for sampler in samplers] == [12] * len(samplers)
+    size = sum(weights.nbytes for weights in float_copies(model))
+    # PSWA two, PWALKS its window of three, PSWM, SWA and Lookahead one.
+    assert most == [copies * size for copies in (2, 3, 1, 1, 1)]
+
+
+def test_samples_are_float32_whatever_the_weights_are():
+    types = ["bfloat16", "float32" if keras.backend.backend() == "jax" else "float64"]
+    with_types = keras.Sequential([keras.Input((4,)), *(layers.Dense(3, dtype=t) for t in types)])
+    with_types.compile("sgd", loss="mse")
+    sampler = PSWA(sample_period=1, window=2)
+    with_types.fit(X[:8], Y[:8], batch_size=4, verbose=0, callbacks=[sampler])
+    assert [str(array.dtype) for array in sampler.average[::2]] == ["float32", types[1]]
+    assert [layer.kernel.dtype for layer in with_types.layers] == types
+
+
+@pytest.mark.parametrize("synchronise", [False, True])
+def test_pswa_and_laperm(synchronise):
+    """The last step is no synchronisation of LaPerm's, and the end of a window."""
+
+    class Look(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            permutations.append(self.model.optimizer.is_permutation())
+
+    permutations = []
+    model = network(LaPerm("adam", sync_period=5))
+    pswa = PSWA(sample_period=2, window=2, synchronise=synchronise)
+    fit(model, pswa, Look())
+    averaged = [step % 4 == 0 for step in range(1, 13)]
+    synchronised = [step % 5 == 0 for step in range(1, 13)]
+    expected = [s or (a and synchronise) for a, s in zip(averaged, synchronised, strict=True)]
+    assert permutations == expected
+    assert model.optimizer.is_permutation()  # Keras synchronises when `fit` ends
+    with pswa.averaged():
+        assert model.optimizer.is_permutation() == synchronise
+
+
+@pytest.mark.parametrize("make", KINDS)
+def test_averages_are_synchronised_in_validation(make):
+    class Look(keras.callbacks.Callback):
+        def on_test_end(self, logs=None):
+            seen.append(self.model.optimizer.is_permutation())
+
+    seen = []
+    model = network(LaPerm("adam", sync_period=5))
+    fit(model, make(synchronise=True), Look(), validation_data=(X, Y))
+    fit(model, make(), Look(), validation_data=(X, Y))
+    assert seen == [True, False]
+
+
+def test_what_cannot_work_is_refused_before_training():
+    for options, build, message in [
+        ({}, lambda: network(normalised=True), "has batch normalisation"),
+        ({"synchronise": True}, network, "Only a model that LaPerm trains"),
+    ]:
+        model = build()
+        before = everything(model)
+        with pytest.raises(ValueError, match=message):
+            fit(model, SWA(sample_period=2, **options))
+        assert everything(model) == before
+    with pytest.raises(ValueError, match="only once"):
+        SWA(sample_period=2, batches=iter([X]))
+    used = SWA(sample_period=2)
+    fit(network(), used)
+    other = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
+    other.compile("sgd", loss="mse")
+    with pytest.raises(ValueError, match="another model"):
+        fit(other, used)
+    with pytest.raises(ValueError, match="no average yet"):
+        _ = SWA(sample_period=2).average
+
+
+def test_a_model_that_fit_builds():
+    def unbuilt():
+        model = keras.Sequential([layers.Dense(3)])
+        model.compile("sgd", loss="mse")
+        return model
+
+    sampler = PSWA(sample_period=2, window=3)
+    fit(unbuilt(), sampler)
+    assert sampler.samples == 6
+    if keras.backend.backend() == "tensorflow":  # the others have built it when they call callbacks
+        with pytest.raises(ValueError, match="build it before"):
+            fit(unbuilt(), Lookahead())
