@@ -117,7 +117,8 @@ test: lint $(KERNEL_CONFIG)
 
 unit: $(SETUP)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile laperm_lib tests \
-	    --ignore tests/test_notebooks.py --ignore tests/test_book.py -m "not slow"
+	    --ignore tests/test_notebooks.py --ignore tests/test_book.py --ignore tests/test_browser.py \
+	    -m "not slow"
 
 # Everything but notebooks and book with each backend, then the backends against each other. PyPI's
 # torch for Linux brings CUDA along, gigabytes of it; PIP_EXTRA_INDEX_URL set to
@@ -126,7 +127,7 @@ test-backends: $(BACKENDS_SETUP)
 	@failed=; for backend in tensorflow jax torch; do echo "KERAS_BACKEND=$$backend"; \
 	    KERAS_BACKEND=$$backend $(BACKENDS_BIN)/python -m pytest -n $(JOBS) --dist loadfile \
 	        laperm_lib tests --ignore tests/test_notebooks.py --ignore tests/test_book.py \
-	        --ignore tests/test_backends_agree.py || failed="$$failed $$backend"; \
+	        --ignore tests/test_browser.py --ignore tests/test_backends_agree.py || failed="$$failed $$backend"; \
 	done; \
 	$(BACKENDS_BIN)/python -m pytest tests/test_backends_agree.py || failed="$$failed agreement"; \
 	test -z "$$failed" || { echo "Failed:$$failed" >&2; exit 1; }

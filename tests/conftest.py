@@ -6,6 +6,7 @@ from pathlib import Path
 # Read by TensorFlow when it is first imported, here and in the kernels of the notebook tests.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import built_book
 import matplotlib
 import pytest
 from hypothesis import settings
@@ -22,6 +23,13 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 def repository() -> Path:
     """The folder that holds book/, notebooks/ and laperm_lib/."""
     return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def html(tmp_path_factory, worker_id):
+    """The folder of the book's pages, built once for all processes of pytest-xdist."""
+    folder = tmp_path_factory.getbasetemp()
+    return built_book.build_once((folder if worker_id == "master" else folder.parent) / "book")
 
 
 @pytest.fixture

@@ -1,35 +1,23 @@
-"""The book is built from the committed notebooks, as they are, and its pages are read."""
+"""The pages of the built book are read; `test_browser.py` opens them in a browser."""
 
+import ast
+import importlib
 import re
-import shutil
-import subprocess
-import sys
+import shlex
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
+import nbformat
+import numpy as np
 import pytest
-import yaml
 from bs4 import BeautifulSoup
+from built_book import ROOT, chapters
 
-ROOT = Path(__file__).resolve().parent.parent
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+from laperm_lib import experiments
+from laperm_lib.experiments import catalogue
+
 # What makes a browser ask for something while it loads a page.
 LOADED = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src"}
-
-
-@pytest.fixture(scope="module")
-def html(tmp_path_factory):
-    """The folder of the built pages."""
-    folder = tmp_path_factory.mktemp("book")
-    shutil.copytree(ROOT / "book", folder / "source")
-    shutil.copytree(ROOT / "notebooks", folder / "source" / "notebooks")
-    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", "source"]
-    options = ["--path-output", str(folder), "-W", "-n", "--keep-going"]
-    built = subprocess.run(
-        command + options, cwd=folder, capture_output=True, text=True, check=False, timeout=500
-    )
-    assert built.returncode == 0, built.stdout + built.stderr
-    return folder / "_build" / "html"
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +26,6 @@ def pages(html):
     found = sorted(p for p in html.rglob("*.html") if not {"_static", "mathjax"} & set(p.parts))
     assert len(found) >= len(chapters())
     return {path: BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser") for path in found}
-
-
-def chapters():
-    toc = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
-    return [toc["root"], *(c["file"] for part in toc["parts"] for c in part["chapters"])]
 
 
 def test_every_chapter_has_a_page(html):
@@ -123,30 +106,70 @@ def test_no_button_leads_to_another_project(pages):
             assert "executablebooks/jupyter-book" not in link["href"], path.name
 
 
-def test_a_browser_typesets_the_mathematics_offline(html, tmp_path):
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
-        pytest.skip(f"no browser on this machine (looked for {', '.join(BROWSERS)})")
-    options = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--host-resolver-rules=MAP * ~NOTFOUND",
-        f"--user-data-dir={tmp_path}",
-        "--virtual-time-budget=20000",
-        "--dump-dom",
+def rows(page):
+    """The texts of the first table of a page, without its head, by the first cell."""
+    found = [
+        [cell.get_text(" ", strip=True) for cell in row.find_all("td")]
+        for row in page.find("table").find_all("tr")
     ]
-    page = (html / "how_laperm_works.html").as_uri()
-    shown = subprocess.run(
-        [browser, *options, page], capture_output=True, text=True, check=False, timeout=180
-    )
-    assert shown.returncode == 0, shown.stderr
-    rendered = BeautifulSoup(shown.stdout, "html.parser")
-    formulas = rendered.find_all(class_="math")
-    assert formulas
-    assert all(formula.find("mjx-container") for formula in formulas)
-    assert not rendered.find("mjx-merror")
+    return {cells[0]: cells[1:] for cells in found if cells}
+
+
+def test_the_front_page_has_the_published_numbers_and_those_of_the_records(html, pages):
+    shown = rows(pages[html / "intro.html"])
+    assert list(shown) == list(dict.fromkeys(row.experiment for row in catalogue.ROWS))
+    for row in catalogue.ROWS:
+        assert shown[row.experiment][1] == f"{100 * row.accuracy:.2f}"
+    finals = [100 * each.final for each in experiments.load(ROOT / "pretrained" / "f1.json")]
+    wanted = f"{np.mean(finals):.2f} ± {np.std(finals, ddof=1):.2f}"
+    assert shown["f1"][2].replace("\N{NO-BREAK SPACE}", " ") == wanted
+    assert shown["f1"][3] == f"{len(finals)} of {len(finals)}"
+
+
+def parameters(notebook):
+    """The names and values that the `parameters` cell of a notebook assigns."""
+    cells = nbformat.read(notebook, as_version=4).cells
+    (cell,) = (cell for cell in cells if "parameters" in cell.metadata.get("tags", ()))
+    return {
+        statement.targets[0].id: str(ast.literal_eval(statement.value))
+        for statement in ast.parse(cell.source).body
+    }
+
+
+@pytest.mark.parametrize(
+    "notebook", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem
+)
+def test_the_page_of_a_notebook_has_the_command_that_runs_it(html, pages, notebook):
+    page = pages[html / "notebooks" / f"{notebook.stem}.html"]
+    box = page.find(class_="admonition")
+    words = shlex.split(box.find("pre").get_text())
+    assert words[:5] == [
+        "papermill", f"notebooks/{notebook.name}", "out.ipynb", "--cwd", "notebooks",
+    ]  # fmt: skip
+    assert words[5::3] == ["-p"] * (len(words[5:]) // 3)
+    assert dict(zip(words[6::3], words[7::3], strict=True)) == parameters(notebook)
+    download = (html / "notebooks" / box.find("a")["href"]).resolve()
+    assert nbformat.read(download, as_version=4) == nbformat.read(notebook, as_version=4)
+
+
+def test_the_status_page_has_every_notebook(html, pages):
+    shown = rows(pages[html / "status.html"])
+    assert set(shown) == {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert {cells[-1] for cells in shown.values()} == {"committed outputs"}
+
+
+@pytest.mark.parametrize(
+    ("exception", "result"), [(None, "ran to its end"), (True, "failed")], ids=["well", "failed"]
+)
+def test_what_papermill_has_written_is_read(tmp_path, monkeypatch, exception, result):
+    monkeypatch.syspath_prepend(ROOT / "book" / "_ext")
+    executed_notebooks = importlib.import_module("executed_notebooks")
+    notebook = nbformat.read(ROOT / "notebooks" / "quickstart.ipynb", as_version=4)
+    notebook.metadata["papermill"] = {
+        "duration": 31.4, "end_time": "2026-11-21T10:00:59.123", "exception": exception,
+        "parameters": {"seed": 7},
+    }  # fmt: skip
+    nbformat.write(notebook, tmp_path / "quickstart.ipynb")
+    found = executed_notebooks.read(tmp_path / "quickstart.ipynb")
+    assert (found.seconds, found.finished, found.result) == (31.4, "2026-11-21 10:00", result)
+    assert found.command.endswith("-p profile quick -p dataset auto -p seed 7")

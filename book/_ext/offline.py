@@ -3,6 +3,8 @@
 MathJax 3.2.2 comes from the Python package sphinx-mathjax-offline, whose files equal those of the
 npm package mathjax@3.2.2 byte for byte. They are copied to mathjax/ beside the pages: Jupyter Book
 loads every script that it finds in the source folder _static, and would load MathJax twice.
+
+Jupyter Book also puts Thebe on every page, which runs cells on a server elsewhere. It is taken off.
 """
 
 import importlib.util
@@ -34,9 +36,16 @@ def copy_mathjax(app: Any, exception: Exception | None) -> None:
             shutil.copy2(source / part, target)
 
 
+def remove_thebe(app: Any, config: Any) -> None:
+    """Take Thebe's listeners off: its script, added twice, is an error in the browser's console."""
+    for listeners in app.events.listeners.values():
+        listeners[:] = [each for each in listeners if each.handler.__module__ != "sphinx_thebe"]
+
+
 def setup(app: Any) -> dict[str, bool]:
     """Register the extension with Sphinx."""
     # Relative to _static, where Sphinx expects it.
     app.config.mathjax_path = "../mathjax/tex-chtml.js"
+    app.connect("config-inited", remove_thebe)
     app.connect("build-finished", copy_mathjax)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,238 @@
+"""The pages of the book in a browser: Chromium, driven by Playwright, with no way to the outside.
+
+Playwright's own browsers are not needed; any Chromium or Chrome on the machine will do.
+"""
+
+import functools
+import http.server
+import shutil
+import threading
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from built_book import chapters
+
+sync_api = pytest.importorskip(
+    "playwright.sync_api", reason="no browser is driven: Playwright is not installed"
+)
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+LAPTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+PAGES = [f"{chapter}.html" for chapter in chapters()]
+MEGABYTE = 2**20
+# Files that the browser loads once for all pages.
+SHARED = {"_static", "mathjax", "searchindex.js"}
+# WCAG 2 asks text for 4.5; large text, and with it this test, for 3.
+CONTRAST = 3.0
+
+WAIT_FOR_MATHEMATICS = """async () => {
+    if (document.querySelector('.math') === null) return;
+    while (!window.MathJax?.startup?.promise) await new Promise(r => setTimeout(r, 20));
+    await MathJax.startup.promise;
+}"""
+# Formulas of the article; the table of contents is there twice, once hidden.
+RAW_FORMULAS = """() => [...document.querySelectorAll('article .math')].filter(formula =>
+    !(formula.querySelector('mjx-container')?.getBoundingClientRect().width > 0) ||
+    formula.querySelector('mjx-merror')).map(formula => formula.outerHTML.slice(0, 100))"""
+EMPTY_PICTURES = """async () => {
+    const pictures = [...document.images];
+    for (const picture of pictures) picture.loading = 'eager';
+    await Promise.allSettled(pictures.map(picture => picture.decode()));
+    return pictures.filter(picture => picture.naturalWidth === 0).map(picture => picture.src);
+}"""
+# What is wider than the window, without being inside something that scrolls by itself.
+OVERFLOW = """() => {
+    const width = document.documentElement.clientWidth;
+    const scrolls = node => node && node !== document.body &&
+        (getComputedStyle(node).overflowX !== 'visible' || scrolls(node.parentElement));
+    if (document.scrollingElement.scrollWidth <= width) return [];
+    return [...document.querySelectorAll('main *')]
+        .filter(node => node.getBoundingClientRect().right > width + 1 && !scrolls(node))
+        .map(node => `${node.tagName} ${node.className} ${node.textContent.slice(0, 40)}`)
+        .concat(`the page is ${document.scrollingElement.scrollWidth} pixels wide`);
+}"""
+# Contrast of text with the nearest opaque background: (L1 + 0.05) / (L2 + 0.05), WCAG 2, 1.4.3.
+LOW_CONTRAST = """least => {
+    const numbers = color => color.match(/[\\d.]+/g).map(Number);
+    const luminance = color => {
+        const linear = numbers(color).slice(0, 3).map(value => value / 255)
+            .map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
+    };
+    const background = node => {
+        for (; node; node = node.parentElement) {
+            const color = getComputedStyle(node).backgroundColor;
+            if ((numbers(color)[3] ?? 1) === 1) return color;
+        }
+        return 'rgb(255, 255, 255)';
+    };
+    const found = new Set();
+    for (const node of document.querySelectorAll('article *')) {
+        const text = [...node.childNodes].filter(child => child.nodeType === Node.TEXT_NODE)
+            .map(child => child.textContent.trim()).join('');
+        if (!text || !node.checkVisibility({visibilityProperty: true, opacityProperty: true}))
+            continue;
+        const [one, other] = [getComputedStyle(node).color, background(node)]
+            .map(luminance).sort((a, b) => b - a);
+        const ratio = (one + 0.05) / (other + 0.05);
+        if (ratio < least)
+            found.add(`${ratio.toFixed(1)} ${node.tagName} ${node.className} ${text.slice(0, 30)}`);
+    }
+    return [...found];
+}"""
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def address(html):
+    """Where the book is served, on this machine alone."""
+    handler = functools.partial(_Quiet, directory=str(html))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if executable is None:
+        pytest.skip(f"no browser on this machine (looked for {', '.join(BROWSERS)})")
+    with sync_api.sync_playwright() as playwright:
+        # As root in a container, without a screen; names of other machines are not known.
+        options = ["--no-sandbox", "--disable-gpu"]
+        options.append("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
+        opened = playwright.chromium.launch(executable_path=executable, args=options)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def laptop(browser):
+    with browser.new_context(viewport=LAPTOP, color_scheme="light") as context:
+        yield context
+
+
+@pytest.fixture(scope="module")
+def phone(browser):
+    with browser.new_context(viewport=PHONE, color_scheme="dark") as context:
+        yield context
+
+
+class Visit:
+    """A tab on the served book, and what goes wrong in it.
+
+    Args:
+        context: a window of the browser, with its cache.
+        address: of the book.
+    """
+
+    def __init__(self, context, address):
+        self.address = address
+        self.problems = []
+        self.loaded = set()
+        self.tab = context.new_page()
+        self.tab.set_default_timeout(60_000)
+        self.tab.on("request", self._look_at)
+        self.tab.on("console", self._listen)
+        self.tab.on("pageerror", lambda error: self.problems.append(f"error: {error}"))
+        self.tab.on("response", self._check)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.tab.close()
+
+    def open(self, page):
+        self.tab.goto(f"{self.address}/{page}", wait_until="load")
+        self.tab.evaluate(WAIT_FOR_MATHEMATICS)
+        return self.tab
+
+    def _look_at(self, request):
+        if request.url.startswith(f"{self.address}/"):
+            self.loaded.add(unquote(urlsplit(request.url).path).lstrip("/"))
+        elif not request.url.startswith(("data:", "blob:")):
+            self.problems.append(f"leaves the machine: {request.url}")
+
+    def _listen(self, message):
+        if message.type in ("error", "warning"):
+            self.problems.append(f"{message.type}: {message.text}")
+
+    def _check(self, response):
+        if response.status >= 400:
+            self.problems.append(f"{response.status}: {response.url}")
+
+
+@pytest.mark.parametrize("page", [*PAGES, "search.html", "genindex.html"])
+def test_a_page_loads_whole_and_without_complaint(laptop, address, html, page):
+    with Visit(laptop, address) as visit:
+        tab = visit.open(page)
+        assert tab.evaluate(RAW_FORMULAS) == []
+        assert tab.evaluate(EMPTY_PICTURES) == []
+        assert tab.evaluate("document.documentElement.dataset.theme") == "light"
+        assert tab.evaluate(LOW_CONTRAST, CONTRAST) == []
+        assert visit.problems == []
+        sizes = {"shared": 0, "own": 0}
+        for path in visit.loaded:
+            kind = "shared" if Path(path).parts[0] in SHARED else "own"
+            sizes[kind] += (html / path).stat().st_size
+    assert 0 < sizes["own"] < 3 * MEGABYTE, sizes
+    assert 0 < sizes["shared"] < 5 * MEGABYTE, sizes
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_fits_a_phone_and_is_readable_in_the_dark(phone, address, page):
+    with Visit(phone, address) as visit:
+        tab = visit.open(page)
+        assert tab.evaluate("document.documentElement.dataset.theme") == "dark"
+        assert tab.evaluate(OVERFLOW) == []
+        assert tab.evaluate(LOW_CONTRAST, CONTRAST) == []
+
+
+def test_mathematics_is_there_to_be_typeset(laptop, address):
+    with Visit(laptop, address) as visit:
+        tab = visit.open("how_laperm_works.html")
+        assert tab.locator("article mjx-container").count() > 10
+
+
+def test_the_search_finds_what_the_book_is_about(laptop, address):
+    with Visit(laptop, address) as visit:
+        tab = visit.tab
+        tab.goto(f"{address}/index.html")  # leads to the front page
+        tab.wait_for_url("**/intro.html", wait_until="load")
+        tab.keyboard.press("Control+k")
+        tab.keyboard.type("synchronisation period")
+        tab.keyboard.press("Enter")
+        tab.wait_for_url("**/search.html?q=synchronisation+period*")
+        tab.wait_for_selector("#search-results ul.search > li a")
+        links = tab.locator("#search-results ul.search > li > a")
+        found = [links.nth(number).get_attribute("href") for number in range(links.count())]
+        assert any("how_laperm_works" in link for link in found), found
+        assert visit.problems == []
+
+
+def test_these_checks_notice_what_they_look_for(laptop, address):
+    """A page that asks another server, throws, and is too wide and too faint is seen to do so."""
+    page = """<html><body><main><article><span class="math">\\(x\\)</span>
+        <img src="https://example.org/x.png"><script>throw new Error("thrown")</script>
+        <p style="width: 2000px; color: #777; background: #888">Wide and faint</p>
+        </article></main></body></html>"""
+    with Visit(laptop, address) as visit:
+        visit.tab.goto(f"{address}/missing.html")
+        visit.tab.set_content(page, wait_until="load")
+        visit.tab.wait_for_timeout(200)
+        told = "\n".join(visit.problems)
+        for problem in ("404", "leaves the machine: https://example.org/x.png", "thrown"):
+            assert problem in told
+        assert visit.tab.evaluate(EMPTY_PICTURES) == ["https://example.org/x.png"]
+        assert len(visit.tab.evaluate(RAW_FORMULAS)) == 1
+        assert any(text.startswith("P ") for text in visit.tab.evaluate(OVERFLOW))
+        assert len(visit.tab.evaluate(LOW_CONTRAST, CONTRAST)) == 1
