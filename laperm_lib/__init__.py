@@ -29,6 +29,7 @@ from laperm_lib.errors import (
     WeightFileError,
 )
 from laperm_lib.optimizers.laperm import LaPerm
+from laperm_lib.optimizers.rso import RSO
 from laperm_lib.optimizers.sgperm import SGPerm
 from laperm_lib.pretrained import load_pretrained
 from laperm_lib.published import load_published
@@ -36,6 +37,7 @@ from laperm_lib.published import load_published
 __version__ = "0.1.0"
 
 __all__ = [
+    "RSO",
     "DatasetUnavailableError",
     "LaPerm",
     "LaPermError",

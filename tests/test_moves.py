@@ -1,0 +1,80 @@
+"""The moves of a gradient-free search, on arrays alone."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from laperm_lib import moves
+from laperm_lib.permutation import is_permutation, to_matrix
+
+SHAPES = [((6, 3), (-1,)), ((2, 2, 3, 4), (-1,)), ((5,), ()), ((7, 1), (-1,))]
+
+
+def weights_of(shape, seed, few):
+    generator = np.random.default_rng(seed)
+    if few:  # with many ties
+        return generator.choice(np.float32([-1, 0, 2]), size=shape)
+    return generator.normal(size=shape).astype("float32")
+
+
+@given(
+    st.sampled_from(SHAPES), st.integers(0, 99), st.booleans(), st.sampled_from([0.0, 0.1, 10.0])
+)
+def test_exchanges_leave_every_vector_a_permutation(which, seed, few, sigma):
+    shape, axes = which
+    weights = weights_of(shape, seed, few)
+    found = moves.exchanges(weights, axes, sigma, np.random.default_rng(seed))
+    assert len(found) == len(to_matrix(weights, axes))
+    flat = weights.ravel().copy()
+    for move in found:
+        assert len(set(move.places.ravel().tolist())) == move.places.size  # a weight in one at most
+        for places, [values] in zip(move.places, move.values, strict=True):
+            assert values[0] != values[1]
+            assert flat[places].tolist() == values[::-1].tolist()
+            flat[places] = values
+            now = to_matrix(flat.reshape(shape), axes)
+            assert is_permutation(to_matrix(weights, axes), now)
+
+
+@given(st.sampled_from(SHAPES), st.integers(0, 99))
+def test_additions_visit_every_weight_once_and_go_both_ways(which, seed):
+    shape, axes = which
+    weights = weights_of(shape, seed, few=False)
+    found = moves.additions(weights, axes, 0.5, np.random.default_rng(seed))
+    places = np.concatenate([move.places.ravel() for move in found])
+    assert sorted(places.tolist()) == list(range(weights.size))
+    assert (
+        places.tolist() == to_matrix(np.arange(weights.size).reshape(shape), axes).ravel().tolist()
+    )
+    for move in found:
+        middle = move.values[..., 0].astype("float64").mean(axis=1)
+        np.testing.assert_allclose(middle, weights.flat[move.places[:, 0]], atol=1e-6)
+        assert move.values.dtype == weights.dtype
+
+
+def test_additions_are_normal_with_the_given_spread():
+    weights = np.zeros((200, 100))
+    found = moves.additions(weights, (-1,), 0.3, np.random.default_rng(0))
+    deltas = np.concatenate([move.values[:, 0, 0] for move in found])
+    assert deltas.std() == pytest.approx(0.3, rel=0.02)
+    assert abs(deltas.mean()) < 0.01
+    assert (np.abs(deltas) < 0.3).mean() == pytest.approx(0.6827, abs=0.01)
+
+
+@pytest.mark.parametrize(("sigma", "farther", "nearer"), [(0.0, 0.0, 0.01), (100.0, 0.8, 1.5)])
+def test_the_spread_says_how_far_apart_the_values_of_a_pair_are(sigma, farther, nearer):
+    weights = np.random.default_rng(0).normal(size=(1000, 4))
+    found = moves.exchanges(weights, (-1,), sigma, np.random.default_rng(1))
+    distance = np.concatenate([np.abs(np.diff(move.values)).ravel() for move in found]).mean()
+    assert farther <= distance <= nearer  # of two independent normal numbers it is 1.13
+
+
+@pytest.mark.parametrize("kind", list(moves.KINDS))
+def test_the_same_random_numbers_give_the_same_moves(kind):
+    weights = weights_of((6, 3), 0, few=False)
+    first, again, other = (
+        moves.KINDS[kind](weights, (-1,), 0.5, np.random.default_rng(seed)) for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first[0].values, again[0].values)
+    assert not np.array_equal(first[0].values, other[0].values)
