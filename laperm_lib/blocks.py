@@ -23,8 +23,8 @@ Parameters = Mapping[int, np.ndarray]
 """The values of variables by the variable's id; those of a step have shape (channels,)."""
 
 Step = Callable[[np.ndarray, Parameters, Any], np.ndarray]
-"""A part of a block that keeps channels apart: takes (samples, height, width, channels), the
-parameters, and which channels these are (an index)."""
+# A part of a block that keeps channels apart. It takes an array (samples, height, width, channels),
+# the parameters, and which channels these are (an index).
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
@@ -74,7 +74,7 @@ class Block:
         return parameters[id(self.layer.kernel)].reshape(self.kernel_shape)
 
     def start(self, samples: int, parameters: Parameters) -> np.ndarray:
-        """What the linear layer gives for zeros, a new array (samples, *output_shape)."""
+        """What the linear layer gives for zeros, a new array `(samples, *output_shape)`."""
         dtype = parameters[id(self.layer.kernel)].dtype
         z = np.zeros((samples, *self.output_shape), dtype)
         if self.layer.use_bias:
@@ -87,7 +87,7 @@ class Block:
         Args:
             inputs: all input channels, or some; contiguous.
             kernel: the kernel of these channels.
-            z: shape (samples, *output_shape), written to.
+            z: shape `(samples, *output_shape)`, written to.
         """
         if self.output_shape[:2] == (1, 1) and kernel.shape[:2] == inputs.shape[1:3]:
             z.reshape(len(z), -1)[:] += inputs.reshape(len(z), -1) @ kernel.reshape(-1, z.shape[-1])

@@ -37,9 +37,12 @@ def copy_mathjax(app: Any, exception: Exception | None) -> None:
 
 
 def remove_thebe(app: Any, config: Any) -> None:
-    """Take Thebe's listeners off: its script, added twice, is an error in the browser's console."""
+    """Take Thebe off: its script, added twice, is an error in the browser's console."""
     for listeners in app.events.listeners.values():
         listeners[:] = [each for each in listeners if each.handler.__module__ != "sphinx_thebe"]
+    # The style sheet was asked for before, and its listener is not there to bring it.
+    styles = app.registry.css_files
+    styles[:] = [each for each in styles if each[0] != "sphinx-thebe.css"]
 
 
 def setup(app: Any) -> dict[str, bool]:
