@@ -13,7 +13,6 @@ References:
 """
 
 import logging
-import math
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -33,7 +32,7 @@ from laperm_lib.experiments import evaluation
 from laperm_lib.experiments.averaging_results import SETTINGS, Result, Settings, load, save
 from laperm_lib.experiments.evaluation import Images
 from laperm_lib.experiments.records import environment
-from laperm_lib.experiments.training import initial_network
+from laperm_lib.experiments.training import initial_network, steps_per_execution
 from laperm_lib.optimizers.laperm import LaPerm
 
 _log = logging.getLogger(__name__)
@@ -44,7 +43,6 @@ average of each window; the same, synchronised before it goes on; or by Lookahea
 
 _WITHOUT_LAPERM = ("alone", "PSWA", "Lookahead")
 
-_MOST_STEPS_PER_EXECUTION = 50
 _STATISTICS_IMAGES, _STATISTICS_BATCH = 1000, 500
 
 
@@ -89,10 +87,12 @@ def run(
     model.compile(
         _optimizer(settings),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        steps_per_execution=_steps_per_execution(
-            training.evaluate_every,
-            *(s.sample_period for s in samplers.values()),
-            *(s.start for s in samplers.values()),
+        steps_per_execution=steps_per_execution(
+            (
+                training.evaluate_every,
+                *(s.sample_period for s in samplers.values()),
+                *(s.start for s in samplers.values()),
+            )
         ),
     )
     watch = _Watch(settings, method, images, samplers, statistics, model)
@@ -206,14 +206,6 @@ def _statistics_batches(x: np.ndarray) -> list[np.ndarray]:
     """Images to re-estimate the statistics of batch normalisation with."""
     parts = range(0, _STATISTICS_IMAGES, _STATISTICS_BATCH)
     return [x[first:][:_STATISTICS_BATCH] for first in parts]
-
-
-def _steps_per_execution(*times: int) -> int:
-    """The most steps at once whose ends include all times; torch takes only one."""
-    if keras.backend.backend() == "torch":
-        return 1
-    common = math.gcd(*times)
-    return max(n for n in range(1, _MOST_STEPS_PER_EXECUTION + 1) if common % n == 0)
 
 
 class _Watch(keras.callbacks.Callback):

@@ -28,6 +28,7 @@ from laperm_lib.constraints import keep_zeros
 from laperm_lib.experiments.evaluation import accuracy
 from laperm_lib.experiments.same_capacity_networks import Architecture, fill_sparsely
 from laperm_lib.experiments.signed_rank import Comparison, wilcoxon
+from laperm_lib.experiments.training import steps_per_execution
 from laperm_lib.optimizers.laperm import LaPerm
 
 Capacity = Literal["dense", "sparse", "rescaled"]
@@ -35,7 +36,6 @@ Capacity = Literal["dense", "sparse", "rescaled"]
 OPTIMIZERS = ("sgd", "adam", "laperm")
 """SGD at a rate of 0.1, Adam at 1e-3, and LaPerm around that Adam; the rates are constant."""
 
-_STEPS_PER_EXECUTION = 50
 _FLOW_SAMPLES = 500
 _STATISTICS_SAMPLES = 5000
 
@@ -159,7 +159,7 @@ def train(trial: Trial, *, seed: int, data_dir: str | None = None) -> Result:
     model.compile(
         optimizer,
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        steps_per_execution=_steps_per_execution(trial.measure_every),
+        steps_per_execution=steps_per_execution([trial.measure_every]),
     )
     sample = slice(_FLOW_SAMPLES)
     flow = GradientFlowHistory(x_train[sample], data.y_train[sample], every=trial.measure_every)
@@ -218,10 +218,3 @@ def compare(
 
 # Reading and checking MNIST takes a second, and a study has hundreds of short runs.
 _dataset = lru_cache(maxsize=1)(datasets.load)
-
-
-def _steps_per_execution(every: int) -> int:
-    """The most steps at once that divide the steps between measurements; torch takes only one."""
-    if keras.backend.backend() == "torch":
-        return 1
-    return max(n for n in range(1, _STEPS_PER_EXECUTION + 1) if every % n == 0)
