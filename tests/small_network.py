@@ -1,4 +1,7 @@
-"""A small network with a layer of each kind, and data for it, that the optimizers are tried on."""
+"""A small network with a layer of each kind and data for it, which optimizers are tried on; and
+float64 for networks that are compared to the last bits."""
+
+import contextlib
 
 import keras
 import numpy as np
@@ -41,3 +44,15 @@ def matrices(model, kinds=("kernel",)):
 def assert_same_weights(first, second):
     for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@contextlib.contextmanager
+def float64():
+    """Keras in float64, which JAX has to be asked for."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        with jax.enable_x64(True):
+            yield
+    else:
+        yield

@@ -1,11 +1,10 @@
 """Losses from what is known of a network, against those of Keras that computes all of it."""
 
-import contextlib
-
 import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from small_network import float64
 
 from laperm_lib.cached_losses import CachedLosses
 from laperm_lib.recomputed_losses import RecomputedLosses
@@ -14,18 +13,6 @@ BACKEND = keras.backend.backend()
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(70, 8, 8, 2))
 Y = RNG.integers(0, 5, size=70)
-
-
-@contextlib.contextmanager
-def float64():
-    """Keras in float64, which JAX has to be asked for."""
-    if BACKEND == "jax":
-        import jax
-
-        with jax.enable_x64(True):
-            yield
-    else:
-        yield
 
 
 def build(normalised, dtype="float64"):

@@ -1,28 +1,15 @@
 """Chains of layers in NumPy, against Keras."""
 
-import contextlib
-
 import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from small_network import float64
 
 from laperm_lib import batch_statistics
 from laperm_lib.chains import blocks_of
 
 BACKEND = keras.backend.backend()
-
-
-@contextlib.contextmanager
-def float64():
-    """Keras in float64, which JAX has to be asked for."""
-    if BACKEND == "jax":
-        import jax
-
-        with jax.enable_x64(True):
-            yield
-    else:
-        yield
 
 
 def forward(model, x):

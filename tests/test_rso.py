@@ -1,12 +1,12 @@
 """RSO as users meet it: additions and exchanges, cached and not, cut and gone on."""
 
-import contextlib
 from itertools import islice
 
 import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from small_network import float64
 
 from laperm_lib import UnknownLayerError, datasets, permutation, weight_vectors
 from laperm_lib.optimizers.rso import RSO
@@ -15,18 +15,6 @@ BACKEND = keras.backend.backend()
 DIGITS = datasets.load("digits", shape=(8, 8, 1))
 X = (DIGITS.x_train[:150] / 255).astype("float32")
 Y = DIGITS.y_train[:150]
-
-
-@contextlib.contextmanager
-def float64():
-    """Keras in float64, which JAX has to be asked for."""
-    if BACKEND == "jax":
-        import jax
-
-        with jax.enable_x64(True):
-            yield
-    else:
-        yield
 
 
 def build(normalised=False, dtype="float32", seed=0):
