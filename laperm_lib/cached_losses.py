@@ -85,16 +85,7 @@ class CachedLosses:
         """The mean loss as the weights are now."""
 
     def of(self, places: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """The losses with other values; nothing is changed.
-
-        Args:
-            places: indices into the flattened variable, shape (moves, weights).
-            values: what these weights are instead, shape (moves, alternatives, weights). Each
-                alternative of each move is a candidate of its own.
-
-        Returns:
-            The mean loss of each candidate, float64, shape (moves, alternatives).
-        """
+        """The losses with other values, as `laperm_lib.local_search.Losses.of`."""
         losses = np.empty(values.shape[:2])
         touched = [self._channels_of(row) for row in places]
         first = 0
@@ -113,12 +104,7 @@ class CachedLosses:
         return losses
 
     def keep(self, places: np.ndarray, values: np.ndarray) -> None:
-        """Change weights, one move after the other; `loss` is that of the last.
-
-        Args:
-            places: shape (moves, weights).
-            values: shape (moves, weights).
-        """
+        """Change weights, one move after the other, as `laperm_lib.local_search.Losses.keep`."""
         for row, value in zip(places, values, strict=True):
             self._focus(self._channels_of(row))
             z, out = self._changed(row, value)

@@ -150,8 +150,8 @@ class _Reader:
             case layers.GlobalMaxPooling2D() | layers.GlobalAveragePooling2D() if (
                 not self._flat and not layer.keepdims
             ):
-                reduce = np.max if isinstance(layer, layers.GlobalMaxPooling2D) else np.mean
-                self._add(lambda x: reduce(x, axis=(1, 2), keepdims=True))
+                is_maximum = isinstance(layer, layers.GlobalMaxPooling2D)
+                self._add(_greatest if is_maximum else _mean)
                 self._shape, self._flat = (1, 1, self._shape[2]), True
             case _:
                 raise self._unknown(layer, "is none of those that are known there")
@@ -197,6 +197,14 @@ class _Reader:
         return ValueError(
             f"Losses of this model cannot be cached: '{layer.name}' ({type(layer).__name__}) {why}."
         )
+
+
+def _greatest(x: np.ndarray) -> np.ndarray:
+    return x.max(axis=(1, 2), keepdims=True)
+
+
+def _mean(x: np.ndarray) -> np.ndarray:
+    return x.mean(axis=(1, 2), keepdims=True)
 
 
 def _normalization(layer: keras.layers.BatchNormalization) -> Step:

@@ -1,17 +1,20 @@
-"""Files that are written whole or not at all, and arrays read from them without pickle."""
+"""Files that are written whole or not at all; JSON, and arrays read from them without pickle."""
 
+import json
 import os
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, TypeVar
 
 import numpy as np
 
-from laperm_lib.errors import WeightFileError
+from laperm_lib.errors import LaPermError, WeightFileError
+
+_Read = TypeVar("_Read")
 
 
 @contextmanager
@@ -53,6 +56,48 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             os.unlink(file.name)
             raise
     _sync_folder(path.parent)
+
+
+def write_json(path: str | os.PathLike[str], content: Any, *, indent: int | None = 1) -> None:
+    """Write a JSON file, atomically.
+
+    Args:
+        path: the file; its folder is made if there is none.
+        content: what `json.dumps` takes.
+        indent: spaces by level; None writes a single line. Default 1.
+    """
+    text = json.dumps(content, indent=indent) + "\n"
+    with replaced(path) as file:
+        file.write(text.encode())
+
+
+def read_json(path: str | os.PathLike[str], parse: Callable[[Any], _Read], *, holds: str) -> _Read:
+    """Read a JSON file.
+
+    Args:
+        path: the file.
+        parse: makes of its content what is wanted; may raise a `ValueError`, `TypeError`,
+            `KeyError` or `AttributeError` where something else was written.
+        holds: what the file should hold, for the error.
+
+    Returns:
+        What `parse` gives.
+
+    Raises:
+        LaPermError: if there is no such file, or it does not hold that.
+
+    Examples:
+        >>> read_json("missing.json", list, holds="records of runs")
+        Traceback (most recent call last):
+        laperm_lib.errors.LaPermError: missing.json: there is no such file.
+    """
+    path = os.fspath(path)
+    try:
+        return parse(json.loads(Path(path).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise LaPermError(f"{path}: there is no such file.") from None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise LaPermError(f"{path} does not hold {holds}: {error}") from None
 
 
 def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:

@@ -159,8 +159,7 @@ def add(entry: Entry, folder: str | os.PathLike[str]) -> None:
     others = [each for each in read(folder) if each.name != entry.name] if path.exists() else []
     entries = sorted([*others, entry], key=_rank)
     values = {"format": _FORMAT, "networks": [asdict(each) for each in entries]}
-    with files.replaced(path) as file:
-        file.write((json.dumps(values, indent=1) + "\n").encode())
+    files.write_json(path, values)
 
 
 def _rank(entry: Entry) -> tuple[str, bool, int, str]:

@@ -42,16 +42,7 @@ class RecomputedLosses:
         """The mean loss as the weights are now."""
 
     def of(self, places: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """The losses with other values; nothing is changed.
-
-        Args:
-            places: indices into the flattened variable, shape (moves, weights).
-            values: what these weights are instead, shape (moves, alternatives, weights). Each
-                alternative of each move is a candidate of its own.
-
-        Returns:
-            The mean loss of each candidate, float64, shape (moves, alternatives).
-        """
+        """The losses with other values, as `laperm_lib.local_search.Losses.of`."""
         losses = np.empty(values.shape[:2])
         try:
             for move, alternative in np.ndindex(losses.shape):
@@ -64,12 +55,7 @@ class RecomputedLosses:
         return losses
 
     def keep(self, places: np.ndarray, values: np.ndarray) -> None:
-        """Change weights; `loss` is that of the changed network.
-
-        Args:
-            places: shape (moves, weights).
-            values: shape (moves, weights).
-        """
+        """Change weights, as `laperm_lib.local_search.Losses.keep`."""
         self._weights.flat[places] = values
         self._variable.assign(self._weights)
         self.loss = self._loss()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from laperm_lib import files
-from laperm_lib.errors import WeightFileError
+from laperm_lib.errors import LaPermError, WeightFileError
 
 
 def test_a_file_appears_when_it_is_complete(tmp_path):
@@ -107,3 +107,17 @@ def test_a_bare_array_and_pickled_objects_are_refused(tmp_path):
     for name in ("bare.npy", "objects.npz", "zip.npz"):
         with pytest.raises(WeightFileError, match=name):
             files.read_arrays(tmp_path / name)
+
+
+def test_json_comes_back_as_it_was_written(tmp_path):
+    path = tmp_path / "new" / "a.json"
+    files.write_json(path, {"a": [1, None]})
+    assert files.read_json(path, dict, holds="numbers") == {"a": [1, None]}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"b": 1}', "null", "\xff"])
+def test_other_json_is_refused_by_what_it_should_hold(tmp_path, text):
+    path = tmp_path / "a.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(LaPermError, match=r"a\.json does not hold numbers"):
+        files.read_json(path, lambda content: content["a"], holds="numbers")

@@ -74,12 +74,12 @@ def test_a_folder_of_another_training_is_refused(tmp_path):
     with pytest.raises(LaPermError, match="another training"):
         RunFolder(tmp_path, TASK)
     file.write_text("{")
-    with pytest.raises(LaPermError, match="damaged"):
+    with pytest.raises(LaPermError, match="does not hold the configuration"):
         RunFolder(tmp_path, TASK)
-    with pytest.raises(LaPermError, match="damaged"):
+    with pytest.raises(LaPermError, match="does not hold the configuration"):
         experiments.tasks_in(tmp_path)
     file.write_text("{}")
-    with pytest.raises(LaPermError, match="no configuration"):
+    with pytest.raises(LaPermError, match="does not hold the configuration"):
         experiments.tasks_in(tmp_path)
 
 

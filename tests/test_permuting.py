@@ -127,7 +127,7 @@ def test_an_unknown_layer_stops_training_before_it_starts(make):
 
 @both
 def test_there_must_be_something_to_permute(make):
-    with pytest.raises(ValueError, match="Nothing is left to permute"):
+    with pytest.raises(ValueError, match="Nothing is left to train"):
         train(build_model(), make(exclude=["kernel"]))
 
 

@@ -25,7 +25,7 @@ def build(normalised=False, dtype="float32", seed=0):
     if normalised:
         model.add(layers.BatchNormalization(**kwargs))
     model.add(layers.ReLU(**kwargs))
-    model.add(layers.Conv2D(4, 2, activation="relu", **kwargs))
+    model.add(layers.Conv2D(3, 3, activation="relu", **kwargs))
     model.add(layers.Flatten(**kwargs))
     model.add(layers.Dropout(0.5, **kwargs))
     model.add(layers.Dense(10, bias_initializer="normal", **kwargs))
@@ -185,7 +185,7 @@ def test_exchanges_keep_every_vector_a_permutation_always(together, cached, monk
         now = matrices(model)
         assert all(map(permutation.is_permutation, start, now))
         assert cycle.changed > 20
-    assert len(given) >= (16 if cached else 500)
+    assert len(given) >= (16 if cached else 150)
     assert all(given)
 
 

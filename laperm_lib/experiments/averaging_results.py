@@ -7,18 +7,15 @@ References:
     2019, arXiv:1905.05774.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from laperm_lib import files
 from laperm_lib.arguments import check_integer
-from laperm_lib.errors import LaPermError
 from laperm_lib.experiments.hyperparameters import PUBLISHED, Hyperparameters, from_json
 
 _OPTIMIZERS = ("sgd", "momentum", "adam")
@@ -263,9 +260,7 @@ def compare(results: Iterable[Result], network: str) -> dict[str, tuple[int, int
 
 def save(results: Iterable[Result], path: str | os.PathLike[str]) -> None:
     """Write results to a JSON file, atomically."""
-    text = json.dumps([asdict(result) for result in results], indent=1) + "\n"
-    with files.replaced(path) as file:
-        file.write(text.encode())
+    files.write_json(path, [asdict(result) for result in results])
 
 
 def load(path: str | os.PathLike[str]) -> tuple[Result, ...]:
@@ -274,13 +269,9 @@ def load(path: str | os.PathLike[str]) -> tuple[Result, ...]:
     Raises:
         LaPermError: if there is no such file, or it holds no results.
     """
-    try:
-        entries = json.loads(Path(path).read_text(encoding="utf-8"))
-        return tuple(_from_json(entry) for entry in entries)
-    except FileNotFoundError:
-        raise LaPermError(f"{os.fspath(path)}: there is no such file.") from None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise LaPermError(f"{os.fspath(path)} does not hold results: {error}") from None
+    return files.read_json(
+        path, lambda entries: tuple(map(_from_json, entries)), holds="results of averages"
+    )
 
 
 def _from_json(values: dict[str, Any]) -> Result:

@@ -14,7 +14,6 @@ from training the same run.
 """
 
 import fcntl
-import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -46,6 +45,8 @@ _log = logging.getLogger(__name__)
 
 RUNS_DIR = "LAPERM_RUNS_DIR"
 """The environment variable with the folder of all run folders."""
+
+_CONFIGURATION = "the configuration of a run"
 
 
 def default_root() -> Path:
@@ -111,13 +112,13 @@ class RunFolder:
         configuration = _configuration(task)
         file = self.path / "configuration.json"
         if file.exists():
-            if _read_json(file) != configuration:
+            if files.read_json(file, dict, holds=_CONFIGURATION) != configuration:
                 raise LaPermError(
                     f"{self.path} holds another training of {task.experiment}: its "
                     "configuration.json differs. Name another folder, or delete it."
                 )
         else:
-            _write_json(file, configuration)
+            files.write_json(file, configuration)
 
     @property
     def is_finished(self) -> bool:
@@ -229,21 +230,8 @@ def tasks_in(root: str | os.PathLike[str]) -> Sequence[Task]:
     Raises:
         LaPermError: if a configuration cannot be read.
     """
-    found = []
-    for file in sorted(Path(root).glob("*/configuration.json")):
-        values = _read_json(file)
-        try:
-            found.append(
-                Task(
-                    values["experiment"],
-                    from_json(values["settings"]),
-                    values["seed"],
-                    tuple(values["evaluate_after"]),
-                )
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise LaPermError(f"{file} is no configuration of a run: {error}") from None
-    return found
+    configurations = sorted(Path(root).glob("*/configuration.json"))
+    return [files.read_json(file, _task, holds=_CONFIGURATION) for file in configurations]
 
 
 def _configuration(task: Task) -> dict[str, object]:
@@ -255,13 +243,10 @@ def _configuration(task: Task) -> dict[str, object]:
     }
 
 
-def _write_json(path: Path, value: object) -> None:
-    with files.replaced(path) as file:
-        file.write((json.dumps(value, indent=1) + "\n").encode())
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise LaPermError(f"{path} is damaged: {error}") from None
+def _task(configuration: dict[str, Any]) -> Task:
+    return Task(
+        configuration["experiment"],
+        from_json(configuration["settings"]),
+        configuration["seed"],
+        tuple(configuration["evaluate_after"]),
+    )

@@ -12,7 +12,6 @@ References:
     network optimization", 2021, arXiv:2102.01670.
 """
 
-import json
 import logging
 import math
 import os
@@ -24,7 +23,6 @@ from typing import Any
 import keras
 
 from laperm_lib import files
-from laperm_lib.errors import LaPermError
 from laperm_lib.experiments import records
 from laperm_lib.experiments.same_capacity import OPTIMIZERS, Result, Trial, train
 from laperm_lib.experiments.same_capacity_networks import Architecture
@@ -259,8 +257,7 @@ def save(results: Iterable[Result], path: str | os.PathLike[str]) -> None:
         "environment": records.environment(),
         "results": [_to_json(result) for result in results],
     }
-    with files.replaced(path) as file:
-        file.write((json.dumps(content) + "\n").encode())
+    files.write_json(path, content, indent=None)
 
 
 def load(path: str | os.PathLike[str]) -> list[Result]:
@@ -269,13 +266,11 @@ def load(path: str | os.PathLike[str]) -> list[Result]:
     Raises:
         LaPermError: if there is no such file, or it holds no results.
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-        return [_from_json(values) for values in content["results"]]
-    except FileNotFoundError:
-        raise LaPermError(f"{os.fspath(path)}: there is no such file.") from None
-    except (ValueError, TypeError, KeyError) as error:
-        raise LaPermError(f"{os.fspath(path)} does not hold results: {error}") from None
+    return files.read_json(
+        path,
+        lambda content: [_from_json(values) for values in content["results"]],
+        holds="results of trials",
+    )
 
 
 def _to_json(result: Result) -> dict[str, Any]:

@@ -5,7 +5,6 @@ References:
 """
 
 import importlib
-import json
 import os
 import platform
 import subprocess
@@ -19,7 +18,6 @@ import keras
 import numpy as np
 
 from laperm_lib import files
-from laperm_lib.errors import LaPermError
 from laperm_lib.experiments.evaluation import Evaluation
 from laperm_lib.experiments.hyperparameters import from_json, to_json
 from laperm_lib.experiments.outcome import Outcome, Run
@@ -56,9 +54,7 @@ def save(records: Iterable[Record], path: str | os.PathLike[str]) -> None:
         records: the records, in the order to be kept.
         path: the file; its folder is made if there is none.
     """
-    text = json.dumps([_to_json(entry) for entry in records], indent=1) + "\n"
-    with files.replaced(path) as file:
-        file.write(text.encode())
+    files.write_json(path, [_to_json(entry) for entry in records])
 
 
 def load(path: str | os.PathLike[str]) -> tuple[Record, ...]:
@@ -70,13 +66,9 @@ def load(path: str | os.PathLike[str]) -> tuple[Record, ...]:
     Raises:
         LaPermError: if there is no such file, or it does not hold records.
     """
-    try:
-        entries = json.loads(Path(path).read_text(encoding="utf-8"))
-        return tuple(_from_json(entry) for entry in entries)
-    except FileNotFoundError:
-        raise LaPermError(f"{os.fspath(path)}: there is no such file.") from None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise LaPermError(f"{os.fspath(path)} does not hold records of runs: {error}") from None
+    return files.read_json(
+        path, lambda entries: tuple(map(_from_json, entries)), holds="records of runs"
+    )
 
 
 def _to_json(entry: Record) -> dict[str, Any]:

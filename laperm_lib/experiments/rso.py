@@ -26,7 +26,6 @@ from keras import layers
 
 from laperm_lib import datasets, files, moves, weight_vectors
 from laperm_lib.checkpoints import Checkpoints
-from laperm_lib.errors import LaPermError
 from laperm_lib.experiments.evaluation import accuracy
 from laperm_lib.experiments.records import environment
 from laperm_lib.initializers import SeededInitializer
@@ -258,8 +257,7 @@ def write(
 
 def save(results: Iterable[Result], path: str | os.PathLike[str]) -> None:
     """Write results to a JSON file, atomically."""
-    with files.replaced(path) as file:
-        file.write((json.dumps([asdict(result) for result in results], indent=1) + "\n").encode())
+    files.write_json(path, [asdict(result) for result in results])
 
 
 def load(path: str | os.PathLike[str]) -> tuple[Result, ...]:
@@ -268,12 +266,9 @@ def load(path: str | os.PathLike[str]) -> tuple[Result, ...]:
     Raises:
         LaPermError: if there is no such file, or it does not hold such results.
     """
-    try:
-        return tuple(_from_json(values) for values in json.loads(Path(path).read_text("utf-8")))
-    except FileNotFoundError:
-        raise LaPermError(f"{os.fspath(path)}: there is no such file.") from None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise LaPermError(f"{os.fspath(path)} holds no results of searches: {error}") from None
+    return files.read_json(
+        path, lambda entries: tuple(map(_from_json, entries)), holds="results of searches"
+    )
 
 
 def _from_json(values: dict[str, Any]) -> Result:

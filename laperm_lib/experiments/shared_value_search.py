@@ -4,19 +4,16 @@ References:
     Akiba et al., "Optuna: A next-generation hyperparameter optimization framework", KDD 2019.
 """
 
-import json
 import logging
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
 from laperm_lib import files
-from laperm_lib.errors import LaPermError
 from laperm_lib.experiments.shared_value import Result, Trial, from_json, to_json, train
 
 _log = logging.getLogger(__name__)
@@ -257,9 +254,7 @@ def _measurement(dataset: str, data_dir: str | None) -> Callable[..., Result]:
 
 def save(study: Study, path: str | os.PathLike[str]) -> None:
     """Write a study to a JSON file, atomically."""
-    text = json.dumps(asdict(study), indent=1) + "\n"
-    with files.replaced(path) as file:
-        file.write(text.encode())
+    files.write_json(path, asdict(study))
 
 
 def load(path: str | os.PathLike[str]) -> Study:
@@ -268,12 +263,9 @@ def load(path: str | os.PathLike[str]) -> Study:
     Raises:
         LaPermError: if there is no such file, or it holds no study.
     """
-    try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-        for name in ("results", "finalists", "confirmed"):
-            values[name] = tuple(from_json(result) for result in values[name])
-        return Study(**values)
-    except FileNotFoundError:
-        raise LaPermError(f"{os.fspath(path)}: there is no such file.") from None
-    except (ValueError, TypeError, KeyError) as error:
-        raise LaPermError(f"{os.fspath(path)} does not hold a study: {error}") from None
+
+    def parse(values: dict[str, Any]) -> Study:
+        results = ("results", "finalists", "confirmed")
+        return Study(**values | {name: tuple(map(from_json, values[name])) for name in results})
+
+    return files.read_json(path, parse, holds="a study")

@@ -4,7 +4,6 @@ Both take a model's weights as they are at the first training step, or at `captu
 those that are neither skipped by kind nor excluded by pattern. How is each subclass's own matter.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,10 +11,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from laperm_lib import backend, weight_vectors
-from laperm_lib.arguments import check_patterns
+from laperm_lib import backend
 from laperm_lib.errors import NonFiniteWeightError
 from laperm_lib.permutation import to_matrix
+from laperm_lib.selection import Selection
 from laperm_lib.weight_vectors import WeightVectors
 
 
@@ -49,9 +48,9 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
         name: str,
     ) -> None:
         super().__init__(learning_rate=learning_rate, name=name)
-        self.skip_bias = bool(skip_bias)
-        self.skip_batch_norm = bool(skip_batch_norm)
-        self.exclude = check_patterns("exclude", exclude)
+        self.selection = Selection(
+            skip_bias=skip_bias, skip_batch_norm=skip_batch_norm, exclude=exclude
+        )
 
     # -- what subclasses say ----------------------------------------------------------------------
 
@@ -99,8 +98,7 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
         Args:
             variables: the trainable variables, a list of `keras.Variable` objects.
         """
-        candidates = [v for v in variables if not self._is_excluded(v)]
-        self._build(variables, weight_vectors.of_variables(candidates))
+        self._build(variables, self.selection.of_variables(variables))
 
     def capture(self, model: keras.Model) -> None:
         """Take a model's present weights as its initial ones.
@@ -120,8 +118,7 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
             self._check_variables_are_known(model.trainable_variables)
             self._capture_again()
         else:
-            known = weight_vectors.of(model, weight_vectors.KINDS, skip=self._is_excluded)
-            self._build(model.trainable_variables, known)
+            self._build(model.trainable_variables, self.selection.of_model(model))
 
     @property
     def permuted_variables(self) -> list[Any]:
@@ -135,27 +132,14 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
 
     def get_config(self) -> dict[str, Any]:
         """The arguments that both optimizers have, serialisable."""
-        return {
-            "skip_bias": self.skip_bias,
-            "skip_batch_norm": self.skip_batch_norm,
-            "exclude": list(self.exclude),
-            "name": self.name,
-        }
+        return {**self.selection.get_config(), "name": self.name}
 
-    def _build(self, variables: Any, known: list[WeightVectors]) -> None:
-        skipped = {"bias"} if self.skip_bias else set()
-        skipped |= {"normalization"} if self.skip_batch_norm else set()
-        chosen = [vectors for vectors in known if vectors.kind not in skipped]
-        if not chosen:
-            raise ValueError("Nothing is left to permute: every variable is skipped or excluded.")
+    def _build(self, variables: Any, chosen: list[WeightVectors]) -> None:
         # While TensorFlow traces the first step, variables have values only outside of its graph,
         # and values made inside of it stay in it as constants, several copies of them.
         with backend.outside_graph():
             self._create_state(list(variables), chosen)
             super().build(variables)
-
-    def _is_excluded(self, variable: Any) -> bool:
-        return any(re.search(pattern, variable.path) for pattern in self.exclude)
 
     def _require_built(self) -> None:
         if not self.built:

@@ -16,27 +16,23 @@ References:
 """
 
 import math
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import keras
 import numpy as np
 from keras import layers, ops
 
-from laperm_lib import batch_statistics, moves, weight_vectors
-from laperm_lib.arguments import check_integer, check_number, check_patterns
+from laperm_lib import batch_statistics, local_search, moves
+from laperm_lib.arguments import check_integer, check_number
 from laperm_lib.batches import Batches
 from laperm_lib.cached_losses import CachedLosses
 from laperm_lib.chains import blocks_of
 from laperm_lib.initializers import check_seed, raw_bits
+from laperm_lib.local_search import Counts, Losses
 from laperm_lib.recomputed_losses import RecomputedLosses
+from laperm_lib.selection import Selection
 from laperm_lib.weight_vectors import WeightVectors
-
-_ROUNDING = 16
-"""A loss is lower than another if the difference exceeds so many units of its rounding. Moves that
-change nothing, as a bias before batch normalisation, would else be decided by rounding errors."""
 
 
 @dataclass(frozen=True)
@@ -140,9 +136,9 @@ class RSO:
         self.move: moves.Kind = move
         self.together = check_integer("together", together, at_least=1)
         self.seed = check_seed(seed)
-        self.skip_bias = bool(skip_bias)
-        self.skip_batch_norm = bool(skip_batch_norm)
-        self.exclude = check_patterns("exclude", exclude)
+        self.selection = Selection(
+            skip_bias=skip_bias, skip_batch_norm=skip_batch_norm, exclude=exclude
+        )
         self.cached = bool(cached)
 
     def fit(
@@ -199,7 +195,7 @@ class RSO:
             ValueError: as `fit`.
             UnknownLayerError: as `fit`.
         """
-        trained = self._trained(model)
+        trained = self.selection.of_model(model)
         spreads = self.spreads(model) if spreads is None else spreads
         if len(spreads) != len(trained):
             raise ValueError(f"There are {len(trained)} variables, and spreads of {len(spreads)}.")
@@ -232,7 +228,7 @@ class RSO:
             [1.0, 1.0]
         """
         found = []
-        for vectors in self._trained(model):
+        for vectors in self.selection.of_model(model):
             variable, kernel = vectors.variable, getattr(vectors.layer, "kernel", None)
             source = variable if kernel is None else kernel
             sigma = float(ops.convert_to_numpy(source).astype(np.float64).std())
@@ -255,15 +251,15 @@ class RSO:
         first_cycle: int,
     ) -> Iterator[Cycle]:
         for cycle in range(first_cycle, self.cycles):
-            sums = np.zeros(3, int)
+            counts = Counts()
             for visited, number in enumerate(reversed(range(len(trained)))):
                 x, y = batches[cycle * len(trained) + visited]
                 sigma = self._scale(cycle) * spreads[number]
                 generator = np.random.Generator(raw_bits(self.seed, f"rso/{number}/{cycle}"))
-                loss, counts = self._visit(model, trained[number], sigma, generator, x, y)
-                sums += counts
+                loss, visit = self._visit(model, trained[number], sigma, generator, x, y)
+                counts += visit
             batch_statistics.reestimate(model, [x])
-            yield Cycle(cycle + 1, loss, *map(int, sums))
+            yield Cycle(cycle + 1, loss, counts.updates, counts.changed, counts.candidates)
 
     def _visit(
         self,
@@ -273,85 +269,23 @@ class RSO:
         generator: np.random.Generator,
         x: np.ndarray,
         y: np.ndarray,
-    ) -> tuple[float, tuple[int, int, int]]:
-        """Visit all weights of a variable once; the loss, and what is counted in a cycle."""
+    ) -> tuple[float, Counts]:
+        """Visit all weights of a variable once; the loss then, and what is counted."""
         variable = vectors.variable
         weights = np.array(ops.convert_to_numpy(variable))
-        draw = moves.KINDS[self.move]
-        rounding = _ROUNDING * float(np.finfo(weights.dtype).eps)
         losses: Losses = (CachedLosses if self.cached else RecomputedLosses)(model, variable, x, y)
         if not math.isfinite(losses.loss):
             raise ValueError(f"The loss is {losses.loss} before '{variable.path}' is visited.")
-        updates = changed = candidates = 0
-        for vector in draw(weights, vectors.neuron_axes, sigma, generator):
-            for first in range(0, len(vector.places), self.together):
-                part = slice(first, first + self.together)
-                places, values = vector.places[part], vector.values[part]
-                tried = np.nan_to_num(losses.of(places, values), nan=np.inf)
-                best = tried.argmin(axis=1)
-                least = tried.min(axis=1)
-                better = np.flatnonzero(least < losses.loss * (1 - rounding))
-                better = _make(losses, weights, places, values, best, least, better)
-                updates, changed = updates + places.size, changed + places[better].size
-                candidates += tried.size
+        found = moves.KINDS[self.move](weights, vectors.neuron_axes, sigma, generator)
+        counts = local_search.search(losses, weights, found, self.together)
         variable.assign(weights)
-        return float(losses.loss), (updates, changed, candidates)
+        return float(losses.loss), counts
 
     def _scale(self, cycle: int) -> float:
         """The share of the first sigma that a cycle has."""
         if self.cycles == 1:
             return 1.0
         return 1 - (1 - self.last_scale) * cycle / (self.cycles - 1)
-
-    def _trained(self, model: keras.Model) -> list[WeightVectors]:
-        """The variables that are searched, in the order of the layers."""
-        kinds = set(weight_vectors.KINDS)
-        kinds -= {"bias"} if self.skip_bias else set()
-        kinds -= {"normalization"} if self.skip_batch_norm else set()
-
-        def is_excluded(variable: Any) -> bool:
-            return any(re.search(pattern, variable.path) for pattern in self.exclude)
-
-        found = weight_vectors.of(model, kinds, skip=is_excluded)
-        if not found:
-            raise ValueError("Nothing is left to train: every variable is skipped or excluded.")
-        return found
-
-
-class Losses(Protocol):
-    """What a search asks for; `CachedLosses` and `RecomputedLosses` answer."""
-
-    loss: float
-
-    def of(self, places: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """The losses with other values."""
-
-    def keep(self, places: np.ndarray, values: np.ndarray) -> None:
-        """Change weights."""
-
-
-def _make(
-    losses: Losses,
-    weights: np.ndarray,
-    places: np.ndarray,
-    values: np.ndarray,
-    best: np.ndarray,
-    least: np.ndarray,
-    better: np.ndarray,
-) -> np.ndarray:
-    """Make the moves that are better alone, all or only the best of them; say which."""
-    if not better.size:
-        return better
-    new = values[better, best[better]]
-    old = weights.flat[places[better]]
-    losses.keep(places[better], new)
-    if len(better) > 1 and not losses.loss < least[better].min():
-        losses.keep(places[better], old)
-        chosen = [int(least[better].argmin())]
-        better, new = better[chosen], new[chosen]
-        losses.keep(places[better], new)
-    weights.flat[places[better]] = new
-    return better
 
 
 def _check_classes(model: keras.Model, y: np.ndarray) -> None:

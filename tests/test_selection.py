@@ -1,0 +1,71 @@
+"""Which variables an algorithm works on."""
+
+import keras
+import pytest
+from keras import layers
+
+from laperm_lib.selection import Selection
+
+
+def build():
+    return keras.Sequential(
+        [
+            keras.Input((4,)),
+            layers.Dense(3, name="first"),
+            layers.BatchNormalization(name="norm"),
+            layers.Dense(2, name="second"),
+        ],
+        name="net",
+    )
+
+
+def paths(**arguments):
+    wanted = {"skip_bias": False, "skip_batch_norm": False, "exclude": ()} | arguments
+    return [vectors.path for vectors in Selection(**wanted).of_model(build())]
+
+
+def test_what_is_skipped_by_kind():
+    everything = paths()
+    assert everything == [
+        "first/kernel",
+        "first/bias",
+        "norm/gamma",
+        "norm/beta",
+        "second/kernel",
+        "second/bias",
+    ]
+    assert paths(skip_bias=True) == [path for path in everything if "bias" not in path]
+    assert paths(skip_batch_norm=True) == [path for path in everything if "norm" not in path]
+
+
+@pytest.mark.parametrize(
+    ("exclude", "left"),
+    [("second", 4), (["first/", "^net/second"], 2), (["kernel$"], 4), ("nothing", 6)],
+)
+def test_what_is_excluded_by_name(exclude, left):
+    assert len(paths(exclude=exclude)) == left
+
+
+def test_a_layer_that_is_excluded_need_not_be_known():
+    class Own(layers.Layer):
+        def build(self, shape):
+            self.scale = self.add_weight(shape=shape[-1:], name="scale")
+
+        def call(self, x):
+            return x * self.scale
+
+    model = keras.Sequential([keras.Input((2,)), Own(name="own"), layers.Dense(2, name="dense")])
+    selection = Selection(skip_bias=True, skip_batch_norm=True, exclude="own")
+    of_model = selection.of_model(model)
+    of_variables = selection.of_variables(model.trainable_variables)
+    assert [v.path for v in of_model] == [v.path for v in of_variables] == ["dense/kernel"]
+
+
+def test_nothing_left_is_an_error():
+    with pytest.raises(ValueError, match="Nothing is left"):
+        paths(exclude=".")
+
+
+def test_a_pattern_must_be_a_regular_expression():
+    with pytest.raises(ValueError, match="regular expressions"):
+        paths(exclude="(")
