@@ -1,26 +1,13 @@
-"""The study of weight averages: measures, trainings and their records."""
+"""The study of weight averages: trainings and their records."""
 
-import itertools
 from dataclasses import replace
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from laperm_lib import LaPermError
 from laperm_lib.experiments import averaging
 from laperm_lib.experiments.averaging import METHODS, methods, run, write
-from laperm_lib.experiments.averaging_results import (
-    SETTINGS,
-    Settings,
-    compare,
-    load,
-    measures,
-    monotonicity,
-    save,
-    volatility,
-)
+from laperm_lib.experiments.averaging_results import SETTINGS, Settings, load, save
 
 
 def shortened(name, **changes):
@@ -111,41 +98,6 @@ def test_methods_with_and_without_laperm():
     assert methods(SHORT) == ("alone", "PSWA", "Lookahead")
 
 
-@given(st.lists(st.floats(0, 1), min_size=2))
-def test_measures_of_a_curve(curve):
-    changes = [later - earlier for earlier, later in itertools.pairwise(curve)]
-    mean = sum(changes) / len(changes)
-    variance = sum((change - mean) ** 2 for change in changes) / len(changes)
-    assert volatility(curve) ** 2 == pytest.approx(variance, abs=1e-9)
-    assert monotonicity(curve) == sum(change >= 0 for change in changes) / len(changes)
-    assert monotonicity(np.sort(curve)) == 1
-
-
-def test_measures_of_a_study(alone, permuted):
-    curve = (0.5, 0.7, 0.6, 0.8, 0.9, 0.7)
-    begun = (None, None, None, 0.8, 0.8, 0.9)
-    results = [
-        replace(alone, seed=seed, curves={"training": curve, "SWA": begun}, test=test)
-        for seed, test in ((1, {"training": 0.7, "SWA": 0.9}), (0, {"training": 0.6, "SWA": 0.8}))
-    ]
-    found = measures(results)
-    assert {seed: one.test for seed, one in found["alone"].items()} == {1: 0.7, 0: 0.6}
-    one, swa = found["alone"][0], found["SWA"][0]
-    assert one.mean == pytest.approx(np.mean(curve))
-    assert one.volatility == volatility(curve)
-    assert one.late_volatility == volatility((0.8, 0.9, 0.7))
-    assert one.monotonicity == monotonicity(curve) == 0.6
-    assert swa.volatility == swa.late_volatility == volatility((0.8, 0.8, 0.9))
-    seeds = {"less volatile": 0, "less volatile late": 0, "as monotonic": 2, "faster": 0}
-    assert compare(results, "alone") == {
-        word: (count, 2) for word, count in (seeds | {"better in the end": 0}).items()
-    }
-    assert compare(results, "SWA") == dict.fromkeys([*seeds, "better in the end"], (2, 2))
-    names = {"PSWA", "PSWA synchronised", "PSWA, going on synchronised", "alone", "PWALKS between"}
-    longer = [replace(r, curves=dict.fromkeys(r.curves, curve)) for r in permuted.values()]
-    assert names <= set(measures(longer))
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -170,5 +122,5 @@ def test_impossible_runs_and_files(tmp_path):
     with pytest.raises(LaPermError, match="no such file"):
         load(tmp_path / "none.json")
     (tmp_path / "other.json").write_text('[{"settings": 1}]')
-    with pytest.raises(LaPermError, match="does not hold results"):
+    with pytest.raises(LaPermError, match="does not hold results of averages"):
         load(tmp_path / "other.json")

@@ -171,7 +171,7 @@ def test_what_is_no_study_is_refused(tmp_path):
         study.load(tmp_path / "mlp.json")
     for content in ("[]", "{}", '{"results": [{}]}', "no JSON"):
         (tmp_path / "mlp.json").write_text(content)
-        with pytest.raises(LaPermError, match="does not hold results"):
+        with pytest.raises(LaPermError, match="does not hold results of trials"):
             study.load(tmp_path / "mlp.json")
 
 
