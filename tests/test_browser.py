@@ -199,7 +199,7 @@ def test_a_page_fits_a_phone_and_is_readable_in_the_dark(phone, address, page):
 
 def test_mathematics_is_there_to_be_typeset(laptop, address):
     with Visit(laptop, address) as visit:
-        tab = visit.open("how_laperm_works.html")
+        tab = visit.open("notebooks/how_laperm_works.html")
         assert tab.locator("article mjx-container").count() > 10
 
 

@@ -4,6 +4,9 @@ MathJax 3.2.2 comes from the Python package sphinx-mathjax-offline, whose files 
 npm package mathjax@3.2.2 byte for byte. They are copied to mathjax/ beside the pages: Jupyter Book
 loads every script that it finds in the source folder _static, and would load MathJax twice.
 
+Bokeh, which draws the interactive figures, is copied to bokeh/ likewise, out of its own Python
+package; only pages with such a figure load it.
+
 Jupyter Book also puts Thebe on every page, which runs cells on a server elsewhere. It is taken off.
 """
 
@@ -12,6 +15,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import bokeh.util.paths
 from sphinx.errors import ExtensionError
 
 # What the pages use: TeX input, HTML output with its fonts, speech for screen readers.
@@ -36,6 +40,15 @@ def copy_mathjax(app: Any, exception: Exception | None) -> None:
             shutil.copy2(source / part, target)
 
 
+def copy_bokeh(app: Any, exception: Exception | None) -> None:
+    """Copy Bokeh's script beside the pages of a finished HTML build."""
+    if exception is not None or app.builder.format != "html":
+        return
+    target = Path(app.outdir, "bokeh")
+    target.mkdir(exist_ok=True)
+    shutil.copy2(bokeh.util.paths.static_path() / "js" / "bokeh.min.js", target)
+
+
 def remove_thebe(app: Any, config: Any) -> None:
     """Take Thebe off: its script, added twice, is an error in the browser's console."""
     for listeners in app.events.listeners.values():
@@ -51,4 +64,5 @@ def setup(app: Any) -> dict[str, bool]:
     app.config.mathjax_path = "../mathjax/tex-chtml.js"
     app.connect("config-inited", remove_thebe)
     app.connect("build-finished", copy_mathjax)
+    app.connect("build-finished", copy_bokeh)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -6,17 +6,23 @@ from seaborn's "colorblind" palette and Matplotlib's "cividis".
 """
 
 from laperm_lib.plotting.curves import training_curves
+from laperm_lib.plotting.interactive import Interactive
+from laperm_lib.plotting.moving import moving_picture
 from laperm_lib.plotting.profiles import MAX_LINES, MAX_POINTS, vector_profile, weight_profile
 from laperm_lib.plotting.seeds import NOTHING, over_seeds, shared_legend
+from laperm_lib.plotting.steps import synchronisation_steps
 from laperm_lib.plotting.traces import permutation_trace
 
 __all__ = [
     "MAX_LINES",
     "MAX_POINTS",
     "NOTHING",
+    "Interactive",
+    "moving_picture",
     "over_seeds",
     "permutation_trace",
     "shared_legend",
+    "synchronisation_steps",
     "training_curves",
     "vector_profile",
     "weight_profile",

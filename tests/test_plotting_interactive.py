@@ -1,0 +1,121 @@
+"""Figures that Bokeh draws again: what is in its description is what Matplotlib has drawn."""
+
+import json
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from bs4 import BeautifulSoup
+
+from laperm_lib import plotting
+from laperm_lib.plotting import Interactive
+
+RUNS = {"LaPerm": [{"a": [0.5, 0.7, 0.8]}, {"a": [0.6, 0.7, 0.9]}], "Adam": {"a": [0.3, 0.4, 0.5]}}
+SEEDS = {"one": {1: [0.2, 0.3], 2: [0.4, 0.6]}, "none": {}}
+
+
+def models(item, kind):
+    """All of Bokeh's models of a kind, wherever they are in the description."""
+
+    def walk(value):
+        if isinstance(value, dict):
+            if value.get("name") == kind and value.get("type") == "object":
+                yield value
+            for each in value.values():
+                yield from walk(each)
+        elif isinstance(value, list):
+            for each in value:
+                yield from walk(each)
+
+    return list(walk(item))
+
+
+def glyphs(item, kind):
+    """How often something of a kind is drawn, beside the looks that it has when selected."""
+    drawn = [each["attributes"]["glyph"]["name"] for each in models(item, "GlyphRenderer")]
+    return drawn.count(kind)
+
+
+def two_panels(**kwargs):
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3), layout="constrained", **kwargs)
+    plotting.training_curves(RUNS, metric="a", ax=axes[0])
+    plotting.over_seeds(SEEDS, levels={"published": 0.9}, ax=axes[1])
+    return figure
+
+
+def test_curves_bands_levels_and_error_bars_are_there():
+    shown = Interactive(two_panels(), alt="Two panels.")
+    assert len(models(shown.item, "Figure")) == 2
+    assert glyphs(shown.item, "Line") == 4  # one is the level's, for the legend
+    assert glyphs(shown.item, "Patch") == 1
+    assert glyphs(shown.item, "MultiLine") == 1  # the error bars
+    [level] = models(shown.item, "Span")
+    assert level["attributes"]["location"] == 0.9
+    titles = [legend["attributes"]["items"] for legend in models(shown.item, "Legend")]
+    labels = [[item["attributes"]["label"]["value"] for item in items] for items in titles]
+    assert labels == [["LaPerm (2 runs)", "Adam"], ["one (2 seeds)", "published"]]
+    assert len(models(shown.item, "HoverTool")) == 3
+
+
+def test_a_shared_legend_is_one_for_all_panels():
+    figure = two_panels()
+    plotting.shared_legend(figure)
+    [legend] = models(Interactive(figure, alt="Two panels.").item, "Legend")
+    labels = [item["attributes"]["label"]["value"] for item in legend["attributes"]["items"]]
+    assert labels == ["LaPerm (2 runs)", "Adam", "one (2 seeds)", "published"]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_panels_with_a_shared_axis_move_together(shared):
+    shown = Interactive(two_panels(sharey=shared), alt="Two panels.")
+    assert len(models(shown.item, "Range1d")) == (3 if shared else 4)
+
+
+def test_profiles_of_few_and_of_many_vectors():
+    generator = np.random.default_rng(0)
+    few = plotting.vector_profile(generator.normal(size=(100, 784)))
+    shown = Interactive(few.figure, alt="A profile.")
+    assert glyphs(shown.item, "MultiLine") == 1
+    assert len(shown._repr_html_()) < 500_000
+    many = plotting.vector_profile(generator.normal(size=(300, 50)))
+    assert glyphs(Interactive(many.figure, alt="A profile.").item, "Patch") == 3
+
+
+def test_words_stand_where_they_stood():
+    ax = plotting.over_seeds({"none": {}})
+    ax.set(xlim=(0, 10), ylim=(0, 100))
+    [label] = models(Interactive(ax.figure, alt="Nothing.").item, "Label")
+    about = label["attributes"]
+    assert (about["text"], about["x"], about["y"]) == (plotting.NOTHING, 5, 30)
+
+
+def test_logarithmic_axes_stay_so():
+    figure, ax = plt.subplots()
+    ax.loglog([1, 10, 100], [1, 2, 3])
+    assert len(models(Interactive(figure, alt="A line.").item, "LogScale")) == 2
+
+
+def test_a_notebook_shows_the_picture_and_keeps_the_description():
+    figure, ax = plt.subplots()
+    ax.plot([1, 2], [3, 4], label="</script><b>")
+    shown = Interactive(figure, alt='A "line".')
+    page = BeautifulSoup(shown._repr_html_(), "html.parser")
+    assert page.img["alt"] == 'A "line".'
+    assert page.img["src"].startswith("data:image/png;base64,")
+    [script] = page.find_all("script")
+    assert script["type"] == "application/json"
+    assert json.loads(script.string)["root_id"] == shown.item["root_id"]
+    assert page.b is None
+    assert plt.get_fignums() == []
+
+
+def test_what_it_does_not_know_is_named():
+    figure, ax = plt.subplots()
+    ax.imshow(np.eye(2))
+    with pytest.raises(ValueError, match="AxesImage cannot be shown interactively"):
+        Interactive(figure, alt="An image.")
+    with pytest.raises(ValueError, match="no axes"):
+        Interactive(plt.figure(), alt="Nothing.")
+    with pytest.raises(ValueError, match="alt is empty"):
+        Interactive(two_panels(), alt=" ")
+    plt.close("all")
