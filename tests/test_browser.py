@@ -22,7 +22,7 @@ LAPTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 PAGES = [f"{chapter}.html" for chapter in chapters()]
 MEGABYTE = 2**20
 # Files that the browser loads once for all pages.
-SHARED = {"_static", "mathjax", "searchindex.js"}
+SHARED = {"_static", "bokeh", "mathjax", "searchindex.js"}
 # WCAG 2 asks text for 4.5; large text, and with it this test, for 3.
 CONTRAST = 3.0
 
@@ -201,6 +201,76 @@ def test_mathematics_is_there_to_be_typeset(laptop, address):
     with Visit(laptop, address) as visit:
         tab = visit.open("notebooks/how_laperm_works.html")
         assert tab.locator("article mjx-container").count() > 10
+
+
+WAIT_FOR_CHARTS = """async () => {
+    const idle = () => window.Bokeh?.documents.length && Bokeh.documents.every(d => d.is_idle);
+    while (!idle()) await new Promise(r => setTimeout(r, 20));
+}"""
+# The first of the axes' ranges, as it is shown.
+X_RANGE = """() => {
+    const figure = Bokeh.documents[0].roots()[0].select(Bokeh.Models.get('Figure'))[0];
+    return [figure.x_range.start, figure.x_range.end];
+}"""
+
+
+@pytest.fixture(scope="module")
+def interactive(html):
+    """The pages with interactive figures."""
+    found = [page for page in PAGES if "laperm-interactive" in (html / page).read_text("utf-8")]
+    assert len(found) >= 4
+    return found
+
+
+def test_interactive_figures_take_the_place_of_their_pictures_and_react(
+    laptop, address, interactive
+):
+    for page in interactive:
+        with Visit(laptop, address) as visit:
+            tab = visit.open(page)
+            tab.evaluate(WAIT_FOR_CHARTS)
+            figures = tab.locator(".laperm-interactive")
+            for number in range(figures.count()):
+                figure = figures.nth(number)
+                assert figure.locator("img").is_hidden()
+                assert figure.locator("canvas").first.bounding_box()["width"] > 200
+                assert figure.locator(".laperm-chart").get_attribute("aria-label")
+            before = tab.evaluate(X_RANGE)
+            canvas = figures.first.locator("canvas").first
+            canvas.scroll_into_view_if_needed()
+            box = canvas.bounding_box()
+            middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+            tab.mouse.move(*middle)
+            tab.mouse.down()
+            tab.mouse.move(middle[0] + 40, middle[1], steps=4)
+            tab.mouse.up()
+            after = tab.evaluate(X_RANGE)
+            assert after[0] < before[0], page  # dragged to the right
+            assert after[1] < before[1], page
+            assert visit.problems == []
+
+
+def test_without_scripts_the_pictures_are_there(browser, address, interactive):
+    with browser.new_context(viewport=LAPTOP, java_script_enabled=False) as context:
+        tab = context.new_page()
+        tab.goto(f"{address}/{interactive[0]}", wait_until="load")
+        picture = tab.locator(".laperm-interactive img").first
+        assert picture.is_visible()
+        assert picture.bounding_box()["width"] > 200
+
+
+def test_the_front_page_shows_weights_on_the_move(laptop, address):
+    with Visit(laptop, address) as visit:
+        tab = visit.open("intro.html")
+        picture = tab.locator("article figure img").first
+        frames = """async img => {
+            const data = await (await fetch(img.src)).arrayBuffer();
+            const decoder = new ImageDecoder({data, type: 'image/png'});
+            await decoder.tracks.ready;
+            return decoder.tracks.selectedTrack.frameCount;
+        }"""
+        assert picture.evaluate(frames) > 20
+        assert visit.problems == []
 
 
 def test_the_search_finds_what_the_book_is_about(laptop, address):

@@ -71,6 +71,9 @@ class Interactive:
         """The picture."""
         plt.close(figure)
 
+    def __repr__(self) -> str:
+        return f"Interactive(alt={self.alt!r})"
+
     def _repr_html_(self) -> str:
         picture = base64.b64encode(self.png).decode()
         # Within a script element only "</" could end it.
