@@ -1,6 +1,5 @@
 """Experiments: what a run measures, that it repeats, that the paper's settings do as reported."""
 
-import importlib.util
 from dataclasses import replace
 
 import keras
@@ -206,76 +205,3 @@ def test_unknown_experiments():
     for ask in (experiments.hyperparameters, experiments.quick):
         with pytest.raises(ValueError, match="f1, f1_notebook, f2"):
             ask("f3")
-
-
-# FACTS: best test accuracies of the published code itself and of an independent reimplementation.
-REPORTED = {
-    "f1": [0.838, 0.829, 0.829, 0.829],  # one seed; the mean of three
-    "f2": [0.521, 0.432, 0.493, 0.581, 0.464, 0.480],
-}
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1500)
-@pytest.mark.parametrize("name", ["f1", "f2"])
-def test_the_published_settings_do_as_the_published_code_does(name, data_dir, record_property):
-    """Ten seeds on MNIST agree with what was reported of the published code: means of a few runs
-    each, hence within two standard errors of their difference."""
-    folder = data_dir("mnist.npz")
-    runs = [
-        experiments.record(
-            name,
-            experiments.run(experiments.PUBLISHED[name], seed=seed, data_dir=str(folder)),
-        )
-        for seed in range(10)
-    ]
-    best = experiments.summarise(run.best() for run in runs)
-    final = experiments.summarise(run.final for run in runs)
-    record_property("best", str(best))
-    record_property("final", str(final))
-    assert all(run.is_permutation for run in runs)
-    reported = np.array(REPORTED[name])
-    standard_error = best.spread * np.sqrt(1 / len(runs) + 1 / len(reported))
-    assert abs(best.mean - reported.mean()) < 2 * standard_error
-    assert best.spread < 0.15
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "seeds"), [("f1", (0, 1)), ("f2", (0,))])
-def test_a_run_does_as_the_published_loop_on_the_same_mask(name, seeds, data_dir, repository):
-    """The loop of the paper's notebooks, on legacy Keras, from the same initial weights. The order
-    of the images is another, which moves an accuracy by a point or two."""
-    pytest.importorskip("tf_keras", reason="needs the legacy Keras, tf_keras")
-    if keras.backend.backend() != "tensorflow":
-        pytest.skip("the published loop runs on TensorFlow")
-    folder = str(data_dir("mnist.npz"))
-    path = repository / "benchmarks" / "published_loop.py"
-    specification = importlib.util.spec_from_file_location("published_loop", path)
-    published_loop = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(published_loop)
-    settings = experiments.PUBLISHED[name]
-    differences = []
-    for seed in seeds:
-        begun = training.start(settings, seed=seed, data_dir=folder)
-        images = begun.images
-        accuracies = []
-
-        def measure(step, model, images=images, accuracies=accuracies):
-            accuracies.append(evaluation.accuracy(model, images.x_test, images.y_test))
-
-        published_loop.train(
-            name,
-            begun.model.get_weights(),
-            images.x_train,
-            images.y_train,
-            batch_size=settings.batch_size,
-            learning_rate=settings.rate,
-            sync_period=settings.sync_period,
-            steps=len(begun.batches()),
-            seed=seed,
-            after_sync=measure,
-        )
-        ours = experiments.run(settings, seed=seed, data_dir=folder)
-        assert len(accuracies) == len(ours.evaluations)
-        differences.append(ours.best() - max(accuracies))
-    assert np.abs(differences).max() < {"f1": 0.025, "f2": 0.06}[name]
