@@ -252,7 +252,7 @@ def _add_shared_legend(panels: list[bokeh.plotting.figure]) -> None:
 
 def _legend(named: dict[str, _Renderers]) -> Legend:
     items = [LegendItem(label=label, renderers=drawn) for label, drawn in named.items()]
-    return Legend(items=items, click_policy="hide", background_fill_alpha=0.7)
+    return Legend(items=items, click_policy="hide", orientation="horizontal", ncols=2)
 
 
 def _range(limits: tuple[float, float]) -> Range1d:
