@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from laperm_lib import chains, moves, weight_vectors
+from laperm_lib import compiling, moves, weight_vectors
 from laperm_lib.cached_losses import CachedLosses
 from laperm_lib.experiments.rso import Settings
 from laperm_lib.recomputed_losses import RecomputedLosses
@@ -44,7 +44,7 @@ def search(kind, model, vectors, x, y, together, every):
     return ready - started, (ended - ready) / measured, 2 * weights.size
 
 
-@pytest.mark.skipif(not chains.available, reason="needs Numba")
+@pytest.mark.skipif(not compiling.available, reason="needs Numba")
 @pytest.mark.parametrize("together", [1, 8])
 def test_candidates_of_the_small_conv_net(benchmark, together):
     """One cycle through all weights, where one of the two candidates of a move is always kept."""

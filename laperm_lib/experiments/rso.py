@@ -94,10 +94,8 @@ SETTINGS = {
     "mnist_addition": Settings(),
     "mnist_together": Settings(together=8),
     "mnist_exchange": Settings(move="exchange"),
-    "mnist_wide": Settings(filters=(16, 32), cycles=15),
 }
-"""The searches by name. On one core each takes a quarter of an hour or half of one; "mnist_wide",
-with twice the filters, would take two hours for the 50 cycles of the others."""
+"""The searches by name. On one core each takes a quarter of an hour or less."""
 
 
 @dataclass(frozen=True)
