@@ -11,33 +11,16 @@ import html
 import io
 import json
 import math
-from typing import Any, TypeAlias
+from typing import Any
 
-import bokeh.plotting
-import numpy as np
 from bokeh.embed import json_item
-from bokeh.layouts import gridplot
-from bokeh.models.annotations import Label, Legend, LegendItem, Span
-from bokeh.models.ranges import Range1d
-from bokeh.models.renderers import GlyphRenderer
-from bokeh.models.sources import ColumnDataSource
-from bokeh.models.tools import HoverTool
 from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection, PolyCollection
-from matplotlib.colors import to_hex, to_rgba_array
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.text import Text
 
-_DOTS_PER_INCH = 80
+from laperm_lib.plotting.redrawn import redrawn
+
+_DOTS_PER_INCH = 120
 _DIGITS = 5  # of a coordinate; what a screen can show of it
-_MAX_POINTS = 65  # of one line among many; a figure of hundreds would weigh megabytes
-_DASHES = {"-": "solid", "--": "dashed", ":": "dotted", "-.": "dashdot"}
-_TOOLS = "pan,box_zoom,wheel_zoom,reset"
-
-
-_Renderers: TypeAlias = "list[GlyphRenderer[Any]]"
 
 
 class Interactive:
@@ -63,10 +46,10 @@ class Interactive:
         if not alt.strip():
             raise ValueError("alt is empty: say what the picture shows.")
         self.alt = alt
-        self.item: dict[str, Any] = _rounded(dict(json_item(_grid(figure))))
+        self.item: dict[str, Any] = _rounded(dict(json_item(redrawn(figure))))
         """Bokeh's description of the figure, as `Bokeh.embed.embed_item` takes it."""
         stream = io.BytesIO()
-        figure.savefig(stream, format="png", dpi=_DOTS_PER_INCH * 1.5)
+        figure.savefig(stream, format="png", dpi=_DOTS_PER_INCH)
         self.png = stream.getvalue()
         """The picture."""
         plt.close(figure)
@@ -83,196 +66,6 @@ class Interactive:
             f'<img src="data:image/png;base64,{picture}" alt="{html.escape(self.alt)}">'
             f'<script type="application/json">{item}</script></div>'
         )
-
-
-def _grid(figure: Figure) -> Any:
-    """All axes, in their places."""
-    found = [ax for ax in figure.axes if ax.get_visible() and ax.axison]
-    panels = {ax: _panel(ax) for ax in found}
-    for one, panel in panels.items():  # those that share an axis are moved together
-        for other, beside in panels.items():
-            if one.get_shared_x_axes().joined(one, other):
-                beside.x_range = panel.x_range
-            if one.get_shared_y_axes().joined(one, other):
-                beside.y_range = panel.y_range
-    rows: dict[int, dict[int, Any]] = {}
-    for ax, panel in panels.items():
-        place = ax.get_subplotspec()
-        if place is None:
-            raise ValueError("Axes outside of a grid cannot be shown interactively.")
-        rows.setdefault(place.rowspan.start, {})[place.colspan.start] = panel
-    if not rows:
-        raise ValueError("The figure has no axes.")
-    if figure.legends:
-        _add_shared_legend(list(panels.values()))
-    columns = sorted({column for row in rows.values() for column in row})
-    grid = [[row.get(column) for column in columns] for _, row in sorted(rows.items())]
-    return gridplot(grid, sizing_mode="scale_width", merge_tools=True)
-
-
-def _panel(ax: Axes) -> bokeh.plotting.figure:
-    """One axes and all that is on it."""
-    box = (
-        ax.get_window_extent().width / ax.figure.dpi,
-        ax.get_window_extent().height / ax.figure.dpi,
-    )
-    panel = bokeh.plotting.figure(
-        title=ax.get_title(),
-        width=round((box[0] + 0.7) * _DOTS_PER_INCH),
-        height=round((box[1] + 0.7) * _DOTS_PER_INCH),
-        x_axis_label=ax.get_xlabel(),
-        y_axis_label=ax.get_ylabel(),
-        x_axis_type="log" if ax.get_xscale() == "log" else "linear",
-        y_axis_type="log" if ax.get_yscale() == "log" else "linear",
-        x_range=_range(ax.get_xlim()),
-        y_range=_range(ax.get_ylim()),
-        tools=_TOOLS,
-        toolbar_location="above",
-    )
-    panel.toolbar.logo = None
-    panel.toolbar.autohide = True
-    labels = _labels(ax)
-    named: dict[str, _Renderers] = {}
-    for artist in ax.get_children():
-        label = labels.get(artist, "")
-        drawn = _draw(panel, ax, artist, label)
-        if drawn and label:
-            named.setdefault(label, []).extend(drawn)
-    if ax.get_legend() is not None and named:
-        panel.add_layout(_legend(named))
-    panel.tags = [named]  # for a legend that several panels have in common
-    return panel
-
-
-def _draw(panel: bokeh.plotting.figure, ax: Axes, artist: Any, label: str) -> _Renderers:
-    """Draw what Matplotlib has drawn; nothing for frames, axes and legends."""
-    match artist:
-        case Line2D() if artist.get_transform() == ax.get_yaxis_transform():
-            level = float(np.asarray(artist.get_ydata())[0])
-            span = Span(location=level, dimension="width", **_look(artist))
-            panel.add_layout(span)
-            # A span has no place in a legend; a line of no length has.
-            return [panel.line([np.nan], [np.nan], **_look(artist))]
-        case Line2D():
-            return _line(panel, ax, artist, label)
-        case LineCollection():
-            return _lines(panel, artist)
-        case PolyCollection():
-            colour, alpha = _colour(artist.get_facecolor())
-            corners = [np.asarray(path.vertices).T for path in artist.get_paths()]
-            return [panel.patch(x, y, color=colour, alpha=alpha, line_width=0) for x, y in corners]
-        case Text() if artist is ax.title or not artist.get_text():
-            return []
-        case Text():
-            panel.add_layout(_text(ax, artist))
-            return []
-        case _ if artist in (ax.patch, ax.xaxis, ax.yaxis, ax.get_legend(), *ax.spines.values()):
-            return []
-        case _:
-            raise ValueError(f"A {type(artist).__name__} cannot be shown interactively.")
-
-
-def _line(panel: bokeh.plotting.figure, ax: Axes, line: Line2D, label: str) -> _Renderers:
-    x, y = (np.asarray(values, dtype=float) for values in line.get_data())
-    drawn: _Renderers = []
-    if line.get_linestyle() in _DASHES:
-        drawn.append(panel.line(x, y, **_look(line)))
-    if line.get_marker() not in (None, "None", "", "|", "_"):
-        colour, alpha = _colour([line.get_color()])
-        drawn.append(panel.scatter(x, y, size=line.get_markersize(), color=colour, alpha=alpha))
-    if drawn:
-        name = [("", label)] if label else []
-        about = [(ax.get_xlabel() or "x", "@x{0.[0000]}"), (ax.get_ylabel() or "y", "@y{0.[0000]}")]
-        panel.add_tools(HoverTool(renderers=[*drawn], tooltips=[*name, *about], visible=False))
-    return drawn
-
-
-def _lines(panel: bokeh.plotting.figure, lines: LineCollection) -> _Renderers:
-    """Many lines of one look; a long one at evenly spaced points."""
-    segments = [np.asarray(segment, dtype=float) for segment in lines.get_segments()]
-    if not segments:
-        return []
-    thinned = [
-        s[np.unique(np.linspace(0, len(s) - 1, min(len(s), _MAX_POINTS)).round().astype(int))]
-        for s in segments
-    ]
-    colour, alpha = _colour(lines.get_colors())
-    return [
-        panel.multi_line(
-            [s[:, 0] for s in thinned],
-            [s[:, 1] for s in thinned],
-            color=colour,
-            alpha=alpha,
-            line_width=float(np.atleast_1d(lines.get_linewidth())[0]),
-        )
-    ]
-
-
-def _text(ax: Axes, text: Text) -> Label:
-    """Words, at their place among the data."""
-    on_screen = text.get_transform().transform(text.get_position())
-    x, y = (float(value) for value in ax.transData.inverted().transform(on_screen))
-    colour, alpha = _colour([text.get_color()])
-    return Label(
-        x=x,
-        y=y,
-        text=text.get_text(),
-        text_color=colour,
-        text_alpha=alpha,
-        text_align=text.get_horizontalalignment(),
-        text_font_size=f"{text.get_fontsize():.0f}pt",
-    )
-
-
-def _labels(ax: Axes) -> dict[Any, str]:
-    """The names that artists have in a legend. The parts of an error bar have that of the whole."""
-    parts = {part: str(bar.get_label()) for bar in ax.containers for part in bar.get_children()}
-    found = {artist: parts.get(artist, str(artist.get_label())) for artist in ax.get_children()}
-    return {artist: label for artist, label in found.items() if not label.startswith("_")}
-
-
-def _add_shared_legend(panels: list[bokeh.plotting.figure]) -> None:
-    """One legend below the first panel, for what is in any of them."""
-    named: dict[str, _Renderers] = {}
-    for panel in panels:
-        for label, drawn in panel.tags[0].items():
-            if label not in named and panel is not panels[0]:
-                # A legend shows only what its own panel has: the same look, of nothing.
-                glyph = drawn[0].glyph.clone()
-                nowhere = ColumnDataSource({"x": [np.nan], "y": [np.nan]})
-                glyph.update(x="x", y="y")
-                named[label] = [panels[0].add_glyph(nowhere, glyph)]
-            named.setdefault(label, []).extend(drawn)
-    if named:
-        legend = _legend(named)
-        legend.orientation = "horizontal"
-        legend.ncols = 2
-        panels[0].add_layout(legend, "below")
-
-
-def _legend(named: dict[str, _Renderers]) -> Legend:
-    items = [LegendItem(label=label, renderers=drawn) for label, drawn in named.items()]
-    return Legend(items=items, click_policy="hide", orientation="horizontal", ncols=2)
-
-
-def _range(limits: tuple[float, float]) -> Range1d:
-    return Range1d(start=float(limits[0]), end=float(limits[1]))
-
-
-def _look(line: Line2D) -> dict[str, Any]:
-    colour, alpha = _colour([line.get_color()])
-    return {
-        "line_color": colour,
-        "line_alpha": alpha if line.get_alpha() is None else line.get_alpha(),
-        "line_width": line.get_linewidth(),
-        "line_dash": _DASHES.get(str(line.get_linestyle()), "solid"),
-    }
-
-
-def _colour(colours: Any) -> tuple[str, float]:
-    """The first of Matplotlib's colours, and how opaque it is."""
-    red, green, blue, alpha = to_rgba_array(colours)[0]
-    return to_hex((red, green, blue)), float(alpha)
 
 
 def _rounded(value: Any) -> Any:
