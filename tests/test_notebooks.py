@@ -8,12 +8,15 @@ import nbformat
 import papermill
 import pytest
 from papermill.exceptions import PapermillExecutionError
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 EXPECTED = {
     *("quickstart", "weight_profiles", "conv7_mnist", "conv_cifar10", "sparse", "f1_f2"),
-    *("reproduction_report", "sgperm", "weight_averaging", "gradient_flow"),
+    *("reproduction_report", "sgperm", "weight_averaging", "gradient_flow", "rso"),
+    "how_laperm_works",
 }
 PARAMETERS = {"profile", "dataset", "seed"}
 # nbval's own two ways, for a cell's tags and its comments, to leave an output uncompared.
@@ -132,17 +135,25 @@ def test_runs_with_another_seed(path, tmp_path):
     assert all(output.output_type != "error" for c in code_cells(executed) for output in c.outputs)
 
 
-def test_unknown_parameter_fails_and_is_named(path, tmp_path):
-    with pytest.raises(PapermillExecutionError, match="sede"):
-        run(path, tmp_path, sede=1)
+WRONG = [{"sede": 1}, {"profile": "slow"}, {"seed": "one"}]
 
 
-@pytest.mark.parametrize("invalid", [{"profile": "slow"}, {"seed": "one"}])
-def test_invalid_parameter_fails_and_is_named(path, tmp_path, invalid):
-    ((name, value),) = invalid.items()
-    with pytest.raises(
-        PapermillExecutionError, match=rf"{name}.*{value}|{value}.*{name}"
-    ) as failure:
-        run(path, tmp_path, **invalid)
-    # It is refused by the check, before anything is computed.
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
+def test_wrong_parameters_are_refused_before_anything_is_imported(path, wrong):
+    """The first cells, with what papermill injects, in a process that has the library already."""
+    injected = parameterize_notebook(load_notebook_node(str(path)), wrong)
+    parameters, given, check = (cell.source for cell in code_cells(injected)[:3])
+    namespace = {}
+    exec(parameters, namespace)
+    exec(given, namespace)
+    ((name, value),) = wrong.items()
+    before = set(namespace)
+    with pytest.raises(ValueError, match=rf"{name}.*{value}|{value}.*{name}|Unknown.*{name}"):
+        exec(check, namespace)
+    assert set(namespace) - before <= {"DATASETS", "PROFILES", "check_parameters"}
+
+
+def test_papermill_fails_with_an_unknown_parameter(tmp_path):
+    with pytest.raises(PapermillExecutionError, match=r"ValueError.*sede") as failure:
+        run(FOLDER / "quickstart.ipynb", tmp_path, sede=1)
     assert failure.value.exec_count <= 3

@@ -19,3 +19,8 @@ def finite(values: np.ndarray, what: str) -> np.ndarray:
     if not np.isfinite(values).all():
         raise NonFiniteWeightError(f"{what} holds a NaN or an infinity.")
     return values
+
+
+def evenly_spaced(length: int, most: int) -> np.ndarray:
+    """Up to so many places of a vector, evenly spaced, both ends among them."""
+    return np.unique(np.linspace(0, length - 1, min(length, most)).round().astype(int))

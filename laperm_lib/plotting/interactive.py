@@ -10,7 +10,6 @@ import base64
 import html
 import io
 import json
-import math
 from typing import Any
 
 from bokeh.embed import json_item
@@ -20,7 +19,6 @@ from matplotlib.figure import Figure
 from laperm_lib.plotting.redrawn import redrawn
 
 _DOTS_PER_INCH = 120
-_DIGITS = 5  # of a coordinate; what a screen can show of it
 
 
 class Interactive:
@@ -46,7 +44,7 @@ class Interactive:
         if not alt.strip():
             raise ValueError("alt is empty: say what the picture shows.")
         self.alt = alt
-        self.item: dict[str, Any] = _rounded(dict(json_item(redrawn(figure))))
+        self.item: dict[str, Any] = json.loads(json.dumps(json_item(redrawn(figure))))
         """Bokeh's description of the figure, as `Bokeh.embed.embed_item` takes it."""
         stream = io.BytesIO()
         figure.savefig(stream, format="png", dpi=_DOTS_PER_INCH)
@@ -66,14 +64,3 @@ class Interactive:
             f'<img src="data:image/png;base64,{picture}" alt="{html.escape(self.alt)}">'
             f'<script type="application/json">{item}</script></div>'
         )
-
-
-def _rounded(value: Any) -> Any:
-    """The same with shorter numbers, and lists for tuples, as JSON gives them back."""
-    if isinstance(value, float):
-        return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else value
-    if isinstance(value, dict):
-        return {key: _rounded(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(each) for each in value]
-    return value

@@ -17,7 +17,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from laperm_lib import weight_vectors
-from laperm_lib.plotting.canvas import axes, finite
+from laperm_lib.plotting.canvas import axes, evenly_spaced, finite
 
 MAX_LINES = 256
 """Up to this many weight vectors are drawn one by one, more as quantile bands."""
@@ -128,7 +128,7 @@ def _draw_vectors(vectors: np.ndarray, presorted: bool, ax: Axes) -> Axes:
     """Draw the rows as lines, or as quantile bands if there are many."""
     count, d = vectors.shape
     # One weight is a profile too: a level line.
-    places = np.unique(np.linspace(0, d - 1, min(d, MAX_POINTS)).round().astype(int))
+    places = evenly_spaced(d, MAX_POINTS)
     places = np.repeat(places, 2) if d == 1 else places
     x = np.linspace(0, 1, 2) if d == 1 else places / (d - 1)
     y = vectors[:, places]

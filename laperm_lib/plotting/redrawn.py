@@ -17,12 +17,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
+from laperm_lib.plotting.canvas import evenly_spaced
+
 _DOTS_PER_INCH = 80
 _MAX_POINTS = 65  # of one line among many; a figure of hundreds would weigh megabytes
 _DASHES = {"-": "solid", "--": "dashed", ":": "dotted", "-.": "dashdot"}
 _TOOLS = "pan,box_zoom,wheel_zoom,reset"
 
 _Renderers: TypeAlias = "list[GlyphRenderer[Any]]"
+_Named: TypeAlias = dict[str, _Renderers]  # what a legend tells of
 
 
 def redrawn(figure: Figure) -> Any:
@@ -44,7 +47,8 @@ def redrawn(figure: Figure) -> Any:
         2
     """
     found = [ax for ax in figure.axes if ax.get_visible() and ax.axison]
-    panels = {ax: _panel(ax) for ax in found}
+    drawn = {ax: _panel(ax) for ax in found}
+    panels = {ax: panel for ax, (panel, _) in drawn.items()}
     for one, panel in panels.items():  # those that share an axis are moved together
         for other, beside in panels.items():
             if one.get_shared_x_axes().joined(one, other):
@@ -60,22 +64,20 @@ def redrawn(figure: Figure) -> Any:
     if not rows:
         raise ValueError("The figure has no axes.")
     if figure.legends:
-        _add_shared_legend(list(panels.values()))
+        _add_shared_legend(list(drawn.values()))
     columns = sorted({column for row in rows.values() for column in row})
     grid = [[row.get(column) for column in columns] for _, row in sorted(rows.items())]
     return gridplot(grid, sizing_mode="scale_width", merge_tools=True)
 
 
-def _panel(ax: Axes) -> bokeh.plotting.figure:
-    """One axes and all that is on it."""
-    box = (
-        ax.get_window_extent().width / ax.figure.dpi,
-        ax.get_window_extent().height / ax.figure.dpi,
-    )
+def _panel(ax: Axes) -> tuple[bokeh.plotting.figure, _Named]:
+    """One axes and all that is on it; and what of it has a name."""
+    box, dpi = ax.get_window_extent(), ax.figure.dpi
+    width, height = box.width / dpi, box.height / dpi
     panel = bokeh.plotting.figure(
         title=ax.get_title(),
-        width=round((box[0] + 0.7) * _DOTS_PER_INCH),
-        height=round((box[1] + 0.7) * _DOTS_PER_INCH),
+        width=round((width + 0.7) * _DOTS_PER_INCH),
+        height=round((height + 0.7) * _DOTS_PER_INCH),
         x_axis_label=ax.get_xlabel(),
         y_axis_label=ax.get_ylabel(),
         x_axis_type="log" if ax.get_xscale() == "log" else "linear",
@@ -88,16 +90,15 @@ def _panel(ax: Axes) -> bokeh.plotting.figure:
     panel.toolbar.logo = None
     panel.toolbar.autohide = True
     labels = _labels(ax)
-    named: dict[str, _Renderers] = {}
+    named: _Named = {}
     for artist in ax.get_children():
         label = labels.get(artist, "")
         drawn = _draw(panel, ax, artist, label)
         if drawn and label:
             named.setdefault(label, []).extend(drawn)
-    if ax.get_legend() is not None and named:
-        panel.add_layout(_legend(named))
-    panel.tags = [named]  # for a legend that several panels have in common
-    return panel
+    if ax.get_legend() is not None:
+        _add_legend(panel, named)
+    return panel, named
 
 
 def _draw(panel: bokeh.plotting.figure, ax: Axes, artist: Any, label: str) -> _Renderers:
@@ -148,10 +149,7 @@ def _lines(panel: bokeh.plotting.figure, lines: LineCollection) -> _Renderers:
     segments = [np.asarray(segment, dtype=float) for segment in lines.get_segments()]
     if not segments:
         return []
-    thinned = [
-        s[np.unique(np.linspace(0, len(s) - 1, min(len(s), _MAX_POINTS)).round().astype(int))]
-        for s in segments
-    ]
+    thinned = [segment[evenly_spaced(len(segment), _MAX_POINTS)] for segment in segments]
     colour, alpha = _colour(lines.get_colors())
     return [
         panel.multi_line(
@@ -187,28 +185,28 @@ def _labels(ax: Axes) -> dict[Any, str]:
     return {artist: label for artist, label in found.items() if not label.startswith("_")}
 
 
-def _add_shared_legend(panels: list[bokeh.plotting.figure]) -> None:
-    """One legend below the first panel, for what is in any of them."""
-    named: dict[str, _Renderers] = {}
-    for panel in panels:
-        for label, drawn in panel.tags[0].items():
-            if label not in named and panel is not panels[0]:
+def _add_shared_legend(drawn: list[tuple[bokeh.plotting.figure, _Named]]) -> None:
+    """One legend at the first panel, for what is in any of them."""
+    first = drawn[0][0]
+    shared: _Named = {}
+    for panel, named in drawn:
+        for label, renderers in named.items():
+            if label not in shared and panel is not first:
                 # A legend shows only what its own panel has: the same look, of nothing.
-                glyph = drawn[0].glyph.clone()
+                glyph = renderers[0].glyph.clone()
                 nowhere = ColumnDataSource({"x": [np.nan], "y": [np.nan]})
                 glyph.update(x="x", y="y")
-                named[label] = [panels[0].add_glyph(nowhere, glyph)]
-            named.setdefault(label, []).extend(drawn)
+                shared[label] = [first.add_glyph(nowhere, glyph)]
+            shared.setdefault(label, []).extend(renderers)
+    _add_legend(first, shared)
+
+
+def _add_legend(panel: bokeh.plotting.figure, named: _Named) -> None:
+    """A legend below a panel, where it covers no curve."""
     if named:
-        legend = _legend(named)
-        legend.orientation = "horizontal"
-        legend.ncols = 2
-        panels[0].add_layout(legend, "below")
-
-
-def _legend(named: dict[str, _Renderers]) -> Legend:
-    items = [LegendItem(label=label, renderers=drawn) for label, drawn in named.items()]
-    return Legend(items=items, click_policy="hide", orientation="horizontal", ncols=2)
+        items = [LegendItem(label=label, renderers=drawn) for label, drawn in named.items()]
+        legend = Legend(items=items, click_policy="hide", orientation="horizontal", ncols=2)
+        panel.add_layout(legend, "below")
 
 
 def _range(limits: tuple[float, float]) -> Range1d:
