@@ -114,7 +114,8 @@ notebooks: $(SETUP) $(KERNEL_CONFIG)
 # What takes longest comes first, so that no process is left alone with it in the end.
 test: lint $(KERNEL_CONFIG)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder \
-	    --nbval --nbval-current-env tests/test_published_settings.py notebooks tests laperm_lib
+	    --nbval --nbval-current-env tests/test_published_settings.py tests/test_notebooks.py \
+	    notebooks tests laperm_lib
 
 unit: $(SETUP)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile laperm_lib tests \

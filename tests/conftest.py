@@ -5,6 +5,12 @@ from pathlib import Path
 
 # Read by TensorFlow when it is first imported, here and in the kernels of the notebook tests.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Processes of pytest-xdist share the cores: threads waiting for those of another double the time of
+# a small network's step.
+if processes := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    threads = str(max(1, (os.cpu_count() or 1) // int(processes)))
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", threads)
+    os.environ.setdefault("TF_NUM_INTEROP_THREADS", threads)
 
 import built_book
 import matplotlib
