@@ -46,6 +46,9 @@ _log = logging.getLogger(__name__)
 RUNS_DIR = "LAPERM_RUNS_DIR"
 """The environment variable with the folder of all run folders."""
 
+RECORD, NETWORK = "record.json", "network.npz"
+"""The files with what came out."""
+
 _CONFIGURATION = "the configuration of a run"
 
 
@@ -167,12 +170,8 @@ class RunFolder:
             return self.keep(done)
 
     def keep(self, done: Run) -> Record:
-        """Write what came out of a run, the record last, and forget its checkpoints."""
-        with files.replaced(self.path / "network.npz") as file:
-            weights = {w.path: keras.ops.convert_to_numpy(w) for w in done.model.weights}
-            np.savez(file, allow_pickle=False, **weights)
-        record = records.record(self.task.experiment, done)
-        records.save([record], self._record)
+        """Write what came out of a run, and forget its checkpoints."""
+        record = write_outcome(self.path, self.task.experiment, done)
         self.checkpoints.clear()
         return record
 
@@ -197,14 +196,14 @@ class RunFolder:
             initializer=settings.initializer,
             dtype=settings.precision,
         )
-        arrays = files.read_arrays(self.path / "network.npz")
+        arrays = files.read_arrays(self.path / NETWORK)
         for weight in model.weights:
             weight.assign(arrays[weight.path])
         return model
 
     @property
     def _record(self) -> Path:
-        return self.path / "record.json"
+        return self.path / RECORD
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -219,6 +218,16 @@ class RunFolder:
             except OSError:
                 raise BusyError(f"{self.path}: another process is training this run.") from None
             yield
+
+
+def write_outcome(path: Path, experiment: str, done: Run) -> Record:
+    """Write what came out of a run into its folder: the network, and the record, last."""
+    with files.replaced(path / NETWORK) as file:
+        weights = {w.path: keras.ops.convert_to_numpy(w) for w in done.model.weights}
+        np.savez(file, allow_pickle=False, **weights)
+    record = records.record(experiment, done)
+    records.save([record], path / RECORD)
+    return record
 
 
 def tasks_in(root: str | os.PathLike[str]) -> Sequence[Task]:

@@ -15,7 +15,7 @@ import keras
 from laperm_lib import coding, files, manifest, permutation, pretrained
 from laperm_lib.errors import LaPermError, WeightFileError
 from laperm_lib.experiments import evaluation, records
-from laperm_lib.experiments.folders import Task
+from laperm_lib.experiments.folders import NETWORK, RECORD
 from laperm_lib.experiments.training import initial_network
 from laperm_lib.initial_network import InitialNetwork
 from laperm_lib.manifest import Entry
@@ -31,8 +31,8 @@ def publish(
 ) -> Entry:
     """Store the network of a finished run, with its record and an entry in the manifest.
 
-    What was there of a network with that name is replaced. The network is read back and compared
-    before the manifest tells of it.
+    It has the name of the run folder. What was there of a network with that name is replaced. The
+    network is read back and compared before the manifest tells of it.
 
     Args:
         folder: the run folder, with its `record.json` and `network.npz`.
@@ -47,13 +47,13 @@ def publish(
     """
     path = Path(folder)
     destination = Path(destination or manifest.default_folder())
-    record = _record(path / "record.json")
+    record = _record(path / RECORD)
     settings = record.hyperparameters
     if settings.sync_period is None:
         raise LaPermError(f"{path}: {record.experiment} was not trained by permuting.")
     initial = initial_network(settings, record.seed)
-    model = _network(path / "network.npz", initial)
-    name = Task(record.experiment, settings, record.seed).name
+    model = _network(path / NETWORK, initial)
+    name = path.resolve().name
     file = destination / f"{name}{pretrained.SUFFIX}"
     kinds: tuple[Kind, ...] = ("kernel", "bias") if settings.permute_biases else ("kernel",)
     try:

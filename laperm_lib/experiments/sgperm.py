@@ -11,6 +11,7 @@ References:
 """
 
 import logging
+import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, replace
@@ -21,8 +22,10 @@ import numpy as np
 
 from laperm_lib import weight_vectors
 from laperm_lib.experiments.evaluation import Evaluation
+from laperm_lib.experiments.folders import write_outcome
 from laperm_lib.experiments.hyperparameters import Hyperparameters, SGPermHyperparameters
 from laperm_lib.experiments.outcome import Run
+from laperm_lib.experiments.publishing import publish
 from laperm_lib.experiments.records import record, save
 from laperm_lib.experiments.training import EpochRates, Start, start
 from laperm_lib.experiments.training import run as run_beside
@@ -112,15 +115,23 @@ def run(
 
 
 def write(folder: str, seeds: Iterable[int] = (0, 1, 2)) -> None:
-    """Train with `SETTINGS`, and with those `BESIDE` it, once for each seed; write the records.
+    """Train with `SETTINGS`, and with those `BESIDE` it, once for each seed; write what came out.
 
     Args:
         folder: where to put "sgperm.json", "sgperm_laperm.json" and "sgperm_adam.json", to be read
-            by `laperm_lib.experiments.load`.
-        seeds: the seeds. Default: 0, 1 and 2.
+            by `laperm_lib.experiments.load`, and the network of the first seed, as
+            `laperm_lib.experiments.publishing.publish` does.
+        seeds: the seeds, at least one. Default: 0, 1 and 2.
     """
     seeds = list(seeds)
-    save([record("sgperm", run(seed=seed)) for seed in seeds], Path(folder, "sgperm.json"))
+    with tempfile.TemporaryDirectory() as runs:
+        paths = [Path(runs, f"sgperm-seed{seed}") for seed in seeds]
+        records = [
+            write_outcome(path, "sgperm", run(seed=seed))
+            for path, seed in zip(paths, seeds, strict=True)
+        ]
+        publish(paths[0], folder)
+    save(records, Path(folder, "sgperm.json"))
     for name, settings in BESIDE.items():
         records = [record(name, run_beside(settings, seed=seed)) for seed in seeds]
         save(records, Path(folder, f"{name}.json"))
