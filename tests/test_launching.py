@@ -1,0 +1,119 @@
+"""The buttons that open a notebook elsewhere, and the cell that installs the library there."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from unittest.mock import Mock
+
+import nbformat
+import pytest
+from bs4 import BeautifulSoup
+from IPython.core.inputtransformer2 import TransformerManager
+
+from laperm_lib.notebooks import check_parameters
+
+REPOSITORY, REVISION = "https://github.com/someone/companion", "0123456789abcdef" * 2 + "01234567"
+
+
+@pytest.fixture
+def launching(repository, monkeypatch):
+    monkeypatch.syspath_prepend(repository / "book" / "_ext")
+    import launching
+
+    return launching
+
+
+@pytest.fixture
+def notebook(repository, tmp_path):
+    return Path(shutil.copy(repository / "notebooks" / "quickstart.ipynb", tmp_path))
+
+
+def run_first_cell(path):
+    """What a notebook's first cell asks IPython for, and the names that it leaves."""
+    source = nbformat.read(path, as_version=4).cells[0].source
+    shell, names = Mock(), {}
+    exec(TransformerManager().transform_cell(source), {"get_ipython": lambda: shell}, names)
+    return [" ".join(map(str, call.args)) for call in shell.method_calls], names
+
+
+def test_the_cell_is_the_first_and_there_once(launching, notebook):
+    before = nbformat.read(notebook, as_version=4).cells
+    for revision in ("f" * 40, REVISION):
+        launching.main([REPOSITORY, revision, str(notebook)])
+    after = nbformat.read(notebook, as_version=4).cells
+    assert after[0].id == launching.CELL_ID
+    assert REVISION in after[0].source
+    assert after[1:] == before
+
+
+def test_elsewhere_nothing_happens(launching, notebook):
+    launching.add_install_cell(notebook, REPOSITORY, REVISION)
+    asked, names = run_first_cell(notebook)
+    assert asked == []
+    check_parameters(names)
+
+
+def test_on_colab_the_revision_and_its_lock_are_installed(launching, notebook, monkeypatch):
+    launching.add_install_cell(notebook, REPOSITORY, REVISION)
+    monkeypatch.setitem(sys.modules, "google.colab", Mock())
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    asked, names = run_first_cell(notebook)
+    assert [line.split()[:2] for line in asked] == [
+        ["git", "clone"],
+        ["cd", "-q"],
+        ["git", "checkout"],
+        ["pip", "install"],
+    ]
+    assert REPOSITORY in asked[0]
+    assert REVISION in asked[2]
+    assert "-r ../requirements.txt" in asked[3]
+    assert sys.path[0] == asked[0].split()[-1]
+    check_parameters(names)
+
+
+@pytest.mark.parametrize(
+    ("address", "revision"),
+    [
+        ("https://example.org/someone/companion", REVISION),
+        (REPOSITORY + "/tree/main", REVISION),
+        (REPOSITORY, "main"),
+    ],
+)
+def test_other_addresses_and_revisions_are_refused(launching, notebook, address, revision):
+    content = notebook.read_bytes()
+    with pytest.raises(ValueError, match=r"github\.com/owner/name|40 hexadecimal"):
+        launching.add_install_cell(notebook, address, revision)
+    assert notebook.read_bytes() == content
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_pages_have_buttons_if_the_build_is_told_of_the_repository(
+    told, repository, notebook, tmp_path, monkeypatch
+):
+    source = tmp_path / "source"
+    (source / "notebooks").mkdir(parents=True)
+    shutil.copy(notebook, source / "notebooks")
+    (source / "index.md").write_text("# Book\n\n```{toctree}\nnotebooks/quickstart\n```\n")
+    (source / "conf.py").write_text(
+        f"import sys\nsys.path.insert(0, {str(repository / 'book' / '_ext')!r})\n"
+        "extensions = ['myst_nb', 'launching']\nhtml_theme = 'sphinx_book_theme'\n"
+        "nb_execution_mode = 'off'\n"
+    )
+    monkeypatch.setenv("BOOK_REPOSITORY", REPOSITORY if told else "")
+    command = [sys.executable, "-m", "sphinx", "-q", str(source), str(tmp_path / "html")]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    page = (tmp_path / "html" / "notebooks" / "quickstart.html").read_text()
+    links = {link["href"] for link in BeautifulSoup(page, "html.parser").find_all("a", href=True)}
+    elsewhere = {link for link in links if "binder" in link or "colab" in link}
+    of_the_branch = f"{REPOSITORY.removeprefix('https://github.com/')}/{{}}launch"
+    assert elsewhere == (
+        {
+            f"https://mybinder.org/v2/gh/{of_the_branch.format('')}"
+            "?urlpath=lab/tree/notebooks/quickstart.ipynb",
+            f"https://colab.research.google.com/github/{of_the_branch.format('blob/')}"
+            "/notebooks/quickstart.ipynb",
+        }
+        if told
+        else set()
+    )
