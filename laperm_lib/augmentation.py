@@ -56,7 +56,7 @@ class Augmentation:
         (60, 8)
 
     References:
-        The settings of the paper are in `laperm_lib.experiments.hyperparameters.PUBLISHED`.
+        The settings of the paper are in `laperm_lib.experiments.profiles.PUBLISHED`.
     """
 
     rotation: float = 0.0

@@ -11,7 +11,7 @@ from laperm_lib import experiments, manifest
 from laperm_lib.backend_choice import BACKENDS
 from laperm_lib.experiments import catalogue, formats, shared_value_search
 from laperm_lib.experiments.folders import default_root
-from laperm_lib.experiments.hyperparameters import PROFILES
+from laperm_lib.experiments.profiles import PROFILES
 
 Command = Callable[[argparse.Namespace], int]
 

@@ -6,27 +6,21 @@ in a fresh process (`conv2d`, `conv2d_1`, ..., `dense`), whatever else the proce
 names pick the streams of initial values and match the published weight files.
 
 References:
-    Qiu and Suda, NeurIPS 2020, sections 5.1 (conv7), 5.2 and 5.4 (conv2, conv4, conv13, resnet50),
-    5.5 (f1, f2), and the notebooks published with it.
-    He et al., CVPR 2016 (ResNet); Simonyan and Zisserman, ICLR 2015 (VGG-16).
+    Qiu and Suda, NeurIPS 2020, section 5, and the notebooks published with it.
 """
 
-import re
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import keras
 import numpy as np
-from keras import layers
 
+from laperm_lib import architectures
 from laperm_lib.datasets import Dataset
-from laperm_lib.initializers import SeededInitializer, check_seed, raw_bits
+from laperm_lib.initializers import check_seed
 
 Pixels = Literal["unit", "raw", "centred"]
-
-_L2 = 1e-4
 
 
 @dataclass(frozen=True)
@@ -45,7 +39,7 @@ class ModelSpec:
     dataset: str
     input_shape: tuple[int, int, int]
     pixels: Pixels
-    logits: Callable[["_Layers", Any], Any]
+    logits: Callable[[architectures.Layers, Any], Any]
 
 
 def build(
@@ -85,7 +79,9 @@ def build(
     """
     network = spec(name)
     policy = keras.dtype_policies.get(dtype)
-    source = _Layers(check_seed(seed), initializer, policy, zero_biases=name == "resnet50")
+    source = architectures.Layers(
+        check_seed(seed), initializer, policy, zero_biases=name == "resnet50"
+    )
     image = keras.Input(network.input_shape, name="input")
     return keras.Model(image, network.logits(source, image), name=name)
 
@@ -158,172 +154,17 @@ def preprocess(name: str, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     return x_train, x_test
 
 
-class _Layers:
-    """Makes the layers of one network, numbered in the order of creation and seeded by name."""
-
-    def __init__(
-        self, seed: int, initializer: str, policy: keras.DTypePolicy, zero_biases: bool
-    ) -> None:
-        self._seed = seed
-        self._initializer = initializer
-        self._policy = policy
-        self._zero_biases = zero_biases
-        self._made: Counter[str] = Counter()
-
-    def __call__(self, layer_class: type[keras.Layer], *args: Any, **kwargs: Any) -> keras.Layer:
-        """A layer of the class, as `layer_class(*args, **kwargs)` with its name and seeds."""
-        kind = re.sub("([a-z])([A-Z])", r"\1_\2", layer_class.__name__).lower()
-        name = f"{kind}_{self._made[kind]}" if self._made[kind] else kind
-        self._made[kind] += 1
-        if layer_class in (layers.Conv2D, layers.Dense):
-            kwargs["kernel_initializer"] = self._values(f"{name}/kernel")
-            kwargs["bias_initializer"] = (
-                "zeros" if self._zero_biases else self._values(f"{name}/bias")
-            )
-        elif layer_class is layers.Dropout:
-            # Keras wants 32-bit seeds.
-            kwargs["seed"] = int(raw_bits(self._seed, f"{name}/seed").random_raw()) >> 33
-        kwargs.setdefault("dtype", self._policy)
-        return layer_class(*args, name=name, **kwargs)
-
-    def _values(self, stream: str) -> SeededInitializer:
-        return SeededInitializer(self._initializer, self._seed, stream)
-
-
-def _l2() -> keras.Regularizer:
-    return keras.regularizers.L2(_L2)
-
-
-def _classes(new: _Layers, x: Any, use_bias: bool = True) -> Any:
-    """The last layer: ten logits."""
-    return new(layers.Dense, 10, use_bias=use_bias, dtype="float32")(x)
-
-
-def _f1(new: _Layers, x: Any) -> Any:
-    """One dense layer without bias: 7,840 weights."""
-    return _classes(new, new(layers.Flatten)(x), use_bias=False)
-
-
-def _f2(new: _Layers, x: Any) -> Any:
-    """Three dense layers without biases."""
-    x = new(layers.Flatten)(x)
-    for units in (128, 64):
-        hidden = {"activation": "relu", "use_bias": False, "kernel_regularizer": _l2()}
-        x = new(layers.Dense, units, **hidden)(x)
-    return _classes(new, x, use_bias=False)
-
-
-def _conv7(new: _Layers, x: Any) -> Any:
-    """Seven convolutions: two stages 3-3-5 (the last with stride 2), then one 4 x 4."""
-    for filters in (32, 64):
-        x = new(layers.Conv2D, filters, 3, activation="relu")(x)
-        x = new(layers.Conv2D, filters, 3, activation="relu")(x)
-        x = new(layers.Conv2D, filters, 5, strides=2, padding="same", activation="relu")(x)
-        x = new(layers.Dropout, 0.4)(x)
-    x = new(layers.Conv2D, 128, 4, activation="relu")(x)
-    x = new(layers.Dropout, 0.4)(new(layers.Flatten)(x))
-    return _classes(new, x)
-
-
-def _vgg_blocks(new: _Layers, x: Any, *blocks: tuple[int, int]) -> Any:
-    """Blocks of (filters, convolutions), each ending in a pool.
-
-    A convolution is followed by ReLU and batch normalisation, and by dropout unless it is the last
-    of its block: .3 after the network's first, .4 after the others.
-    """
-    rate = 0.3
-    for filters, convolutions in blocks:
-        for number in range(convolutions):
-            x = new(
-                layers.Conv2D,
-                filters,
-                3,
-                padding="same",
-                activation="relu",
-                kernel_regularizer=_l2(),
-            )(x)
-            x = new(layers.BatchNormalization)(x)
-            if number < convolutions - 1:
-                x = new(layers.Dropout, rate)(x)
-                rate = 0.4
-        x = new(layers.MaxPooling2D, 2)(x)
-    return x
-
-
-def _two_dense(new: _Layers, x: Any) -> Any:
-    """The dense part of conv2 and conv4; dropout and normalisation swap places on the way."""
-    x = new(layers.Flatten)(x)
-    x = new(layers.Dense, 256, activation="relu", kernel_regularizer=_l2())(x)
-    x = new(layers.Dropout, 0.5)(x)
-    x = new(layers.BatchNormalization)(x)
-    x = new(layers.Dense, 256, activation="relu", kernel_regularizer=_l2())(x)
-    x = new(layers.BatchNormalization)(x)
-    x = new(layers.Dropout, 0.5)(x)
-    return _classes(new, x)
-
-
-def _conv2(new: _Layers, x: Any) -> Any:
-    return _two_dense(new, _vgg_blocks(new, x, (64, 2)))
-
-
-def _conv4(new: _Layers, x: Any) -> Any:
-    return _two_dense(new, _vgg_blocks(new, x, (64, 2), (128, 2)))
-
-
-def _conv13(new: _Layers, x: Any) -> Any:
-    """VGG-16 with one hidden dense layer."""
-    x = _vgg_blocks(new, x, (64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
-    x = new(layers.Dropout, 0.5)(x)
-    x = new(layers.Flatten)(x)
-    x = new(layers.Dense, 512, activation="relu", kernel_regularizer=_l2())(x)
-    x = new(layers.BatchNormalization)(x)
-    x = new(layers.Dropout, 0.5)(x)
-    return _classes(new, x)
-
-
-def _resnet50(new: _Layers, x: Any) -> Any:
-    """Keras's CIFAR ResNet v1 of depth 6 n + 2 = 50: three stages of n = 8 residual blocks.
-
-    The shortcut of a block that halves the image is a 1 x 1 convolution without normalisation. It
-    is made last, which gives it its number in the published file.
-    """
-
-    def convolution(x: Any, filters: int, size: int = 3, strides: int = 1) -> Any:
-        return new(
-            layers.Conv2D,
-            filters,
-            size,
-            strides=strides,
-            padding="same",
-            kernel_regularizer=_l2(),
-        )(x)
-
-    x = new(layers.BatchNormalization)(convolution(x, 16))
-    x = new(layers.Activation, "relu")(x)
-    for filters in (16, 32, 64):
-        for block in range(8):
-            strides = 2 if block == 0 and filters > 16 else 1
-            y = new(layers.BatchNormalization)(convolution(x, filters, strides=strides))
-            y = new(layers.Activation, "relu")(y)
-            y = new(layers.BatchNormalization)(convolution(y, filters))
-            if strides == 2:
-                x = convolution(x, filters, size=1, strides=2)
-            x = new(layers.Activation, "relu")(new(layers.Add)([x, y]))
-    x = new(layers.Flatten)(new(layers.AveragePooling2D, 8)(x))
-    return _classes(new, x)
-
-
 _MNIST = ("mnist", (28, 28, 1))
 _CIFAR = ("cifar10", (32, 32, 3))
 _SPECS = {
     network.name: network
     for network in (
-        ModelSpec("conv2", *_CIFAR, "raw", _conv2),
-        ModelSpec("conv4", *_CIFAR, "raw", _conv4),
-        ModelSpec("conv7", *_MNIST, "unit", _conv7),
-        ModelSpec("conv13", *_CIFAR, "raw", _conv13),
-        ModelSpec("resnet50", *_CIFAR, "centred", _resnet50),
-        ModelSpec("f1", *_MNIST, "unit", _f1),
-        ModelSpec("f2", *_MNIST, "unit", _f2),
+        ModelSpec("conv2", *_CIFAR, "raw", architectures.conv2),
+        ModelSpec("conv4", *_CIFAR, "raw", architectures.conv4),
+        ModelSpec("conv7", *_MNIST, "unit", architectures.conv7),
+        ModelSpec("conv13", *_CIFAR, "raw", architectures.conv13),
+        ModelSpec("resnet50", *_CIFAR, "centred", architectures.resnet50),
+        ModelSpec("f1", *_MNIST, "unit", architectures.f1),
+        ModelSpec("f2", *_MNIST, "unit", architectures.f2),
     )
 }

@@ -7,7 +7,7 @@ import pytest
 from laperm_lib import experiments
 from laperm_lib.experiments import catalogue, training
 from laperm_lib.experiments.catalogue import ROWS, SWEEPS, variant
-from laperm_lib.experiments.hyperparameters import PROFILES
+from laperm_lib.experiments.profiles import PROFILES
 
 
 def test_the_rows_are_the_papers():

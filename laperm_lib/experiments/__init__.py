@@ -2,14 +2,9 @@
 
 from laperm_lib.experiments.evaluation import Evaluation
 from laperm_lib.experiments.folders import RunFolder, Task, tasks_in
-from laperm_lib.experiments.hyperparameters import (
-    PUBLISHED,
-    Hyperparameters,
-    hyperparameters,
-    quick,
-    short,
-)
+from laperm_lib.experiments.hyperparameters import Hyperparameters
 from laperm_lib.experiments.outcome import Outcome, Run
+from laperm_lib.experiments.profiles import PUBLISHED, hyperparameters, quick, short
 from laperm_lib.experiments.records import Record, Summary, load, record, save, summarise
 from laperm_lib.experiments.training import run
 

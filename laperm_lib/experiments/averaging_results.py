@@ -14,7 +14,8 @@ from typing import Any
 
 from laperm_lib import files
 from laperm_lib.arguments import check_integer
-from laperm_lib.experiments.hyperparameters import PUBLISHED, Hyperparameters, from_json
+from laperm_lib.experiments.hyperparameters import Hyperparameters, from_json
+from laperm_lib.experiments.profiles import PUBLISHED
 
 _OPTIMIZERS = ("sgd", "momentum", "adam")
 

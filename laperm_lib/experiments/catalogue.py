@@ -9,7 +9,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from laperm_lib.experiments.folders import Task
-from laperm_lib.experiments.hyperparameters import PROFILES, PUBLISHED, Hyperparameters
+from laperm_lib.experiments.hyperparameters import Hyperparameters
+from laperm_lib.experiments.profiles import PROFILES, PUBLISHED
 from laperm_lib.experiments.sweeps import grid
 
 

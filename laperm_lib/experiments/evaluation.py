@@ -58,7 +58,7 @@ def schedule(
 
     Examples:
         >>> from dataclasses import replace
-        >>> from laperm_lib.experiments.hyperparameters import PUBLISHED
+        >>> from laperm_lib.experiments.profiles import PUBLISHED
         >>> settings = replace(PUBLISHED["conv7"], sync_period=400, evaluate_every=1000)
         >>> schedule(settings, 3000, (0, 50))
         {1200: 0, 1250: 50, 2000: 0, 2050: 50}

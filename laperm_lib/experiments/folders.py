@@ -29,14 +29,9 @@ from laperm_lib import files, models
 from laperm_lib.checkpoints import Checkpoints
 from laperm_lib.errors import BusyError, LaPermError
 from laperm_lib.experiments import records, training
-from laperm_lib.experiments.hyperparameters import (
-    PUBLISHED,
-    Hyperparameters,
-    fingerprint,
-    from_json,
-    to_json,
-)
+from laperm_lib.experiments.hyperparameters import Hyperparameters, fingerprint, from_json, to_json
 from laperm_lib.experiments.outcome import Run
+from laperm_lib.experiments.profiles import PUBLISHED
 from laperm_lib.experiments.records import Record
 from laperm_lib.experiments.stopping import StopCheck, never
 from laperm_lib.initializers import check_seed

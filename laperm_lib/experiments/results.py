@@ -12,7 +12,7 @@ from pathlib import Path
 from laperm_lib.experiments import catalogue, records
 from laperm_lib.experiments.catalogue import SWEEPS, Variant
 from laperm_lib.experiments.folders import RunFolder, Task, tasks_in
-from laperm_lib.experiments.hyperparameters import PUBLISHED
+from laperm_lib.experiments.profiles import PUBLISHED
 from laperm_lib.experiments.records import Record, Summary, summarise
 
 

@@ -26,8 +26,9 @@ from laperm_lib.experiments.folders import write_outcome
 from laperm_lib.experiments.hyperparameters import Hyperparameters, SGPermHyperparameters
 from laperm_lib.experiments.outcome import Run
 from laperm_lib.experiments.publishing import publish
+from laperm_lib.experiments.rates import EpochRates
 from laperm_lib.experiments.records import record, save
-from laperm_lib.experiments.training import EpochRates, Start, start
+from laperm_lib.experiments.training import Start, start
 from laperm_lib.experiments.training import run as run_beside
 from laperm_lib.optimizers.sgperm import SGPerm
 from laperm_lib.permutation import is_permutation

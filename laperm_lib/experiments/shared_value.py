@@ -19,7 +19,8 @@ from keras import layers
 from laperm_lib import datasets, models, sparsity, weight_vectors
 from laperm_lib.batches import Batches
 from laperm_lib.experiments.evaluation import accuracy
-from laperm_lib.experiments.training import EpochRates, steps_per_execution
+from laperm_lib.experiments.rates import EpochRates
+from laperm_lib.experiments.training import steps_per_execution
 from laperm_lib.optimizers.laperm import LaPerm
 
 HELD_OUT = 10_000

@@ -6,6 +6,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
+
+import keras
+
+from laperm_lib.checkpoints import Checkpoints, SaveCheckpoints
 
 StopCheck = Callable[[], bool]
 """Asked behind training steps; when it says yes, a checkpoint is written and training stops."""
@@ -66,3 +71,34 @@ class Stop:
 def never() -> bool:
     """No, go on."""
     return False
+
+
+class StopWhenAsked(keras.callbacks.Callback):
+    """Stops `fit` after a step, with a checkpoint, when it is told to.
+
+    Args:
+        stop: asked after steps.
+        checkpoints: where the checkpoint is kept. With None there is none.
+        notes: what goes into the checkpoint beside the state of the model.
+
+    Attributes:
+        has_stopped: whether it has.
+    """
+
+    def __init__(
+        self, stop: StopCheck, checkpoints: Checkpoints | None, notes: Callable[[], Any]
+    ) -> None:
+        super().__init__()
+        self.has_stopped = False
+        self._stop, self._checkpoints, self._notes = stop, checkpoints, notes
+
+    def on_train_batch_end(self, batch: int, logs: object = None) -> None:
+        """Ask, and stop."""
+        if not self._stop():
+            return
+        if self._checkpoints is not None:
+            now = SaveCheckpoints(self._checkpoints, every_seconds=0, notes=self._notes)
+            now.set_model(self.model)
+            now.on_train_batch_end(batch)
+        # What fit still does, a synchronisation, comes behind the checkpoint and is thrown away.
+        self.model.stop_training = self.has_stopped = True

@@ -14,7 +14,8 @@ from typing import Any
 
 from laperm_lib.errors import LaPermError
 from laperm_lib.experiments.folders import RunFolder, Task
-from laperm_lib.experiments.hyperparameters import PROFILES, Hyperparameters
+from laperm_lib.experiments.hyperparameters import Hyperparameters
+from laperm_lib.experiments.profiles import PROFILES
 from laperm_lib.experiments.records import Record
 
 _log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ def grid(
         experiment: a key of `laperm_lib.experiments.PUBLISHED`.
         seeds: the seeds.
         profile: what to start from: "paper", the published settings, or "short" or "quick", as
-            `laperm_lib.experiments.hyperparameters.PROFILES` has them.
+            `laperm_lib.experiments.profiles.PROFILES` has them.
         evaluate_after: as for `laperm_lib.experiments.run`.
         **values: for a field of `Hyperparameters`, the values to try.
 

@@ -7,7 +7,7 @@ References:
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -21,7 +21,8 @@ from laperm_lib.experiments import evaluation
 from laperm_lib.experiments.evaluation import Evaluation, Images
 from laperm_lib.experiments.hyperparameters import Hyperparameters
 from laperm_lib.experiments.outcome import Run
-from laperm_lib.experiments.stopping import StopCheck, Stopped, never
+from laperm_lib.experiments.rates import EpochRates
+from laperm_lib.experiments.stopping import StopCheck, Stopped, StopWhenAsked, never
 from laperm_lib.initial_network import InitialNetwork
 from laperm_lib.optimizers.laperm import LaPerm
 
@@ -231,7 +232,7 @@ def run(
         callbacks.append(
             SaveCheckpoints(checkpoints, every_seconds=every_seconds, notes=keeping.notes)
         )
-    stopping = _StopWhenAsked(stop, checkpoints, keeping.notes)
+    stopping = StopWhenAsked(stop, checkpoints, keeping.notes)
     callbacks.append(stopping)
     if first_step < settings.epochs * begun.steps_per_epoch:
         begun.fit(callbacks, first_step=first_step, verbose=verbose)
@@ -258,35 +259,6 @@ def steps_per_execution(ends: Iterable[int] = ()) -> int:
         return 1
     common = math.gcd(*ends)
     return max(n for n in range(1, _MOST_STEPS_PER_EXECUTION + 1) if common % n == 0)
-
-
-@keras.saving.register_keras_serializable(package="laperm_lib")
-class EpochRates(keras.optimizers.schedules.LearningRateSchedule):
-    """A learning rate for each epoch.
-
-    Args:
-        rates: the rates of epoch 0, 1, ...; the last one holds from then on.
-        steps_per_epoch: the steps of an epoch, at least 1.
-
-    Examples:
-        >>> rates = EpochRates([0.5, 0.25], steps_per_epoch=10)
-        >>> [float(rates(step)) for step in (0, 9, 10, 99)]
-        [0.5, 0.5, 0.25, 0.25]
-    """
-
-    def __init__(self, rates: Any, steps_per_epoch: int) -> None:
-        self.rates = [float(rate) for rate in rates]
-        self.steps_per_epoch = int(steps_per_epoch)
-
-    def __call__(self, step: Any) -> Any:
-        """The rate at a step, counted from 0."""
-        epoch = keras.ops.cast(step, "int32") // self.steps_per_epoch
-        epoch = keras.ops.minimum(epoch, len(self.rates) - 1)
-        return keras.ops.take(keras.ops.convert_to_tensor(self.rates, "float32"), epoch)
-
-    def get_config(self) -> dict[str, Any]:
-        """The arguments of the constructor."""
-        return {"rates": self.rates, "steps_per_epoch": self.steps_per_epoch}
 
 
 class _Progress(keras.callbacks.Callback):
@@ -319,24 +291,3 @@ class _Progress(keras.callbacks.Callback):
         if step in self._start.evaluation_steps:
             since_sync = self._start.evaluation_steps[step]
             self.evaluations.append(self._start.images.evaluate(self.model, step, since_sync))
-
-
-class _StopWhenAsked(keras.callbacks.Callback):
-    """Stops training after a step, with a checkpoint, when it is told to."""
-
-    def __init__(
-        self, stop: StopCheck, checkpoints: Checkpoints | None, notes: Callable[[], Any]
-    ) -> None:
-        super().__init__()
-        self.has_stopped = False
-        self._stop, self._checkpoints, self._notes = stop, checkpoints, notes
-
-    def on_train_batch_end(self, batch: int, logs: object = None) -> None:
-        if not self._stop():
-            return
-        if self._checkpoints is not None:
-            now = SaveCheckpoints(self._checkpoints, every_seconds=0, notes=self._notes)
-            now.set_model(self.model)
-            now.on_train_batch_end(batch)
-        # What fit still does, a synchronisation, comes behind the checkpoint and is thrown away.
-        self.model.stop_training = self.has_stopped = True
