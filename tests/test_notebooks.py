@@ -93,6 +93,12 @@ def test_carries_no_trace_of_the_machine(notebook):
         assert set(cell.metadata) <= {"tags", "mystnb"}
 
 
+def test_figures_have_the_style_of_the_book(notebook):
+    source = "\n".join(cell.source for cell in code_cells(notebook))
+    assert source.count('plt.style.use("laperm_lib.plotting.book")') == 1
+    assert "rcParams" not in source
+
+
 def test_something_is_compared(notebook):
     assert any(is_compared(cell) and cell.outputs for cell in code_cells(notebook))
 

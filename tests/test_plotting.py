@@ -3,6 +3,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import seaborn as sns
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -328,3 +329,11 @@ def test_global_settings_are_left_alone():
     plotting.permutation_trace(np.eye(2), np.eye(2))
     plotting.training_curves({"a": {"val_accuracy": [1, 2]}})
     assert matplotlib.rcParams == before
+
+
+def test_the_style_of_the_book_has_the_colours_of_the_library():
+    with plt.style.context("laperm_lib.plotting.book"):
+        styled = plt.rcParams["axes.prop_cycle"].by_key()["color"]
+    own = sns.color_palette("colorblind")
+    assert len(styled) == len(own)
+    assert all(map(matplotlib.colors.same_color, styled, own))

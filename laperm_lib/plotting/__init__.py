@@ -2,7 +2,8 @@
 
 As in seaborn, functions that draw one picture take `ax` and return the Matplotlib axes, those that
 lay out several return the figure. Nothing is shown and no global setting is changed. Colours come
-from seaborn's "colorblind" palette and Matplotlib's "cividis".
+from seaborn's "colorblind" palette and Matplotlib's "cividis". The look of the book's figures is a
+Matplotlib style: `plt.style.use("laperm_lib.plotting.book")`.
 """
 
 from laperm_lib.plotting.curves import training_curves
