@@ -1,5 +1,6 @@
 """A Matplotlib figure drawn again by Bokeh, with hover, zoom, and a legend that hides curves."""
 
+import math
 from typing import Any, TypeAlias
 
 import bokeh.plotting
@@ -21,6 +22,8 @@ from laperm_lib.plotting.canvas import evenly_spaced
 
 _DOTS_PER_INCH = 80
 _MAX_POINTS = 65  # of one line among many; a figure of hundreds would weigh megabytes
+_LABEL_SIZE = "12px"
+_LEGEND_COLUMNS, _LEGEND_ROW = 2, 26  # names beside each other; pixels for each row of them
 _DASHES = {"-": "solid", "--": "dashed", ":": "dotted", "-.": "dashdot"}
 _TOOLS = "pan,box_zoom,wheel_zoom,reset"
 
@@ -63,21 +66,22 @@ def redrawn(figure: Figure) -> Any:
         rows.setdefault(place.rowspan.start, {})[place.colspan.start] = panel
     if not rows:
         raise ValueError("The figure has no axes.")
-    if figure.legends:
-        _add_shared_legend(list(drawn.values()))
     columns = sorted({column for row in rows.values() for column in row})
     grid = [[row.get(column) for column in columns] for _, row in sorted(rows.items())]
-    return gridplot(grid, sizing_mode="scale_width", merge_tools=True)
+    layout = gridplot(grid, sizing_mode="stretch_width", merge_tools=True)
+    if figure.legends:
+        legend = _shared_legend([named for _, named in drawn.values()])
+        layout.children.append((legend, len(grid), 0, 1, len(columns)))
+    return layout
 
 
 def _panel(ax: Axes) -> tuple[bokeh.plotting.figure, _Named]:
     """One axes and all that is on it; and what of it has a name."""
-    box, dpi = ax.get_window_extent(), ax.figure.dpi
-    width, height = box.width / dpi, box.height / dpi
+    inches = ax.get_window_extent().height / ax.figure.dpi
+    height = round((inches + 0.7) * _DOTS_PER_INCH)
     panel = bokeh.plotting.figure(
         title=ax.get_title(),
-        width=round((width + 0.7) * _DOTS_PER_INCH),
-        height=round((height + 0.7) * _DOTS_PER_INCH),
+        height=height,
         x_axis_label=ax.get_xlabel(),
         y_axis_label=ax.get_ylabel(),
         x_axis_type="log" if ax.get_xscale() == "log" else "linear",
@@ -96,8 +100,12 @@ def _panel(ax: Axes) -> tuple[bokeh.plotting.figure, _Named]:
         drawn = _draw(panel, ax, artist, label)
         if drawn and label:
             named.setdefault(label, []).extend(drawn)
-    if ax.get_legend() is not None:
-        _add_legend(panel, named)
+    if ax.get_legend() is not None and named:
+        panel.add_layout(_legend(named), "below")
+        panel.height = height + _legend_height(named)
+    for axis in panel.axis:
+        axis.axis_label_text_font_size = _LABEL_SIZE
+        axis.minor_tick_line_color = None
     return panel, named
 
 
@@ -185,28 +193,49 @@ def _labels(ax: Axes) -> dict[Any, str]:
     return {artist: label for artist, label in found.items() if not label.startswith("_")}
 
 
-def _add_shared_legend(drawn: list[tuple[bokeh.plotting.figure, _Named]]) -> None:
-    """One legend at the first panel, for what is in any of them."""
-    first = drawn[0][0]
+def _shared_legend(drawn: list[_Named]) -> bokeh.plotting.figure:
+    """A panel of its own for one legend of what is in any of them."""
+    panel = bokeh.plotting.figure(
+        x_range=_range((0, 1)),
+        y_range=_range((0, 1)),
+        tools="",
+        toolbar_location=None,
+        sizing_mode="stretch_width",
+        outline_line_color=None,
+        min_border=0,
+    )
+    panel.axis.visible = panel.grid.visible = False
     shared: _Named = {}
-    for panel, named in drawn:
+    for named in drawn:
         for label, renderers in named.items():
-            if label not in shared and panel is not first:
+            if label not in shared:
                 # A legend shows only what its own panel has: the same look, of nothing.
                 glyph = renderers[0].glyph.clone()
                 nowhere = ColumnDataSource({"x": [np.nan], "y": [np.nan]})
                 glyph.update(x="x", y="y")
-                shared[label] = [first.add_glyph(nowhere, glyph)]
-            shared.setdefault(label, []).extend(renderers)
-    _add_legend(first, shared)
+                shared[label] = [panel.add_glyph(nowhere, glyph)]
+            shared[label].extend(renderers)
+    panel.height = _legend_height(shared)
+    panel.add_layout(_legend(shared), "center")
+    return panel
 
 
-def _add_legend(panel: bokeh.plotting.figure, named: _Named) -> None:
-    """A legend below a panel, where it covers no curve."""
-    if named:
-        items = [LegendItem(label=label, renderers=drawn) for label, drawn in named.items()]
-        legend = Legend(items=items, click_policy="hide", orientation="horizontal", ncols=2)
-        panel.add_layout(legend, "below")
+def _legend(named: _Named) -> Legend:
+    """What is drawn, by name; a click on a name hides it."""
+    items = [LegendItem(label=label, renderers=drawn) for label, drawn in named.items()]
+    return Legend(
+        items=items,
+        click_policy="hide",
+        orientation="horizontal",
+        ncols=_LEGEND_COLUMNS,
+        location="center",
+        label_text_font_size=_LABEL_SIZE,
+    )
+
+
+def _legend_height(named: _Named) -> int:
+    """In pixels, with a row's for its margins."""
+    return _LEGEND_ROW * (1 + math.ceil(len(named) / _LEGEND_COLUMNS))
 
 
 def _range(limits: tuple[float, float]) -> Range1d:
