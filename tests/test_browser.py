@@ -233,7 +233,11 @@ def test_interactive_figures_take_the_place_of_their_pictures_and_react(
             for number in range(figures.count()):
                 figure = figures.nth(number)
                 assert figure.locator("img").is_hidden()
-                assert figure.locator("canvas").first.bounding_box()["width"] > 200
+                panels = [panel.bounding_box() for panel in figure.locator("canvas").all()]
+                assert panels[0]["width"] > 200
+                frame = figure.bounding_box()
+                ends = max(panel["x"] + panel["width"] for panel in panels)
+                assert ends <= frame["x"] + frame["width"] + 1  # nothing is cut off
                 assert figure.locator(".laperm-chart").get_attribute("aria-label")
             before = tab.evaluate(X_RANGE)
             canvas = figures.first.locator("canvas").first
