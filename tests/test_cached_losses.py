@@ -13,6 +13,8 @@ BACKEND = keras.backend.backend()
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(70, 8, 8, 2))
 Y = RNG.integers(0, 5, size=70)
+# With JAX, Keras 3.15 takes tanh and normalises in float32, whatever the type of the argument.
+CURVED = "sigmoid" if BACKEND == "jax" else "tanh"
 
 
 def build(normalised, dtype="float64"):
@@ -26,7 +28,7 @@ def build(normalised, dtype="float64"):
     if normalised:
         model.add(layers.BatchNormalization(name="bn", **kwargs))
         model.add(layers.ReLU(**kwargs))
-    model.add(layers.Conv2D(5, 2, activation="tanh", name="b", **kwargs))
+    model.add(layers.Conv2D(5, 2, activation=CURVED, name="b", **kwargs))
     model.add(layers.MaxPooling2D(2, strides=1, **kwargs))
     model.add(layers.Flatten(**kwargs))
     model.add(layers.Dropout(0.5, **kwargs))
@@ -56,6 +58,7 @@ def variable_of(model, name):
 @pytest.mark.parametrize(("normalised", "name"), variables())
 def test_losses_are_those_of_keras(normalised, name):
     """One weight or two at a time, of the same channel and of others, before and after changes."""
+    rtol = 1e-6 if normalised and BACKEND == "jax" else 1e-12
     with float64():
         model = build(normalised)
         variable = variable_of(model, name)
@@ -69,13 +72,13 @@ def test_losses_are_those_of_keras(normalised, name):
             found, expected = ours.of(places, values), theirs.of(places, values)
             assert found.shape == (moves, 3)
             # The losses differ, or this would show nothing; but not by a bias before normalisation.
-            assert (np.ptp(expected) > 1e-9) != (normalised and name == "a/bias")
-            np.testing.assert_allclose(found, expected, rtol=1e-12)
+            assert (np.ptp(expected) > max(1e-9, rtol)) != (normalised and name == "a/bias")
+            np.testing.assert_allclose(found, expected, rtol=rtol)
             for losses in (ours, theirs):
                 losses.keep(places[:3], values[:3, 1])
-            assert ours.loss == pytest.approx(theirs.loss, rel=1e-12)
+            assert ours.loss == pytest.approx(theirs.loss, rel=rtol)
             np.testing.assert_allclose(
-                ours.of(places, values), theirs.of(places, values), rtol=1e-12
+                ours.of(places, values), theirs.of(places, values), rtol=rtol
             )
 
 
@@ -114,6 +117,6 @@ def test_large_logits_do_not_overflow():
 
 
 def test_a_variable_of_another_model_is_refused():
-    model, other = build(normalised=False), build(normalised=False)
+    model, other = (build(normalised=False, dtype="float32") for _ in range(2))
     with pytest.raises(ValueError, match="belongs to no layer"):
         CachedLosses(model, other.get_layer("a").kernel, X, Y)
