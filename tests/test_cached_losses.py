@@ -13,8 +13,8 @@ BACKEND = keras.backend.backend()
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(70, 8, 8, 2))
 Y = RNG.integers(0, 5, size=70)
-# With JAX, Keras 3.15 takes tanh and normalises in float32, whatever the type of the argument.
-CURVED = "sigmoid" if BACKEND == "jax" else "tanh"
+# With JAX and torch, Keras 3.15 computes a part of a float64 network in float32: tanh, products.
+RTOL = 1e-12 if BACKEND == "tensorflow" else 1e-6
 
 
 def build(normalised, dtype="float64"):
@@ -28,7 +28,7 @@ def build(normalised, dtype="float64"):
     if normalised:
         model.add(layers.BatchNormalization(name="bn", **kwargs))
         model.add(layers.ReLU(**kwargs))
-    model.add(layers.Conv2D(5, 2, activation=CURVED, name="b", **kwargs))
+    model.add(layers.Conv2D(5, 2, activation="tanh", name="b", **kwargs))
     model.add(layers.MaxPooling2D(2, strides=1, **kwargs))
     model.add(layers.Flatten(**kwargs))
     model.add(layers.Dropout(0.5, **kwargs))
@@ -58,7 +58,6 @@ def variable_of(model, name):
 @pytest.mark.parametrize(("normalised", "name"), variables())
 def test_losses_are_those_of_keras(normalised, name):
     """One weight or two at a time, of the same channel and of others, before and after changes."""
-    rtol = 1e-6 if normalised and BACKEND == "jax" else 1e-12
     with float64():
         model = build(normalised)
         variable = variable_of(model, name)
@@ -72,13 +71,13 @@ def test_losses_are_those_of_keras(normalised, name):
             found, expected = ours.of(places, values), theirs.of(places, values)
             assert found.shape == (moves, 3)
             # The losses differ, or this would show nothing; but not by a bias before normalisation.
-            assert (np.ptp(expected) > max(1e-9, rtol)) != (normalised and name == "a/bias")
-            np.testing.assert_allclose(found, expected, rtol=rtol)
+            assert (np.ptp(expected) > max(1e-9, RTOL)) != (normalised and name == "a/bias")
+            np.testing.assert_allclose(found, expected, rtol=RTOL)
             for losses in (ours, theirs):
                 losses.keep(places[:3], values[:3, 1])
-            assert ours.loss == pytest.approx(theirs.loss, rel=rtol)
+            assert ours.loss == pytest.approx(theirs.loss, rel=RTOL)
             np.testing.assert_allclose(
-                ours.of(places, values), theirs.of(places, values), rtol=rtol
+                ours.of(places, values), theirs.of(places, values), rtol=RTOL
             )
 
 

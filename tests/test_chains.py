@@ -77,7 +77,9 @@ def test_gives_what_keras_gives(name):
         with batch_statistics.reestimated(model, [x]):
             expected = ops.convert_to_numpy(model(x, training=False))
         assert expected.dtype == "float64"
-        np.testing.assert_allclose(forward(model, x), expected, rtol=1e-9, atol=1e-12)
+        # With JAX and torch, Keras 3.15 computes a part of a float64 network in float32.
+        rtol, atol = (1e-9, 1e-12) if BACKEND == "tensorflow" else (1e-4, 1e-6)
+        np.testing.assert_allclose(forward(model, x), expected, rtol=rtol, atol=atol)
 
 
 def test_vectors_and_functional_models():
