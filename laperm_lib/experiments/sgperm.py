@@ -131,8 +131,8 @@ def write(folder: str, seeds: Iterable[int] = (0, 1, 2)) -> None:
             write_outcome(path, "sgperm", run(seed=seed))
             for path, seed in zip(paths, seeds, strict=True)
         ]
+        save(records, Path(folder, "sgperm.json"))
         publish(paths[0], folder)
-    save(records, Path(folder, "sgperm.json"))
     for name, settings in BESIDE.items():
         records = [record(name, run_beside(settings, seed=seed)) for seed in seeds]
         save(records, Path(folder, f"{name}.json"))

@@ -69,8 +69,9 @@ def redrawn(figure: Figure) -> Any:
     columns = sorted({column for row in rows.values() for column in row})
     grid = [[row.get(column) for column in columns] for _, row in sorted(rows.items())]
     layout = gridplot(grid, sizing_mode="stretch_width", merge_tools=True)
-    if figure.legends:
-        legend = _shared_legend([named for _, named in drawn.values()])
+    names = [named for _, named in drawn.values()]
+    if figure.legends and any(names):
+        legend = _shared_legend(names)
         layout.children.append((legend, len(grid), 0, 1, len(columns)))
     return layout
 
