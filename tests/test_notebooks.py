@@ -161,7 +161,9 @@ def test_wrong_parameters_are_refused_before_anything_is_imported(path, wrong):
     assert set(namespace) - before <= {"DATASETS", "PROFILES", "check_parameters"}
 
 
-def test_papermill_fails_with_an_unknown_parameter(tmp_path):
-    with pytest.raises(PapermillExecutionError, match=r"ValueError.*sede") as failure:
-        run(FOLDER / "quickstart.ipynb", tmp_path, sede=1)
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
+def test_papermill_fails_with_a_wrong_parameter(wrong, tmp_path):
+    (name,) = wrong
+    with pytest.raises(PapermillExecutionError, match=rf"ValueError.*{name}") as failure:
+        run(FOLDER / "quickstart.ipynb", tmp_path, **wrong)
     assert failure.value.exec_count <= 3
