@@ -5,6 +5,7 @@ from pathlib import Path
 
 # Read by TensorFlow when it is first imported, here and in the kernels of the notebook tests.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as laperm_lib does, which many import later
 # Processes of pytest-xdist share the cores: threads waiting for those of another double the time of
 # a small network's step.
 if processes := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):

@@ -153,16 +153,6 @@ def test_evaluations_that_never_come(offset):
         experiments.run(SHORT, seed=0, evaluate_after=(offset,))
 
 
-@pytest.mark.parametrize(
-    ("period", "offsets", "steps"), [(250, [0], 50), (250, [0, 25, 125], 25), (60, [0, 1], 1)]
-)
-def test_executions_end_where_something_is_measured(period, offsets, steps):
-    settings = replace(SHORT, sync_period=period, evaluate_every=period)
-    found = evaluation.schedule(settings, 1000, offsets)
-    expected = 1 if keras.backend.backend() == "torch" else steps
-    assert training.steps_per_execution(found) == expected
-
-
 def test_evaluations_are_at_synchronisations():
     settings = replace(SHORT, sync_period=40, evaluate_every=100)
     found = evaluation.schedule(settings, 400, (0, 5))

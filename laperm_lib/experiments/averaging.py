@@ -16,7 +16,7 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,9 @@ from laperm_lib.errors import LaPermError
 from laperm_lib.experiments import evaluation
 from laperm_lib.experiments.averaging_results import SETTINGS, Result, Settings, load, save
 from laperm_lib.experiments.evaluation import Images
+from laperm_lib.experiments.fitting import fit, steps_per_execution
 from laperm_lib.experiments.records import environment
-from laperm_lib.experiments.training import initial_network, steps_per_execution
+from laperm_lib.experiments.training import initial_network
 from laperm_lib.optimizers.laperm import LaPerm
 
 _log = logging.getLogger(__name__)
@@ -97,8 +98,7 @@ def run(
     )
     watch = _Watch(settings, method, images, samplers, statistics, model)
     callbacks = [*samplers.values(), watch]  # evaluated behind the samples of the same step
-    with closing(batches):
-        model.fit(batches, epochs=1, shuffle=False, verbose=verbose, callbacks=callbacks)
+    fit(model, batches, callbacks, verbose=verbose)
     _log.info("%s, %s, seed %d: %s", settings.optimizer, method, seed, watch.test)
     return Result(
         settings=settings,

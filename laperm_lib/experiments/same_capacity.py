@@ -12,7 +12,6 @@ References:
 """
 
 from collections.abc import Iterable, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal, get_args
@@ -26,9 +25,9 @@ from laperm_lib.batches import Batches
 from laperm_lib.callbacks.gradient_flow import GradientFlowHistory
 from laperm_lib.constraints import keep_zeros
 from laperm_lib.experiments.evaluation import accuracy
+from laperm_lib.experiments.fitting import fit, steps_per_execution
 from laperm_lib.experiments.same_capacity_networks import Architecture, fill_sparsely
 from laperm_lib.experiments.signed_rank import Comparison, wilcoxon
-from laperm_lib.experiments.training import steps_per_execution
 from laperm_lib.optimizers.laperm import LaPerm
 
 Capacity = Literal["dense", "sparse", "rescaled"]
@@ -166,8 +165,7 @@ def train(trial: Trial, *, seed: int, data_dir: str | None = None) -> Result:
     batches = Batches(
         x_train, data.y_train, batch_size=trial.batch_size, epochs=trial.epochs, seed=seed
     )
-    with closing(batches):
-        model.fit(batches, epochs=1, shuffle=False, verbose=0, callbacks=[flow])
+    fit(model, batches, [flow])
     with batch_statistics.reestimated(model, [x_train[:_STATISTICS_SAMPLES]]):
         right = accuracy(model, x_test, data.y_test)
     at_steps = [measured.layers for measured in flow.history.values()]

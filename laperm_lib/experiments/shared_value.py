@@ -8,7 +8,6 @@ References:
     Qiu and Suda, NeurIPS 2020, section 5.5.
 """
 
-from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,8 +18,8 @@ from keras import layers
 from laperm_lib import datasets, models, sparsity, weight_vectors
 from laperm_lib.batches import Batches
 from laperm_lib.experiments.evaluation import accuracy
+from laperm_lib.experiments.fitting import fit, steps_per_execution
 from laperm_lib.experiments.rates import EpochRates
-from laperm_lib.experiments.training import steps_per_execution
 from laperm_lib.optimizers.laperm import LaPerm
 
 HELD_OUT = 10_000
@@ -180,8 +179,7 @@ def train(
         steps_per_execution=steps_per_execution(),
     )
     batches = Batches(x_train, y_train, batch_size=trial.batch_size, epochs=trial.epochs, seed=seed)
-    with closing(batches):
-        model.fit(batches, epochs=1, shuffle=False, verbose=0)
+    fit(model, batches)
     right = accuracy(model, x_test, y_test)
     return Result(
         trial,

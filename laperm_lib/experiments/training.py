@@ -5,10 +5,8 @@ References:
 """
 
 import logging
-import math
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,7 +15,7 @@ import keras
 from laperm_lib import batch_statistics
 from laperm_lib.batches import Batches
 from laperm_lib.checkpoints import Checkpoints, SaveCheckpoints, restore
-from laperm_lib.experiments import evaluation
+from laperm_lib.experiments import evaluation, fitting
 from laperm_lib.experiments.evaluation import Evaluation, Images
 from laperm_lib.experiments.hyperparameters import Hyperparameters
 from laperm_lib.experiments.outcome import Run
@@ -27,9 +25,6 @@ from laperm_lib.initial_network import InitialNetwork
 from laperm_lib.optimizers.laperm import LaPerm
 
 _log = logging.getLogger(__name__)
-
-# Callbacks and Python see only every so many steps; the device runs those in between by itself.
-_MOST_STEPS_PER_EXECUTION = 50
 
 # So many images give a mean to 1.4 % of a standard deviation, or better where each has many places.
 _REESTIMATION_IMAGES = 5000
@@ -88,8 +83,7 @@ class Start:
             first_step: the step to go on from.
             verbose: 1 shows Keras's progress bar, 0 (the default) nothing.
         """
-        with closing(self.batches(first_step)) as batches:
-            self.model.fit(batches, epochs=1, shuffle=False, verbose=verbose, callbacks=callbacks)
+        fitting.fit(self.model, self.batches(first_step), callbacks, verbose=verbose)
 
     def outcome(self, evaluations: Sequence[Evaluation], seconds: float) -> Run:
         """What has come out, when the training is over and the network synchronised."""
@@ -159,7 +153,7 @@ def start(
     model.compile(
         optimizer,
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        steps_per_execution=steps_per_execution(evaluation_steps),
+        steps_per_execution=fitting.steps_per_execution(evaluation_steps),
     )
     return Start(settings, seed, model, images, report.fraction_pruned, evaluation_steps)
 
@@ -243,22 +237,6 @@ def run(
     result = begun.outcome(keeping.evaluations, keeping.seconds())
     _log.info("%s, seed %d: final test accuracy %.4f", settings.model, seed, result.final)
     return result
-
-
-def steps_per_execution(ends: Iterable[int] = ()) -> int:
-    """How many steps to hand to the device at once.
-
-    Args:
-        ends: steps after which a callback has something to do. Default: none but the last.
-
-    Returns:
-        The most, up to 50, whose multiples include all of them; with torch, which takes only one,
-        1.
-    """
-    if keras.backend.backend() == "torch":
-        return 1
-    common = math.gcd(*ends)
-    return max(n for n in range(1, _MOST_STEPS_PER_EXECUTION + 1) if common % n == 0)
 
 
 class _Progress(keras.callbacks.Callback):
