@@ -93,7 +93,7 @@ SCRIPT = """
 import sys
 from dataclasses import replace
 from laperm_lib import experiments
-settings = replace(experiments.quick("conv7"), sync_period=7, evaluate_every=7)
+settings = replace(experiments.quick("conv7"), epochs=2, sync_period=7, evaluate_every=7)
 task = experiments.Task("conv7", settings, seed=1)
 print(task.name, flush=True)
 experiments.RunFolder(sys.argv[1], task).run(every_seconds=0)

@@ -17,17 +17,17 @@ X = (DIGITS.x_train[:150] / 255).astype("float32")
 Y = DIGITS.y_train[:150]
 
 
-def build(normalised=False, dtype="float32", seed=0):
+def build(normalised=False, dtype="float32", seed=0, filters=3):
     keras.utils.set_random_seed(seed)
     kwargs = {"dtype": dtype}
     model = keras.Sequential([keras.Input((8, 8, 1), dtype=dtype)])
     # A bias in front of batch normalisation changes nothing: rounding would decide on its moves.
     bias = {"use_bias": False} if normalised else {"bias_initializer": "normal"}
-    model.add(layers.Conv2D(3, 3, strides=2, padding="same", **bias, **kwargs))
+    model.add(layers.Conv2D(filters, 3, strides=2, padding="same", **bias, **kwargs))
     if normalised:
         model.add(layers.BatchNormalization(**kwargs))
     model.add(layers.ReLU(**kwargs))
-    model.add(layers.Conv2D(3, 3, activation="relu", **kwargs))
+    model.add(layers.Conv2D(filters, 3, activation="relu", **kwargs))
     model.add(layers.Flatten(**kwargs))
     model.add(layers.Dropout(0.5, **kwargs))
     model.add(layers.Dense(10, bias_initializer="normal", **kwargs))
@@ -54,7 +54,7 @@ def test_cached_losses_decide_as_recomputed_ones_to_the_bit(normalised, move, to
     with float64():
         models, histories = [], []
         for cached in (True, False):
-            model = build(normalised, "float64")
+            model = build(normalised, "float64", filters=2)
             start = matrices(model)
             search = RSO(cycles=1, batch_size=40, move=move, together=together, cached=cached)
             histories.append(search.fit(model, X.astype("float64"), Y))

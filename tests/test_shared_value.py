@@ -102,6 +102,7 @@ def test_a_search_goes_on_where_it_was_cut(tmp_path, monkeypatch):
         return shared_value.Result(trial, how["seed"], trial.value, 0.5, True)
 
     monkeypatch.setattr(shared_value_search, "train", quick)
+    monkeypatch.setattr(keras.utils, "clear_session", lambda: None)  # there are no models
     storage = str(tmp_path / "journal")
     finals = 3 * [2000, 2001, 2002]
     shared_value_search.search("f1", trials=3, storage=storage)
