@@ -1,10 +1,9 @@
 """The synchronisation of kernels, compiled by Numba, on all cores.
 
 `permutation.reconnect` sorts packed keys with NumPy, on one core and on a transposed copy. Here
-each weight vector is sorted in about linear time, because weights are numbers spread over a range:
-they are counted into twice as many buckets of equal width, and within a bucket hardly anything is
-left to sort. A vector whose values crowd into few buckets (an outlier far from the rest does that)
-is left to `permutation.reconnect`, so the time for d weights stays of the order d log d.
+each weight vector is sorted by `laperm_lib.compiled_sorting`, in about linear time. One that is too
+crowded for that is left to `permutation.reconnect`, so the time for d weights stays of the order
+d log d.
 
 It needs Numba (`pip install "laperm-lib[fast]"`); `available` says whether it is there. The
 result is that of `permutation.reconnect`, bit for bit.
@@ -15,6 +14,14 @@ from functools import lru_cache
 
 import numpy as np
 
+from laperm_lib.compiled_sorting import (
+    BUCKETS_PER_WEIGHT,
+    CROWDED,
+    DONE,
+    is_finite,
+    key_of,
+    sort_order_of,
+)
 from laperm_lib.compiling import available as available
 from laperm_lib.compiling import compiled, threads
 from laperm_lib.errors import NonFiniteWeightError
@@ -23,10 +30,8 @@ from laperm_lib.permutation import reconnect
 _Share = list[tuple[int, int, int]]  # (kernel, first column, behind the last)
 
 _TILE = 8  # Neighbouring neurons share cache lines, and so few long vectors stay in the cache.
-_BUCKETS_PER_WEIGHT = 2
-_CROWDED = 32  # With more weights than this in one bucket, insertion sort is no longer fast.
 _SHARE = 50_000  # weights in one piece of work, which a thread takes up in some 20 microseconds
-_DONE, _LEFT, _NOT_FINITE = 0, 1, 2
+_NOT_FINITE = 2  # beside DONE and CROWDED
 
 
 def reconnect_columns(
@@ -68,7 +73,7 @@ def reconnect_columns(
     for matrix, initial, result, outcome in zip(
         weights, sorted_initial, new, outcomes, strict=True
     ):
-        left = np.flatnonzero(outcome == _LEFT)
+        left = np.flatnonzero(outcome == CROWDED)
         if left.size:
             vectors = np.ascontiguousarray(matrix[:, left].T)
             result[:, left] = reconnect(vectors, initial[left]).T
@@ -103,7 +108,7 @@ def _reconnect_tiles(weights, sorted_initial, new, outcome, first, last):  # typ
     bits = vectors.view(np.int32)
     initial_bits = sorted_initial.view(np.int32)
     numbers = np.empty(length, np.int32)
-    ends = np.empty(_BUCKETS_PER_WEIGHT * length + 1, np.int32)
+    ends = np.empty(BUCKETS_PER_WEIGHT * length + 1, np.int32)
     keys = np.empty(length, np.int32)
     order = np.empty(length, np.int32)
     for tile in range(first, last, _TILE):
@@ -113,11 +118,11 @@ def _reconnect_tiles(weights, sorted_initial, new, outcome, first, last):  # typ
                 vectors[j, i] = weights[i, tile + j]
         for j in range(width):
             vector, initial = vectors[j], sorted_initial[tile + j]
-            if _is_finite(bits[j]):
-                outcome[tile + j] = _sort_order(vector, bits[j], numbers, ends, keys, order)
+            if is_finite(bits[j]):
+                outcome[tile + j] = sort_order_of(vector, bits[j], numbers, ends, keys, order)
             else:
                 outcome[tile + j] = _NOT_FINITE
-            if outcome[tile + j] == _DONE:
+            if outcome[tile + j] == DONE:
                 for rank in range(length):
                     vector[order[rank]] = initial[rank]
                 _give_out_zeros_by_index(bits[j], initial_bits[tile + j])
@@ -127,117 +132,23 @@ def _reconnect_tiles(weights, sorted_initial, new, outcome, first, last):  # typ
 
 
 @compiled()
-def _is_finite(bits):  # type: ignore[no-untyped-def]
-    """Whether floats with these bits are all finite: NaN and infinity have all exponent bits."""
-    exponent = np.int32(0x7F800000)
-    found = np.int32(0)
-    for i in range(len(bits)):  # without a branch, so that many are looked at at once
-        found |= np.int32((bits[i] & exponent) == exponent)
-    return found == 0
-
-
-@compiled(fastmath={"nnan", "ninf", "nsz"})
-def _bounds(vector):  # type: ignore[no-untyped-def]
-    """Least and largest of a finite vector."""
-    least = vector[0]
-    most = vector[0]
-    for i in range(len(vector)):
-        least = min(least, vector[i])
-        most = max(most, vector[i])
-    return least, most
-
-
-@compiled(inline="always")
-def _key(bits):  # type: ignore[no-untyped-def]
-    """An integer in the order of the finite float with these bits; -0 and +0 are both 0.
-
-    Comparing floats will not do: in TensorFlow's threads, and in those begun by them, subnormal
-    numbers are equal to 0.
-    """
-    # Floats are sign and magnitude: flip the magnitude of the negative ones. -0 becomes -1.
-    key = bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF))
-    return np.int32(0) if key == np.int32(-1) else key
-
-
-@compiled()
-def _sort_order(vector, bits, numbers, ends, keys, order):  # type: ignore[no-untyped-def]
-    """Stable argsort of a finite vector into `order`, unless it is crowded.
-
-    `bits` are those of the vector. `numbers`, `ends` and `keys` are scratch memory for the bucket
-    of each weight, the ends of the buckets and the sorted keys.
-    """
-    length = len(vector)
-    least, most = _bounds(vector)
-    buckets = len(ends) - 1
-    spread = most - least
-    scale = np.float32(0)
-    if spread > 0:
-        if not np.float32(1e-30) < spread < np.float32(1e38):
-            return _LEFT  # the scale would overflow, or the spread has
-        # A little less than the buckets there are, so that rounding does not lead beyond the last.
-        scale = np.float32(buckets - 1) * np.float32(1 - 1e-6) / spread
-    # Rounding keeps order: a larger weight never gets a lower bucket.
-    for i in range(length):
-        numbers[i] = np.int32((vector[i] - least) * scale)
-    for bucket in range(buckets + 1):
-        ends[bucket] = 0
-    for i in range(length):
-        ends[1 + numbers[i]] += 1
-    fullest = np.int32(0)
-    end = np.int32(0)
-    for bucket in range(1, buckets + 1):
-        fullest = max(fullest, ends[bucket])
-        end += ends[bucket]
-        ends[bucket] = end
-    # Now bucket b begins at ends[b], and once all are placed it ends there.
-    for i in range(length):
-        bucket = numbers[i]
-        place = ends[bucket]
-        ends[bucket] = place + 1
-        keys[place] = _key(bits[i])
-        order[place] = i
-    if fullest > _CROWDED:
-        # Equal values, such as the zeros of a sparse network, are in their order already.
-        start = 0
-        for bucket in range(buckets):
-            if ends[bucket] - start > _CROWDED:
-                for place in range(start + 1, ends[bucket]):
-                    if keys[place] != keys[start]:
-                        return _LEFT
-            start = ends[bucket]
-    # Insertion sort: hardly any weight is more than a place or two away from its rank.
-    for i in range(1, length):
-        key = keys[i]
-        if key < keys[i - 1]:
-            index = order[i]
-            place = i
-            while place > 0 and key < keys[place - 1]:
-                keys[place] = keys[place - 1]
-                order[place] = order[place - 1]
-                place -= 1
-            keys[place] = key
-            order[place] = index
-    return _DONE
-
-
-@compiled()
 def _give_out_zeros_by_index(bits, initial_bits):  # type: ignore[no-untyped-def]
     """Where zeros have both signs, give them out by index, as the next synchronisation would."""
     low = 0
     high = len(initial_bits)
     while low < high:  # the first place in the initial values that is not negative
         middle = (low + high) // 2
-        if _key(initial_bits[middle]) < 0:
+        if key_of(initial_bits[middle]) < 0:
             low = middle + 1
         else:
             high = middle
     place = low
     negative = False
-    while place < len(initial_bits) and _key(initial_bits[place]) == 0:
+    while place < len(initial_bits) and key_of(initial_bits[place]) == 0:
         negative |= initial_bits[place] != 0
         place += 1
     if negative:
         for i in range(len(bits)):
-            if _key(bits[i]) == 0:
+            if key_of(bits[i]) == 0:
                 bits[i] = initial_bits[low]
                 low += 1

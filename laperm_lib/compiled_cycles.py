@@ -31,10 +31,10 @@ from itertools import pairwise
 
 import numpy as np
 
+from laperm_lib.compiled_sorting import sort_order
 from laperm_lib.compiling import CORES, compiled, threads
 from laperm_lib.compiling import available as available
 from laperm_lib.cycles import rearrange_reference
-from laperm_lib.permutation import sort_order
 
 _WORTH_A_THREAD = 4096  # With fewer weights than this, handing them to a thread takes longer.
 
@@ -82,15 +82,16 @@ def rearrange(
             ]
         )
     neurons = len(weights)
-    new = np.empty(weights.shape, weights.dtype)
+    # Numba knows no floats of 16 bits; all of them are float32 too.
+    dtype = np.float64 if weights.dtype == np.float64 else np.float32
+    rearranged = np.empty(weights.shape, dtype)
 
     def rows(first: int, last: int) -> None:
         block = slice(first, last)
-        values = np.ascontiguousarray(weights[block])
+        values = np.ascontiguousarray(weights[block], dtype)
         wishes = np.ascontiguousarray(recommendation[block])
-        sources = np.empty(values.shape, np.intp)
-        _find_sources(
-            values.astype(np.float64),
+        _rearrange_rows(
+            values,
             sort_order(values),
             wishes,
             sort_order(-np.abs(wishes)),
@@ -98,9 +99,8 @@ def rearrange(
             size,
             alpha,
             spread[block].astype(np.float64),
-            sources,
+            rearranged[block],
         )
-        new[block] = np.take_along_axis(values, sources, axis=1)
 
     blocks = max(1, min(CORES, neurons, weights.size // _WORTH_A_THREAD))
     bounds = [neurons * i // blocks for i in range(blocks + 1)]
@@ -109,7 +109,7 @@ def rearrange(
     rows(*bounds[:2])
     for part in work:
         part.result()
-    return new
+    return rearranged.astype(weights.dtype, copy=False)
 
 
 @compiled(inline="always")
@@ -158,8 +158,8 @@ def _search(  # type: ignore[no-untyped-def]
 
 
 @compiled()
-def _find_sources(weights, by_weight, wishes, by_wish, places, size, alpha, spread, sources):  # type: ignore[no-untyped-def]
-    """For each place of every row the place whose weight it takes, into `sources`.
+def _rearrange_rows(weights, by_weight, wishes, by_wish, places, size, alpha, spread, new):  # type: ignore[no-untyped-def]
+    """Rearrange each row of weights into `new`.
 
     `by_weight` holds the places of each row sorted by weight, and `by_wish` from the largest
     recommendation to the smallest.
@@ -173,6 +173,7 @@ def _find_sources(weights, by_weight, wishes, by_wish, places, size, alpha, spre
     count = d + parts + 1
     part = np.empty(d, np.int32)  # by place
     slot = np.empty(d, np.int32)  # by place
+    source = np.empty(d, np.int32)  # by place: the place whose weight it takes
     filled = np.empty(parts, np.int32)  # the last slot of a part that is taken
     epsilon = np.empty(parts, np.float64)
     place = np.empty(count, np.int32)  # by slot, as all that follows
@@ -209,7 +210,7 @@ def _find_sources(weights, by_weight, wishes, by_wish, places, size, alpha, spre
             more_below[s] = s if wants_more else s - 1
             less_above[s] = s if wants_less else s + 1
             less_below[s] = s if wants_less else s - 1
-            sources[row, here] = here
+            source[here] = here
         for s in range(1, count):
             lowest[s] = lowest[s - 1] if value[s] == value[s - 1] else s
         for s in range(count - 2, 0, -1):
@@ -222,10 +223,12 @@ def _find_sources(weights, by_weight, wishes, by_wish, places, size, alpha, spre
             if more_above[start] == start:
                 _search(
                     start, 1, epsilon[part[here]], slots, lowest, highest,
-                    more_above, more_below, less_above, less_below, sources[row],
+                    more_above, more_below, less_above, less_below, source,
                 )  # fmt: skip
             elif less_above[start] == start:
                 _search(
                     start, -1, epsilon[part[here]], slots, highest, lowest,
-                    less_below, less_above, more_below, more_above, sources[row],
+                    less_below, less_above, more_below, more_above, source,
                 )  # fmt: skip
+        for here in range(d):
+            new[row, here] = weights[row, source[here]]

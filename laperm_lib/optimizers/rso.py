@@ -35,23 +35,18 @@ from laperm_lib.selection import Selection
 from laperm_lib.weight_vectors import WeightVectors
 
 
-@dataclass(frozen=True)
-class Cycle:
+@dataclass(frozen=True, kw_only=True)
+class Cycle(Counts):
     """What happened while all weights were visited once.
 
     Args:
         number: of the cycle, from 1.
         loss: on the last mini-batch, after its last move.
-        updates: weights that were visited; an exchange visits two.
-        changed: weights that were given another value.
-        candidates: networks whose loss was measured, beside those that the moves started from.
+        updates, changed, candidates: as `laperm_lib.local_search.Counts` says, of the whole cycle.
     """
 
     number: int
     loss: float
-    updates: int
-    changed: int
-    candidates: int
 
 
 class RSO:
@@ -259,7 +254,7 @@ class RSO:
                 loss, visit = self._visit(model, trained[number], sigma, generator, x, y)
                 counts += visit
             batch_statistics.reestimate(model, [x])
-            yield Cycle(cycle + 1, loss, counts.updates, counts.changed, counts.candidates)
+            yield Cycle(number=cycle + 1, loss=loss, **vars(counts))
 
     def _visit(
         self,

@@ -1,0 +1,224 @@
+"""Sorting weight vectors in about linear time, compiled by Numba.
+
+Weights are numbers spread over a range: they are counted into twice as many buckets of equal
+width, and within a bucket hardly anything is left to sort. Where they crowd into few buckets (an
+outlier far from the rest does that), NumPy sorts them, so the time for d weights stays of the order
+d log d. Random words fill buckets alike, by their highest bits.
+
+The results are those of `laperm_lib.permutation.sort_order` and `laperm_lib.cycles.shuffle`, which
+also do it where Numba is not installed.
+"""
+
+import numpy as np
+
+from laperm_lib import cycles, permutation
+from laperm_lib.compiling import available, compiled
+from laperm_lib.errors import NonFiniteWeightError
+
+BUCKETS_PER_WEIGHT = 2
+DONE, CROWDED = 0, 1
+"""What `sort_order_of` says."""
+
+_MOST_IN_A_BUCKET = 32  # With more than this in one, insertion sort is no longer fast.
+
+
+def sort_order(matrix: np.ndarray) -> np.ndarray:
+    """Stable argsort of every row: ties by index, -0 and +0 tied.
+
+    Args:
+        matrix: finite floats, shape (rows, d).
+
+    Returns:
+        Indices that sort each row, shape (rows, d), dtype int32.
+
+    Raises:
+        NonFiniteWeightError: if there is a NaN or an infinity.
+
+    Examples:
+        >>> sort_order(np.array([[0.5, -1.0, 0.0, -0.0, 0.5]], "float32")).tolist()
+        [[1, 2, 3, 0, 4]]
+    """
+    if not available or matrix.dtype != np.float32:
+        return permutation.sort_order(matrix).astype(np.int32)
+    if not np.isfinite(matrix).all():
+        raise NonFiniteWeightError("A weight vector holds a NaN or an infinity: it has no order.")
+    order = np.empty(matrix.shape, np.int32)
+    outcome = np.empty(len(matrix), np.uint8)
+    _sort_rows(np.ascontiguousarray(matrix), order, outcome)
+    left = np.flatnonzero(outcome == CROWDED)
+    if left.size:
+        order[left] = permutation.sort_order(matrix[left])
+    return order
+
+
+def shuffle(words: np.ndarray) -> np.ndarray:
+    """The places of weight vectors in random order, as `laperm_lib.cycles.shuffle` gives them.
+
+    Args:
+        words: random 64-bit unsigned integers, one for each place, shape (rows, d).
+
+    Returns:
+        The numbers 0 to d - 1, each row in an order of its own, shape (rows, d), dtype int32.
+
+    Examples:
+        >>> shuffle(np.array([[5, 1, 3]], "uint64") << np.uint64(61)).tolist()
+        [[1, 2, 0]]
+    """
+    if not available:
+        return cycles.shuffle(words)
+    places = np.empty(words.shape, np.int32)
+    outcome = np.empty(len(words), np.uint8)
+    _shuffle_rows(words, places, outcome)
+    left = np.flatnonzero(outcome == CROWDED)
+    if left.size:
+        places[left] = cycles.shuffle(words[left])
+    return places
+
+
+@compiled()
+def _sort_rows(matrix, order, outcome):  # type: ignore[no-untyped-def]
+    """`sort_order_of` each row."""
+    length = matrix.shape[1]
+    bits = matrix.view(np.int32)
+    numbers = np.empty(length, np.int32)
+    ends = np.empty(BUCKETS_PER_WEIGHT * length + 1, np.int32)
+    keys = np.empty(length, np.int32)
+    for row in range(len(matrix)):
+        outcome[row] = sort_order_of(matrix[row], bits[row], numbers, ends, keys, order[row])
+
+
+@compiled()
+def _shuffle_rows(words, places, outcome):  # type: ignore[no-untyped-def]
+    """Sort words with their places in the lowest bits, and keep the places."""
+    rows, length = words.shape
+    place_bits = 1
+    while (1 << place_bits) < length:
+        place_bits += 1
+    low = np.uint64((1 << place_bits) - 1)
+    shift = np.uint64(63 - place_bits)  # twice as many buckets as the lowest bits can number
+    buckets = 2 << place_bits
+    ends = np.empty(buckets + 1, np.int32)
+    keys = np.empty(length, np.uint64)
+    for row in range(rows):
+        for bucket in range(buckets + 1):
+            ends[bucket] = 0
+        for i in range(length):
+            ends[1 + np.int64(words[row, i] >> shift)] += 1
+        fullest = np.int32(0)
+        end = np.int32(0)
+        for bucket in range(1, buckets + 1):
+            fullest = max(fullest, ends[bucket])
+            end += ends[bucket]
+            ends[bucket] = end
+        if fullest > _MOST_IN_A_BUCKET:
+            outcome[row] = CROWDED
+            continue
+        for i in range(length):
+            word = words[row, i]
+            place = ends[np.int64(word >> shift)]
+            ends[np.int64(word >> shift)] = place + 1
+            keys[place] = (word & ~low) | np.uint64(i)
+        for i in range(1, length):
+            key = keys[i]
+            place = i
+            while place > 0 and key < keys[place - 1]:
+                keys[place] = keys[place - 1]
+                place -= 1
+            keys[place] = key
+        for i in range(length):
+            places[row, i] = np.int32(keys[i] & low)
+        outcome[row] = DONE
+
+
+@compiled()
+def is_finite(bits):  # type: ignore[no-untyped-def]
+    """Whether floats with these bits are all finite: NaN and infinity have all exponent bits."""
+    exponent = np.int32(0x7F800000)
+    found = np.int32(0)
+    for i in range(len(bits)):  # without a branch, so that many are looked at at once
+        found |= np.int32((bits[i] & exponent) == exponent)
+    return found == 0
+
+
+@compiled(fastmath={"nnan", "ninf", "nsz"})
+def _bounds(vector):  # type: ignore[no-untyped-def]
+    """Least and largest of a finite vector."""
+    least = vector[0]
+    most = vector[0]
+    for i in range(len(vector)):
+        least = min(least, vector[i])
+        most = max(most, vector[i])
+    return least, most
+
+
+@compiled(inline="always")
+def key_of(bits):  # type: ignore[no-untyped-def]
+    """An integer in the order of the finite float with these bits; -0 and +0 are both 0.
+
+    Comparing floats will not do: in TensorFlow's threads, and in those begun by them, subnormal
+    numbers are equal to 0.
+    """
+    # Floats are sign and magnitude: flip the magnitude of the negative ones. -0 becomes -1.
+    key = bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF))
+    return np.int32(0) if key == np.int32(-1) else key
+
+
+@compiled()
+def sort_order_of(vector, bits, numbers, ends, keys, order):  # type: ignore[no-untyped-def]
+    """Stable argsort of a finite vector into `order`, unless it is crowded.
+
+    `bits` are those of the vector. `numbers`, `ends` and `keys` are scratch memory for the bucket
+    of each weight, the ends of the buckets and the sorted keys.
+    """
+    length = len(vector)
+    least, most = _bounds(vector)
+    buckets = len(ends) - 1
+    spread = most - least
+    scale = np.float32(0)
+    if spread > 0:
+        if not np.float32(1e-30) < spread < np.float32(1e38):
+            return CROWDED  # the scale would overflow, or the spread has
+        # A little less than the buckets there are, so that rounding does not lead beyond the last.
+        scale = np.float32(buckets - 1) * np.float32(1 - 1e-6) / spread
+    # Rounding keeps order: a larger weight never gets a lower bucket.
+    for i in range(length):
+        numbers[i] = np.int32((vector[i] - least) * scale)
+    for bucket in range(buckets + 1):
+        ends[bucket] = 0
+    for i in range(length):
+        ends[1 + numbers[i]] += 1
+    fullest = np.int32(0)
+    end = np.int32(0)
+    for bucket in range(1, buckets + 1):
+        fullest = max(fullest, ends[bucket])
+        end += ends[bucket]
+        ends[bucket] = end
+    # Now bucket b begins at ends[b], and once all are placed it ends there.
+    for i in range(length):
+        bucket = numbers[i]
+        place = ends[bucket]
+        ends[bucket] = place + 1
+        keys[place] = key_of(bits[i])
+        order[place] = i
+    if fullest > _MOST_IN_A_BUCKET:
+        # Equal values, such as the zeros of a sparse network, are in their order already.
+        start = 0
+        for bucket in range(buckets):
+            if ends[bucket] - start > _MOST_IN_A_BUCKET:
+                for place in range(start + 1, ends[bucket]):
+                    if keys[place] != keys[start]:
+                        return CROWDED
+            start = ends[bucket]
+    # Insertion sort: hardly any weight is more than a place or two away from its rank.
+    for i in range(1, length):
+        key = keys[i]
+        if key < keys[i - 1]:
+            index = order[i]
+            place = i
+            while place > 0 and key < keys[place - 1]:
+                keys[place] = keys[place - 1]
+                order[place] = order[place - 1]
+                place -= 1
+            keys[place] = key
+            order[place] = index
+    return DONE

@@ -1,0 +1,84 @@
+"""Sorting in linear time gives what NumPy's sorts give."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from laperm_lib import NonFiniteWeightError, compiled_sorting, cycles, permutation
+
+RNG = np.random.default_rng(0)
+SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, max_side=40)
+FLOATS = st.one_of(
+    st.sampled_from([-1.0, -0.0, 0.0, 0.5, 1e-45, -1e-45, 3.4e38, -3.4e38]),
+    st.floats(width=32, allow_nan=False, allow_infinity=False),
+    st.floats(-1, 1, width=32),
+)
+
+
+@given(hnp.arrays("float32", SHAPES, elements=FLOATS))
+def test_the_order_of_any_floats(matrix):
+    order = compiled_sorting.sort_order(matrix)
+    assert order.dtype == np.int32
+    np.testing.assert_array_equal(order, permutation.sort_order(matrix))
+
+
+NORMAL = RNG.normal(size=(5, 3000))
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        NORMAL,
+        NORMAL[:, ::3],  # not contiguous
+        np.where(np.arange(3000) == 7, 1e30, NORMAL),  # an outlier: crowded
+        np.where(RNG.random(NORMAL.shape) < 0.9, 0, NORMAL),  # sparse
+        -(np.abs(NORMAL) ** 5),  # as gradients are
+        RNG.integers(-3, 4, NORMAL.shape),  # ties
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_the_order_of_distributions_of_weights(matrix, dtype):
+    with np.errstate(over="ignore"):
+        matrix = np.clip(matrix.astype(dtype), np.finfo(dtype).min, np.finfo(dtype).max)
+    np.testing.assert_array_equal(
+        compiled_sorting.sort_order(matrix), permutation.sort_order(matrix)
+    )
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_has_no_order_is_an_error(bad):
+    matrix = NORMAL.astype("float32")
+    matrix[3, 1234] = bad
+    with pytest.raises(NonFiniteWeightError, match="NaN or an infinity"):
+        compiled_sorting.sort_order(matrix)
+
+
+@given(st.data())
+def test_places_in_the_order_of_any_words(data):
+    few = st.integers(0, 2**64 - 1) | st.sampled_from([0, 1, 2**63, 2**64 - 1])
+    words = data.draw(hnp.arrays("uint64", data.draw(SHAPES), elements=few))
+    np.testing.assert_array_equal(compiled_sorting.shuffle(words), cycles.shuffle(words))
+
+
+@pytest.mark.parametrize("d", [1, 2, 3, 4, 5, 784, 1023, 1024, 1025, 100_000])
+def test_places_in_the_order_of_random_words(d):
+    words = RNG.integers(0, 2**64, (2, d), dtype=np.uint64)
+    np.testing.assert_array_equal(compiled_sorting.shuffle(words), cycles.shuffle(words))
+
+
+def test_places_where_the_words_are_crowded():
+    words = RNG.integers(0, 2**64, (3, 500), dtype=np.uint64)
+    words[1] >>= np.uint64(20)
+    np.testing.assert_array_equal(compiled_sorting.shuffle(words), cycles.shuffle(words))
+
+
+def test_without_numba(monkeypatch):
+    monkeypatch.setattr(compiled_sorting, "available", False)
+    matrix = NORMAL.astype("float32")
+    np.testing.assert_array_equal(
+        compiled_sorting.sort_order(matrix), permutation.sort_order(matrix)
+    )
+    words = RNG.integers(0, 2**64, (3, 50), dtype=np.uint64)
+    np.testing.assert_array_equal(compiled_sorting.shuffle(words), cycles.shuffle(words))
