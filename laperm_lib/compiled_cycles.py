@@ -31,7 +31,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from laperm_lib.compiled_sorting import sort_order
+from laperm_lib.compiled_sorting import order_of_size, sort_order
 from laperm_lib.compiling import CORES, compiled, threads
 from laperm_lib.compiling import available as available
 from laperm_lib.cycles import rearrange_reference
@@ -92,10 +92,11 @@ def rearrange(
         wishes = np.ascontiguousarray(recommendation[block])
         _rearrange_rows(
             values,
-            sort_order(values),
+            # Unsigned, for Numba asks of any other index whether it is negative.
+            sort_order(values).view(np.uint32),
             wishes,
-            sort_order(-np.abs(wishes)),
-            places[block],
+            order_of_size(wishes).view(np.uint32),
+            np.ascontiguousarray(places[block], np.uint32),
             size,
             alpha,
             spread[block].astype(np.float64),
@@ -171,21 +172,21 @@ def _rearrange_rows(weights, by_weight, wishes, by_wish, places, size, alpha, sp
     neurons, d = weights.shape
     parts = (d + size - 1) // size
     count = d + parts + 1
-    part = np.empty(d, np.int32)  # by place
-    slot = np.empty(d, np.int32)  # by place
-    source = np.empty(d, np.int32)  # by place: the place whose weight it takes
-    filled = np.empty(parts, np.int32)  # the last slot of a part that is taken
+    part = np.empty(d, np.uint32)  # by place
+    slot = np.empty(d, np.uint32)  # by place
+    source = np.empty(d, np.uint32)  # by place: the place whose weight it takes
+    filled = np.empty(parts, np.uint32)  # the last slot of a part that is taken
     epsilon = np.empty(parts, np.float64)
-    place = np.empty(count, np.int32)  # by slot, as all that follows
+    place = np.empty(count, np.uint32)  # by slot, as all that follows
     value = np.empty(count, np.float64)
-    lowest = np.empty(count, np.int32)  # the first slot of the part with the same weight
-    highest = np.empty(count, np.int32)  # the last
+    lowest = np.empty(count, np.uint32)  # the first slot of the part with the same weight
+    highest = np.empty(count, np.uint32)  # the last
     # The forests: a free slot that wants more (less) is a root, another one points to its neighbour
     # above (below), or farther in that direction.
-    more_above = np.empty(count, np.int32)
-    less_above = np.empty(count, np.int32)
-    more_below = np.empty(count, np.int32)
-    less_below = np.empty(count, np.int32)
+    more_above = np.empty(count, np.uint32)
+    less_above = np.empty(count, np.uint32)
+    more_below = np.empty(count, np.uint32)
+    less_below = np.empty(count, np.uint32)
     for k in range(parts + 1):
         none = min(k * (size + 1), count - 1)
         value[none] = np.nan

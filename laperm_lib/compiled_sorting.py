@@ -9,6 +9,8 @@ The results are those of `laperm_lib.permutation.sort_order` and `laperm_lib.cyc
 also do it where Numba is not installed.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from laperm_lib import cycles, permutation
@@ -38,17 +40,27 @@ def sort_order(matrix: np.ndarray) -> np.ndarray:
         >>> sort_order(np.array([[0.5, -1.0, 0.0, -0.0, 0.5]], "float32")).tolist()
         [[1, 2, 3, 0, 4]]
     """
-    if not available or matrix.dtype != np.float32:
-        return permutation.sort_order(matrix).astype(np.int32)
-    if not np.isfinite(matrix).all():
-        raise NonFiniteWeightError("A weight vector holds a NaN or an infinity: it has no order.")
-    order = np.empty(matrix.shape, np.int32)
-    outcome = np.empty(len(matrix), np.uint8)
-    _sort_rows(np.ascontiguousarray(matrix), order, outcome)
-    left = np.flatnonzero(outcome == CROWDED)
-    if left.size:
-        order[left] = permutation.sort_order(matrix[left])
-    return order
+    return _sort_order(_sort_rows, matrix, matrix)
+
+
+def order_of_size(matrix: np.ndarray) -> np.ndarray:
+    """Indices of every row from the largest absolute value to the smallest, ties by index.
+
+    Args:
+        matrix: finite floats, shape (rows, d). They may be of very different sizes, as gradients
+            are: buckets are as wide as their logarithms ask for.
+
+    Returns:
+        Shape (rows, d), dtype int32; `sort_order(-np.abs(matrix))`.
+
+    Raises:
+        NonFiniteWeightError: if there is a NaN or an infinity.
+
+    Examples:
+        >>> order_of_size(np.array([[1e-9, -3.0, 0.0, 3.0]], "float32")).tolist()
+        [[1, 3, 0, 2]]
+    """
+    return _sort_order(_sort_rows_by_size, matrix, -np.abs(matrix))
 
 
 def shuffle(words: np.ndarray) -> np.ndarray:
@@ -75,6 +87,21 @@ def shuffle(words: np.ndarray) -> np.ndarray:
     return places
 
 
+def _sort_order(sort: Callable[..., None], matrix: np.ndarray, key: np.ndarray) -> np.ndarray:
+    """The stable argsort of every row of `key`, by a compiled function that is given `matrix`."""
+    if not available or matrix.dtype != np.float32:
+        return permutation.sort_order(key).astype(np.int32)
+    if not np.isfinite(matrix).all():
+        raise NonFiniteWeightError("A weight vector holds a NaN or an infinity: it has no order.")
+    order = np.empty(matrix.shape, np.int32)
+    outcome = np.empty(len(matrix), np.uint8)
+    sort(np.ascontiguousarray(matrix), order, outcome)
+    left = np.flatnonzero(outcome == CROWDED)
+    if left.size:
+        order[left] = permutation.sort_order(key[left])
+    return order
+
+
 @compiled()
 def _sort_rows(matrix, order, outcome):  # type: ignore[no-untyped-def]
     """`sort_order_of` each row."""
@@ -85,6 +112,33 @@ def _sort_rows(matrix, order, outcome):  # type: ignore[no-untyped-def]
     keys = np.empty(length, np.int32)
     for row in range(len(matrix)):
         outcome[row] = sort_order_of(matrix[row], bits[row], numbers, ends, keys, order[row])
+
+
+@compiled()
+def _sort_rows_by_size(matrix, order, outcome):  # type: ignore[no-untyped-def]
+    """Sort each row by size. The bits of a positive float, as an integer, are about a logarithm."""
+    length = matrix.shape[1]
+    bits = matrix.view(np.int32)
+    magnitude = np.empty(length, np.float32)  # minus about the logarithm: decides on the bucket
+    negative = np.empty(length, np.int32)  # the bits of minus the absolute value
+    numbers = np.empty(length, np.int32)
+    ends = np.empty(BUCKETS_PER_WEIGHT * length + 1, np.int32)
+    keys = np.empty(length, np.int32)
+    for row in range(len(matrix)):
+        least = np.int64(0x7FFFFFFF)
+        most = np.int64(0)
+        for i in range(length):
+            size = np.int64(bits[row, i] & np.int32(0x7FFFFFFF))
+            most = max(most, size)
+            if size > 0:
+                least = min(least, size)
+        # Zeros, often many, have a bucket of their own, not one far away from all others.
+        zero = np.float32(least - 1024 - 2 * (most - least) // length)
+        for i in range(length):
+            size = bits[row, i] & np.int32(0x7FFFFFFF)
+            magnitude[i] = -(np.float32(size) if size > 0 else zero)
+            negative[i] = size | np.int32(-0x80000000)
+        outcome[row] = sort_order_of(magnitude, negative, numbers, ends, keys, order[row])
 
 
 @compiled()
