@@ -27,16 +27,12 @@ References:
     Tarjan, "Efficiency of a good but not linear set union algorithm", JACM 22, 1975.
 """
 
-from itertools import pairwise
-
 import numpy as np
 
 from laperm_lib.compiled_sorting import order_of_size, sort_order
-from laperm_lib.compiling import CORES, compiled, threads
 from laperm_lib.compiling import available as available
+from laperm_lib.compiling import compiled, in_blocks
 from laperm_lib.cycles import rearrange_reference
-
-_WORTH_A_THREAD = 4096  # With fewer weights than this, handing them to a thread takes longer.
 
 
 def rearrange(
@@ -81,7 +77,6 @@ def rearrange(
                 for w, m, order, range_ in rows_of
             ]
         )
-    neurons = len(weights)
     # Numba knows no floats of 16 bits; all of them are float32 too.
     dtype = np.float64 if weights.dtype == np.float64 else np.float32
     rearranged = np.empty(weights.shape, dtype)
@@ -103,13 +98,7 @@ def rearrange(
             rearranged[block],
         )
 
-    blocks = max(1, min(CORES, neurons, weights.size // _WORTH_A_THREAD))
-    bounds = [neurons * i // blocks for i in range(blocks + 1)]
-    # Neither NumPy's sort nor the compiled function holds Python's lock.
-    work = [threads().submit(rows, *bound) for bound in pairwise(bounds[1:])]
-    rows(*bounds[:2])
-    for part in work:
-        part.result()
+    in_blocks(rows, len(weights), weights.size)
     return rearranged.astype(weights.dtype, copy=False)
 
 

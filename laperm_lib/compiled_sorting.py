@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from laperm_lib import cycles, permutation
-from laperm_lib.compiling import available, compiled
+from laperm_lib.compiling import available, compiled, in_blocks
 from laperm_lib.errors import NonFiniteWeightError
 
 BUCKETS_PER_WEIGHT = 2
@@ -80,7 +80,11 @@ def shuffle(words: np.ndarray) -> np.ndarray:
         return cycles.shuffle(words)
     places = np.empty(words.shape, np.int32)
     outcome = np.empty(len(words), np.uint8)
-    _shuffle_rows(words, places, outcome)
+
+    def rows(first: int, last: int) -> None:
+        _shuffle_rows(words[first:last], places[first:last], outcome[first:last])
+
+    in_blocks(rows, len(words), words.size)
     left = np.flatnonzero(outcome == CROWDED)
     if left.size:
         places[left] = cycles.shuffle(words[left])

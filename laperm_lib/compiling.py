@@ -5,7 +5,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.util import find_spec
+from itertools import pairwise
 from typing import Any
+
+_WORTH_A_THREAD = 4096  # With fewer weights than this, handing them to a thread takes longer.
 
 CORES = os.cpu_count() or 1
 """How many threads work at once."""
@@ -41,3 +44,25 @@ def compiled(**options: Any) -> Callable[[Any], Any]:
 def threads() -> ThreadPoolExecutor:
     """The threads that share the work of compiled functions, `CORES` of them."""
     return ThreadPoolExecutor(CORES, thread_name_prefix="laperm")
+
+
+def in_blocks(work: Callable[[int, int], None], rows: int, weights: int) -> None:
+    """Share the rows of a matrix among the threads.
+
+    Args:
+        work: called with the first row and that behind the last; it does not hold Python's lock.
+        rows: how many there are.
+        weights: how many numbers they hold; few are not worth a thread.
+
+    Examples:
+        >>> done = []
+        >>> in_blocks(lambda first, last: done.extend(range(first, last)), rows=5, weights=10**6)
+        >>> sorted(done)
+        [0, 1, 2, 3, 4]
+    """
+    blocks = max(1, min(CORES, rows, weights // _WORTH_A_THREAD))
+    bounds = [rows * i // blocks for i in range(blocks + 1)]
+    others = [threads().submit(work, *bound) for bound in pairwise(bounds[1:])]
+    work(*bounds[:2])
+    for each in others:
+        each.result()

@@ -36,3 +36,22 @@ def test_all_share_the_same_threads():
     together = threading.Barrier(compiling.CORES, timeout=10)  # passed only by so many at once
     waiting = [threads.submit(together.wait) for _ in range(compiling.CORES)]
     assert sorted(future.result() for future in waiting) == list(range(compiling.CORES))
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 7])
+@pytest.mark.parametrize(("rows", "weights"), [(1, 10), (5, 10), (5, 10**6), (100, 10**6)])
+def test_blocks_hold_every_row_once(workers, rows, weights, monkeypatch):
+    monkeypatch.setattr(compiling, "CORES", workers)
+    bounds = []
+    compiling.in_blocks(lambda *bound: bounds.append(bound), rows, weights)
+    assert len(bounds) == (1 if weights == 10 else min(workers, rows))
+    assert [row for bound in sorted(bounds) for row in range(*bound)] == list(range(rows))
+
+
+def test_an_error_in_a_block_is_raised():
+    def fail(first, last):
+        if first > 0 or compiling.CORES == 1:
+            raise RuntimeError("in a thread")
+
+    with pytest.raises(RuntimeError, match="in a thread"):
+        compiling.in_blocks(fail, rows=100, weights=10**6)

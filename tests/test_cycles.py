@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from laperm_lib import compiled_cycles, cycles, permutation
+from laperm_lib import compiled_cycles, compiling, cycles, permutation
 from laperm_lib.errors import NonFiniteWeightError
 from laperm_lib.initializers import raw_bits
 
@@ -276,7 +276,7 @@ def many():
 def test_any_number_of_threads_gives_the_same(workers, monkeypatch):
     *arrays, how = many()
     expected = reference(*arrays, how)
-    monkeypatch.setattr(compiled_cycles, "CORES", workers)
+    monkeypatch.setattr(compiling, "CORES", workers)
     np.testing.assert_array_equal(compiled_cycles.rearrange(*arrays, **how), expected)
 
 
