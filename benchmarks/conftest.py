@@ -5,6 +5,7 @@ import os
 import platform
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as laperm_lib does
 
 
 def pytest_benchmark_update_machine_info(config, machine_info):
