@@ -160,8 +160,9 @@ def _shuffle_rows(words, places, outcome):  # type: ignore[no-untyped-def]
     for row in range(rows):
         for bucket in range(buckets + 1):
             ends[bucket] = 0
+        behind = ends[1:]
         for i in range(length):
-            ends[1 + np.int64(words[row, i] >> shift)] += 1
+            behind[np.int64(words[row, i] >> shift)] += 1
         fullest = np.int32(0)
         end = np.int32(0)
         for bucket in range(1, buckets + 1):
