@@ -16,8 +16,8 @@ weight that one holds who wants less. That place, v, reaches s and closes the cy
 way moves up by a weight, and v comes down. Where the search finds nothing, there is no such v
 within :math:`\varepsilon`. Both are answered by "the next place above that is not used up and wants
 more (less)", which a disjoint-set forest gives in almost constant time. What remains is the
-sorting: :math:`d \log d` for d weights, however long the parts and however large
-:math:`\varepsilon`.
+sorting, by `laperm_lib.compiled_sorting`: about linear in the number of weights, however long the
+parts and however large :math:`\varepsilon`.
 
 Numba is optional (`pip install "laperm-lib[fast]"`); `available` says whether it is there. The
 result is that of `laperm_lib.cycles.rearrange_reference`, bit for bit; without Numba, that
