@@ -40,7 +40,7 @@ def sort_order(matrix: np.ndarray) -> np.ndarray:
         >>> sort_order(np.array([[0.5, -1.0, 0.0, -0.0, 0.5]], "float32")).tolist()
         [[1, 2, 3, 0, 4]]
     """
-    return _sort_order(_sort_rows, matrix, matrix)
+    return _sort_order(_sort_rows, matrix, lambda rows: rows)
 
 
 def order_of_size(matrix: np.ndarray) -> np.ndarray:
@@ -60,7 +60,7 @@ def order_of_size(matrix: np.ndarray) -> np.ndarray:
         >>> order_of_size(np.array([[1e-9, -3.0, 0.0, 3.0]], "float32")).tolist()
         [[1, 3, 0, 2]]
     """
-    return _sort_order(_sort_rows_by_size, matrix, -np.abs(matrix))
+    return _sort_order(_sort_rows_by_size, matrix, lambda rows: -np.abs(rows))
 
 
 def shuffle(words: np.ndarray) -> np.ndarray:
@@ -91,10 +91,12 @@ def shuffle(words: np.ndarray) -> np.ndarray:
     return places
 
 
-def _sort_order(sort: Callable[..., None], matrix: np.ndarray, key: np.ndarray) -> np.ndarray:
-    """The stable argsort of every row of `key`, by a compiled function that is given `matrix`."""
+def _sort_order(
+    sort: Callable[..., None], matrix: np.ndarray, key: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """The stable argsort of the rows of `key(matrix)`: a compiled one, or NumPy's where it must."""
     if not available or matrix.dtype != np.float32:
-        return permutation.sort_order(key).astype(np.int32)
+        return permutation.sort_order(key(matrix)).astype(np.int32)
     if not np.isfinite(matrix).all():
         raise NonFiniteWeightError("A weight vector holds a NaN or an infinity: it has no order.")
     order = np.empty(matrix.shape, np.int32)
@@ -102,8 +104,20 @@ def _sort_order(sort: Callable[..., None], matrix: np.ndarray, key: np.ndarray) 
     sort(np.ascontiguousarray(matrix), order, outcome)
     left = np.flatnonzero(outcome == CROWDED)
     if left.size:
-        order[left] = permutation.sort_order(key[left])
+        order[left] = permutation.sort_order(key(matrix[left]))
     return order
+
+
+@compiled(inline="always")
+def _begin_buckets(ends):  # type: ignore[no-untyped-def]
+    """Add up counts, that of bucket b at b + 1, to where it begins, at b; gives the largest."""
+    fullest = np.int32(0)
+    end = np.int32(0)
+    for bucket in range(1, len(ends)):
+        fullest = max(fullest, ends[bucket])
+        end += ends[bucket]
+        ends[bucket] = end
+    return fullest
 
 
 @compiled()
@@ -163,13 +177,7 @@ def _shuffle_rows(words, places, outcome):  # type: ignore[no-untyped-def]
         behind = ends[1:]
         for i in range(length):
             behind[np.int64(words[row, i] >> shift)] += 1
-        fullest = np.int32(0)
-        end = np.int32(0)
-        for bucket in range(1, buckets + 1):
-            fullest = max(fullest, ends[bucket])
-            end += ends[bucket]
-            ends[bucket] = end
-        if fullest > _MOST_IN_A_BUCKET:
+        if _begin_buckets(ends) > _MOST_IN_A_BUCKET:
             outcome[row] = CROWDED
             continue
         for i in range(length):
@@ -224,10 +232,11 @@ def key_of(bits):  # type: ignore[no-untyped-def]
 
 @compiled()
 def sort_order_of(vector, bits, numbers, ends, keys, order):  # type: ignore[no-untyped-def]
-    """Stable argsort of a finite vector into `order`, unless it is crowded.
+    """Stable argsort of finite floats with these `bits` into `order`, unless they are crowded.
 
-    `bits` are those of the vector. `numbers`, `ends` and `keys` are scratch memory for the bucket
-    of each weight, the ends of the buckets and the sorted keys.
+    `vector` decides on the buckets: the floats themselves, or what rises with them. `numbers`,
+    `ends` and `keys` are scratch memory for the bucket of each weight, the ends of the buckets and
+    the sorted keys.
     """
     length = len(vector)
     least, most = _bounds(vector)
@@ -246,12 +255,7 @@ def sort_order_of(vector, bits, numbers, ends, keys, order):  # type: ignore[no-
         ends[bucket] = 0
     for i in range(length):
         ends[1 + numbers[i]] += 1
-    fullest = np.int32(0)
-    end = np.int32(0)
-    for bucket in range(1, buckets + 1):
-        fullest = max(fullest, ends[bucket])
-        end += ends[bucket]
-        ends[bucket] = end
+    fullest = _begin_buckets(ends)
     # Now bucket b begins at ends[b], and once all are placed it ends there.
     for i in range(length):
         bucket = numbers[i]
