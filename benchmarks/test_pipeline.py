@@ -16,6 +16,7 @@ import pytest
 from laperm_lib import LaPerm, models
 from laperm_lib.augmentation import Augmentation
 from laperm_lib.batches import Batches
+from laperm_lib.experiments import fitting
 
 BATCH = 50
 SYNC_PERIOD = 20
@@ -41,7 +42,7 @@ def fit_block(data, dtype="float32"):
 
     def block(augmentation=AUGMENTATION):
         batches = Batches(*data, batch_size=BATCH, epochs=1, seed=0, augmentation=augmentation)
-        model.fit(batches, epochs=1, shuffle=False, verbose=0)
+        fitting.fit(model, batches)
 
     return block
 

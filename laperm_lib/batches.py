@@ -5,10 +5,13 @@ from a state that a resumed run does not have. Here the order of epoch e, and ho
 distorted, come from (seed, e) alone, so a run can go on from any step, and both are the same on
 every backend.
 
-On TensorFlow, `fit` reads batches ahead in a thread of its own while the device computes. On JAX
-and torch it reads one when it needs it, which for images as small as these takes a hundredth of a
-step. More workers gain nothing, so there are none.
+On TensorFlow, `fit` reads batches ahead in a thread of its own while the device computes, and
+`laperm_lib.input_pipeline` hands it several at once. On JAX and torch it reads one when it needs
+it, which for images as small as these takes a hundredth of a step. More workers gain nothing, so
+there are none.
 """
+
+from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -121,11 +124,25 @@ class Batches(keras.utils.PyDataset):
         """
         if not 0 <= step < len(self):
             raise IndexError(f"There are the steps 0 to {len(self) - 1}, got {step}.")
-        epoch, batch = divmod(self._first_step + step, self.steps_per_epoch)
-        order, transforms = self._draw(epoch)
-        chosen = order[batch * self._batch_size :][: self._batch_size]
-        x = self._x[chosen]
-        return x if transforms is None else warp(x, transforms[chosen]), self._y[chosen]
+        return self._read(self._first_step + step, 1)
+
+    def blocks(self, steps: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """All batches in order, those of several steps at once.
+
+        Args:
+            steps: how many batches a block holds at most, at least 1. Those of one block are of
+                one size and one epoch.
+
+        Yields:
+            inputs, shape (steps, batch, ...), and targets, shape (steps, batch, ...).
+        """
+        step, end = self._first_step, self._first_step + len(self)
+        whole = len(self._x) // self._batch_size  # an epoch may end with a smaller batch
+        while step < end:
+            count = max(1, min(steps, whole - step % self.steps_per_epoch))
+            x, y = self._read(step, count)
+            yield x.reshape(count, -1, *x.shape[1:]), y.reshape(count, -1, *y.shape[1:])
+            step += count
 
     def close(self) -> None:
         """Let go of the data once training is over.
@@ -135,6 +152,14 @@ class Batches(keras.utils.PyDataset):
         """
         self._x, self._y = self._x[:0].copy(), self._y[:0].copy()
         self._drawn = (-1, np.empty(0, np.intp), None)
+
+    def _read(self, step: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The samples of `count` steps of one epoch, the first of them counted from the start."""
+        epoch, batch = divmod(step, self.steps_per_epoch)
+        order, transforms = self._draw(epoch)
+        chosen = order[batch * self._batch_size :][: count * self._batch_size]
+        x = self._x[chosen]
+        return x if transforms is None else warp(x, transforms[chosen]), self._y[chosen]
 
     def _draw(self, epoch: int) -> tuple[np.ndarray, np.ndarray | None]:
         """The order and the transforms of all samples in an epoch, drawn once.

@@ -6,6 +6,7 @@ from contextlib import closing
 
 import keras
 
+from laperm_lib import input_pipeline
 from laperm_lib.batches import Batches
 
 # Callbacks and Python see only every so many steps; the device runs those in between by itself.
@@ -32,7 +33,8 @@ def fit(
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     with closing(batches):
-        model.fit(batches, epochs=1, shuffle=False, verbose=verbose, callbacks=list(callbacks))
+        steps = input_pipeline.read_ahead(batches)
+        model.fit(steps, epochs=1, shuffle=False, verbose=verbose, callbacks=list(callbacks))
 
 
 def steps_per_execution(ends: Iterable[int] = ()) -> int:
