@@ -5,11 +5,12 @@ library: it stands for how the notebooks train, so that the library can be compa
 
 What it keeps of them: the loss of each image has the L2 penalty added and is not averaged over the
 batch, so gradients are sums over it; gradients are applied outside of the compiled function;
-`ImageDataGenerator` shuffles and distorts, image by image, between the steps; the learning rate is
-set at every step; and every k-th step all variables, biases too, are synchronised by the ranks that
-two argsorts give.
+`ImageDataGenerator` distorts, image by image, between the steps; the learning rate is set at every
+step; and every k-th step all variables, biases too, are synchronised by the ranks that two argsorts
+give.
 
-What it leaves out: the evaluation of 40,000 images every hundred steps.
+What it leaves out: the evaluation of 40,000 images every hundred steps; and where nothing is
+distorted the generator, whose loop over the images would only copy them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -102,8 +103,11 @@ def run(
     variables = model.trainable_variables
     sorted_initial = [tf.sort(_weight_vectors(variable)) for variable in variables]
     optimizer = tf_keras.optimizers.Adam()
-    generator = ImageDataGenerator(**AUGMENTATION if augmentation else {})
-    batches = generator.flow(x, y, batch_size=batch_size, shuffle=True)
+    if augmentation:
+        batches = ImageDataGenerator(**AUGMENTATION).flow(x, y, batch_size=batch_size, shuffle=True)
+    else:
+        batches = _shuffled(x, y, batch_size, seed)
+    steps_per_epoch = -(-len(x) // batch_size)
 
     @tf.function
     def gradients(images: Any, classes: Any) -> Any:
@@ -115,7 +119,7 @@ def run(
 
     step = 0
     while True:
-        optimizer.learning_rate.assign(learning_rate(step // len(batches)))
+        optimizer.learning_rate.assign(learning_rate(step // steps_per_epoch))
         images, classes = next(batches)
         optimizer.apply_gradients(zip(gradients(images, classes), variables, strict=True))
         step += 1
@@ -123,6 +127,18 @@ def run(
             for variable, values in zip(variables, sorted_initial, strict=True):
                 _synchronise(variable, values)
         yield step
+
+
+def _shuffled(
+    x: np.ndarray, y: np.ndarray, batch_size: int, seed: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Batches without end, in a new order in each epoch."""
+    generator = np.random.default_rng(seed)
+    while True:
+        order = generator.permutation(len(x))
+        for first in range(0, len(x), batch_size):
+            chosen = order[first:][:batch_size]
+            yield x[chosen], y[chosen]
 
 
 def _weight_vectors(variable: Any) -> Any:

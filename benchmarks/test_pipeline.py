@@ -1,4 +1,5 @@
-"""What augmentation adds to a step, and the whole step against the published training loop.
+"""What augmentation adds to a step, what reading ahead takes from one, and the whole step against
+the published training loop.
 
 As in test_overhead.py, blocks of steps take turns, so that a change in the speed of the machine
 meets all of them, and ratios are taken turn by turn.
@@ -17,6 +18,7 @@ from laperm_lib import LaPerm, models
 from laperm_lib.augmentation import Augmentation
 from laperm_lib.batches import Batches
 from laperm_lib.experiments import fitting
+from laperm_lib.input_pipeline import read_ahead
 
 BATCH = 50
 SYNC_PERIOD = 20
@@ -93,6 +95,26 @@ def test_augmentation(benchmark, data):
     benchmark.extra_info["without, ms per step"] = round(np.median(without), 2)
     benchmark.extra_info["with augmentation, ms per step"] = round(np.median(augmented), 2)
     benchmark.extra_info["overhead %"] = round(100 * (np.median(augmented / without) - 1), 2)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow reads ahead")
+def test_reading_ahead(benchmark):
+    generator = np.random.default_rng(0)
+    x = generator.random((128 * STEPS, 28, 28, 1), dtype=np.float32)
+    y = generator.integers(0, 10, size=len(x))
+    model = models.build("f2", seed=0)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(LaPerm(keras.optimizers.Adam(), 250), loss=loss, steps_per_execution=50)
+
+    def block(read):
+        batches = Batches(x, y, batch_size=128, epochs=1, seed=0)
+        model.fit(read(batches), epochs=1, shuffle=False, verbose=0)
+
+    ways = [lambda: block(lambda batches: batches), lambda: block(read_ahead)]
+    one_by_one, ahead = ms_per_step(benchmark, ways, rounds=15).T
+    benchmark.extra_info["one by one, ms per step"] = round(np.median(one_by_one), 2)
+    benchmark.extra_info["read ahead, ms per step"] = round(np.median(ahead), 2)
+    benchmark.extra_info["times as fast"] = round(np.median(one_by_one / ahead), 2)
 
 
 # The legacy Keras calls SciPy by an old name.
