@@ -69,7 +69,7 @@ def reconnect_columns(
     shares = _shares(tuple(matrix.shape for matrix in weights))
     list(threads().map(work, shares))  # waits for all, and raises what one of them raised
     if any((outcome == _NOT_FINITE).any() for outcome in outcomes):
-        raise NonFiniteWeightError("A weight vector holds a NaN or an infinity: it has no order.")
+        raise NonFiniteWeightError
     for matrix, initial, result, outcome in zip(
         weights, sorted_initial, new, outcomes, strict=True
     ):

@@ -98,7 +98,7 @@ def _sort_order(
     if not available or matrix.dtype != np.float32:
         return permutation.sort_order(key(matrix)).astype(np.int32)
     if not np.isfinite(matrix).all():
-        raise NonFiniteWeightError("A weight vector holds a NaN or an infinity: it has no order.")
+        raise NonFiniteWeightError
     order = np.empty(matrix.shape, np.int32)
     outcome = np.empty(len(matrix), np.uint8)
     sort(np.ascontiguousarray(matrix), order, outcome)

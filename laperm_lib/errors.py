@@ -10,7 +10,16 @@ class UnknownLayerError(LaPermError):
 
 
 class NonFiniteWeightError(LaPermError):
-    """A NaN or an infinity in a weight vector that was about to be sorted."""
+    """A NaN or an infinity in a weight vector that was about to be sorted.
+
+    Args:
+        message: Default: that a weight vector has no order.
+    """
+
+    def __init__(
+        self, message: str = "A weight vector holds a NaN or an infinity: it has no order."
+    ) -> None:
+        super().__init__(message)
 
 
 class DatasetUnavailableError(LaPermError):

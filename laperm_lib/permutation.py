@@ -107,7 +107,7 @@ def sort_order(matrix: np.ndarray) -> np.ndarray:
         [[1, 2, 3, 0, 4]]
     """
     if not np.isfinite(matrix).all():
-        raise NonFiniteWeightError("A weight vector holds a NaN or an infinity: it has no order.")
+        raise NonFiniteWeightError
     if matrix.dtype.itemsize > 4:
         return np.argsort(matrix, axis=-1, kind="stable")
     keys = _ordered_bits(matrix).astype(np.uint64) << np.uint64(32)
