@@ -1,7 +1,7 @@
 """How batches reach `fit`: on TensorFlow several at once, so that small networks need not wait.
 
-Keras reads a `PyDataset` batch by batch, and each costs TensorFlow a call of Python, through a
-queue: more than a step of a small network. Here a call hands over the batches of many steps, and
+Keras reads a `PyDataset` batch by batch, and each is a call from TensorFlow's threads to Python,
+some 0.7 ms where a step of F2 takes 2. Here a call hands over the batches of many steps, and
 TensorFlow takes them apart by itself, ahead of the training. The other backends read a batch where
 they need it, and pay for no such call.
 """
