@@ -62,6 +62,16 @@ def test_seeds_are_joined_and_variants_kept_apart():
     assert lines["conv2", "paper, held_out=5000"].published == 0.7821
 
 
+def test_precisions_are_joined_and_named():
+    found = [made("conv7", 0, 0.7), made("conv7", 1, 0.8, precision="mixed_bfloat16")]
+    (line,) = [line for line in results.table(found) if line.seeds]
+    assert line.variant == "paper, precision=float32 (1) and mixed_bfloat16 (1)"
+    assert line.final == experiments.summarise([0.7, 0.8])
+    (line,) = [line for line in results.table(found[1:]) if line.seeds]
+    assert line.variant == "paper, precision=mixed_bfloat16"
+    assert results.table(found[:1])[0].variant == "paper"
+
+
 def test_a_best_accuracy_between_synchronisations_is_marked():
     found = [made("f1", seed) for seed in (0, 1)]
     (line,) = [line for line in results.table(found) if line.seeds]

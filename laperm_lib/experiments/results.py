@@ -5,6 +5,7 @@ References:
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -90,7 +91,7 @@ class Line:
         section: where the paper has it; None if it is none of its rows.
         sync_period: k of these runs; None for Adam alone.
         published: the paper's accuracy.
-        variant: the settings, in words; "" if there is no run.
+        variant: the settings, in words; "" if there is no run. Runs of several precisions are one.
         seeds: how many runs, each with a seed of its own.
         final: mean and spread over seeds.
         final_reestimated: the same.
@@ -164,6 +165,29 @@ def variant_of(record: Record) -> Variant:
     return catalogue.variant(record.experiment, record.hyperparameters)
 
 
+def grouped(runs: Iterable[tuple[Variant, Record]]) -> dict[str, list[Record]]:
+    """Runs that train the same together, whatever precision they compute in.
+
+    Args:
+        runs: each with its variant.
+
+    Returns:
+        For the settings in words, which name the precisions that are not all float32, the records.
+    """
+    groups: dict[Variant, list[Record]] = {}
+    for variant, record in runs:
+        groups.setdefault(variant.without("precision"), []).append(record)
+    return {_in_words(variant, own): own for variant, own in groups.items()}
+
+
+def _in_words(variant: Variant, own: Sequence[Record]) -> str:
+    counts = Counter(record.hyperparameters.precision for record in own)
+    if set(counts) == {"float32"}:
+        return str(variant)
+    words = [name if len(counts) == 1 else f"{name} ({n})" for name, n in sorted(counts.items())]
+    return f"{variant}, precision={' and '.join(words)}"
+
+
 def _lines_of_sweep(name: str, found: Sequence[Record]) -> list[Line]:
     """The lines of each value; the published accuracy is beside the published value alone."""
     sweep = SWEEPS[name]
@@ -193,13 +217,12 @@ def _lines(name: str, runs: Sequence[tuple[Variant, Record]]) -> list[Line]:
         published=row.accuracy if row else None,
     )
     lines = []
-    for variant in dict.fromkeys(variant for variant, _ in runs):
-        own = [record for which, record in runs if which == variant]
+    for words, own in grouped(runs).items():
         lines.append(
             replace(
                 line,
                 sync_period=own[0].hyperparameters.sync_period,
-                variant=str(variant),
+                variant=words,
                 seeds=len(own),
                 final=_summary(record.final for record in own),
                 final_reestimated=_summary(record.final_reestimated for record in own),

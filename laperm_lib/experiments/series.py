@@ -26,21 +26,16 @@ def alike(
         setting: a field of `Hyperparameters` in which they may differ. Default: none.
 
     Returns:
-        For the settings in words, as `laperm_lib.experiments.catalogue.Variant` has them and
-        without that one, the records. Those of a list differ in seed and in that setting alone.
+        For the settings in words, as `laperm_lib.experiments.results.grouped` has them and without
+        that one, the records. Those of a list differ in seed, precision and that setting alone.
 
     Examples:
         >>> alike([], "conv7")
         {}
     """
-    groups: dict[str, list[Record]] = {}
-    for record in found:
-        if record.experiment != experiment:
-            continue
-        variant = results.variant_of(record).without(setting)
-        if variant.is_as_published:
-            groups.setdefault(str(variant), []).append(record)
-    return groups
+    own = [record for record in found if record.experiment == experiment]
+    runs = [(results.variant_of(record).without(setting), record) for record in own]
+    return results.grouped(run for run in runs if run[0].is_as_published)
 
 
 def by_epoch(runs: Iterable[Outcome]) -> dict[float, list[float]]:
