@@ -26,11 +26,16 @@ STEPS = 200
 AUGMENTATION = Augmentation(rotation=10, zoom=0.1, shift=0.1)
 
 
+def random_images(batch_size):
+    """Images and classes for STEPS steps."""
+    generator = np.random.default_rng(0)
+    x = generator.random((batch_size * STEPS, 28, 28, 1), dtype=np.float32)
+    return x, generator.integers(0, 10, size=len(x))
+
+
 @pytest.fixture(scope="module")
 def data():
-    generator = np.random.default_rng(0)
-    x = generator.random((BATCH * STEPS, 28, 28, 1), dtype=np.float32)
-    return x, generator.integers(0, 10, size=len(x))
+    return random_images(BATCH)
 
 
 def fit_block(data, dtype="float32"):
@@ -99,9 +104,7 @@ def test_augmentation(benchmark, data):
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow reads ahead")
 def test_reading_ahead(benchmark):
-    generator = np.random.default_rng(0)
-    x = generator.random((128 * STEPS, 28, 28, 1), dtype=np.float32)
-    y = generator.integers(0, 10, size=len(x))
+    x, y = random_images(128)
     model = models.build("f2", seed=0)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(LaPerm(keras.optimizers.Adam(), 250), loss=loss, steps_per_execution=50)

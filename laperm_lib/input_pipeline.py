@@ -47,7 +47,7 @@ def read_ahead(batches: Batches) -> Any:
     )
     steps = blocks.prefetch(1).flat_map(lambda *block: tf.data.Dataset.from_tensor_slices(block))
     options = tf.data.Options()
-    # Its thread sleeps for up to twice as long as it has lived, and the end of `fit` waits for it.
+    # Its thread sleeps again and again for as long as it has lived, and `fit` may end only with it.
     options.autotune.enabled = False
     counted = steps.apply(tf.data.experimental.assert_cardinality(len(batches)))
     return counted.prefetch(2).with_options(options)

@@ -91,7 +91,8 @@ class Line:
         section: where the paper has it; None if it is none of its rows.
         sync_period: k of these runs; None for Adam alone.
         published: the paper's accuracy.
-        variant: the settings, in words; "" if there is no run. Runs of several precisions are one.
+        variant: the settings, in words; "" if there is no run. Runs that differ in precision alone
+            share a line, which then names the precisions.
         seeds: how many runs, each with a seed of its own.
         final: mean and spread over seeds.
         final_reestimated: the same.
