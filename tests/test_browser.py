@@ -207,6 +207,13 @@ WAIT_FOR_CHARTS = """async () => {
     const idle = () => window.Bokeh?.documents.length && Bokeh.documents.every(d => d.is_idle);
     while (!idle()) await new Promise(r => setTimeout(r, 20));
 }"""
+FIT_THE_WINDOW = """() => Bokeh.documents.every(d => d.is_idle) &&
+    [...Bokeh.index.query(view => view.model?.type === 'Figure')]
+        .every(figure => figure.bbox.width < window.innerWidth)"""
+# Names in legends that are wider than their panel, which cuts them off.
+CUT_OFF = """() => [...Bokeh.index.query(view => view.model?.type === 'Legend')]
+    .filter(legend => legend.bbox.x0 < 0 || legend.bbox.x1 > legend.parent.bbox.width)
+    .map(legend => legend.model.items.map(item => item.label.value).join(', '))"""
 # The first of the axes' ranges, as it is shown.
 X_RANGE = """() => {
     const figure = Bokeh.documents[0].roots()[0].select(Bokeh.Models.get('Figure'))[0];
@@ -251,6 +258,10 @@ def test_interactive_figures_take_the_place_of_their_pictures_and_react(
             after = tab.evaluate(X_RANGE)
             assert after[0] < before[0], page  # dragged to the right
             assert after[1] < before[1], page
+            assert tab.evaluate(CUT_OFF) == []
+            tab.set_viewport_size(PHONE)
+            tab.wait_for_function(FIT_THE_WINDOW)
+            assert tab.evaluate(CUT_OFF) == []
             assert visit.problems == []
 
 

@@ -65,6 +65,15 @@ def test_a_shared_legend_is_one_for_all_panels():
     assert labels == ["LaPerm (2 runs)", "Adam", "one (2 seeds)", "published"]
 
 
+def test_names_are_beside_each_other_where_a_phone_has_room_for_two():
+    figure, ax = plt.subplots(layout="constrained")
+    for name, columns in (("a" * 18, 2), ("a" * 19, 1)):
+        ax.plot([1, 2], [0.5, 0.6], label=name)
+        plotting.shared_legend(figure)
+        [legend] = models(Interactive(figure, alt="Lines.").item, "Legend")
+        assert legend["attributes"]["ncols"] == columns
+
+
 @pytest.mark.parametrize("shared", [True, False])
 def test_panels_with_a_shared_axis_move_together(shared):
     shown = Interactive(two_panels(sharey=shared), alt="Two panels.")

@@ -104,6 +104,17 @@ def test_a_shared_legend_takes_the_place_of_all():
     assert right.get_legend() is None
 
 
+def test_a_shared_legend_names_once_what_has_other_numbers_of_seeds():
+    figure, axes = plt.subplots(1, 3, layout="constrained")
+    for ax, seeds in zip(axes, (5, 1, 2), strict=True):
+        plotting.over_seeds({"a": {1: range(seeds)}, "b": {1: [0.6]}}, ax=ax)
+    plotting.shared_legend(figure)
+    (shared,) = figure.legends
+    assert [text.get_text() for text in shared.get_texts()] == ["a (1 to 5 seeds)", "b (1 seed)"]
+    for ax in axes:
+        assert ax.get_legend_handles_labels()[1] == ["a (1 to 5 seeds)", "b (1 seed)"]
+
+
 def test_draws_where_it_is_told_and_changes_no_setting():
     before = dict(matplotlib.rcParams)
     _, (_, right) = plt.subplots(1, 2)

@@ -30,6 +30,12 @@ def test_runs_are_alike_that_differ_in_seed_alone():
     assert found == {"paper": [first, second], "paper, held_out=5000": [held_out]}
 
 
+def test_the_words_say_no_more_than_tells_the_runs_apart():
+    exact = made("conv7", held_out=5000)
+    fast = made("conv7", seed=1, held_out=5000, precision="mixed_bfloat16")
+    assert series.alike([exact, fast], "conv7") == {"paper": [exact, fast]}
+
+
 def test_a_setting_may_differ_if_it_is_named():
     often, seldom = made("conv7", sync_period=20), made("conv7", held_out=5000, sync_period=100)
     found = series.alike([often, seldom, made("conv7")], "conv7", "sync_period")

@@ -166,19 +166,19 @@ def variant_of(record: Record) -> Variant:
     return catalogue.variant(record.experiment, record.hyperparameters)
 
 
-def grouped(runs: Iterable[tuple[Variant, Record]]) -> dict[str, list[Record]]:
+def grouped(runs: Iterable[tuple[Variant, Record]]) -> dict[Variant, list[Record]]:
     """Runs that train the same together, whatever precision they compute in.
 
     Args:
         runs: each with its variant.
 
     Returns:
-        For the settings in words, which name the precisions that are not all float32, the records.
+        For each variant, which says nothing of the precision, the records.
     """
     groups: dict[Variant, list[Record]] = {}
     for variant, record in runs:
         groups.setdefault(variant.without("precision"), []).append(record)
-    return {_in_words(variant, own): own for variant, own in groups.items()}
+    return groups
 
 
 def _in_words(variant: Variant, own: Sequence[Record]) -> str:
@@ -218,12 +218,12 @@ def _lines(name: str, runs: Sequence[tuple[Variant, Record]]) -> list[Line]:
         published=row.accuracy if row else None,
     )
     lines = []
-    for words, own in grouped(runs).items():
+    for variant, own in grouped(runs).items():
         lines.append(
             replace(
                 line,
                 sync_period=own[0].hyperparameters.sync_period,
-                variant=words,
+                variant=_in_words(variant, own),
                 seeds=len(own),
                 final=_summary(record.final for record in own),
                 final_reestimated=_summary(record.final_reestimated for record in own),

@@ -7,6 +7,7 @@ References:
     Qiu and Suda, NeurIPS 2020, figures of sections 5.1 to 5.4.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -26,8 +27,9 @@ def alike(
         setting: a field of `Hyperparameters` in which they may differ. Default: none.
 
     Returns:
-        For the settings in words, as `laperm_lib.experiments.results.grouped` has them and without
-        that one, the records. Those of a list differ in seed, precision and that setting alone.
+        For the settings in words, the records. Those of a list differ in seed, precision and that
+        setting alone. The words are short enough for a legend: the profile, and the rest only where
+        runs of one profile differ in it.
 
     Examples:
         >>> alike([], "conv7")
@@ -35,7 +37,12 @@ def alike(
     """
     own = [record for record in found if record.experiment == experiment]
     runs = [(results.variant_of(record).without(setting), record) for record in own]
-    return results.grouped(run for run in runs if run[0].is_as_published)
+    groups = results.grouped(run for run in runs if run[0].is_as_published)
+    of_profile = Counter(variant.profile for variant in groups)
+    return {
+        variant.profile if of_profile[variant.profile] == 1 else str(variant): records
+        for variant, records in groups.items()
+    }
 
 
 def by_epoch(runs: Iterable[Outcome]) -> dict[float, list[float]]:

@@ -23,7 +23,10 @@ from laperm_lib.plotting.canvas import evenly_spaced
 _DOTS_PER_INCH = 80
 _MAX_POINTS = 65  # of one line among many; a figure of hundreds would weigh megabytes
 _LABEL_SIZE = "12px"
-_LEGEND_COLUMNS, _LEGEND_ROW = 2, 26  # names beside each other; pixels for each row of them
+_LEGEND_ROW = 26  # pixels
+_SHORT_NAME = (
+    18  # letters; two of these are beside each other on a phone, and a legend wraps nothing
+)
 _DASHES = {"-": "solid", "--": "dashed", ":": "dotted", "-.": "dashdot"}
 _TOOLS = "pan,box_zoom,wheel_zoom,reset"
 
@@ -228,15 +231,19 @@ def _legend(named: _Named) -> Legend:
         items=items,
         click_policy="hide",
         orientation="horizontal",
-        ncols=_LEGEND_COLUMNS,
+        ncols=_legend_columns(named),
         location="center",
         label_text_font_size=_LABEL_SIZE,
     )
 
 
+def _legend_columns(named: _Named) -> int:
+    return 2 if max(map(len, named)) <= _SHORT_NAME else 1
+
+
 def _legend_height(named: _Named) -> int:
     """In pixels, with a row's for its margins."""
-    return _LEGEND_ROW * (1 + math.ceil(len(named) / _LEGEND_COLUMNS))
+    return _LEGEND_ROW * (1 + math.ceil(len(named) / _legend_columns(named)))
 
 
 def _range(limits: tuple[float, float]) -> Range1d:

@@ -1,7 +1,8 @@
 """Numbers over seeds: their mean and range against anything, for several kinds of runs."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ NOTHING = "not yet reproduced"
 """Stands in a picture that there are no runs for."""
 
 _MARKERS = "os^DvPX*<>"
+_COUNTED = re.compile(r"(.*) \((?:up to )?(\d+) seeds?\)")  # what `_label` makes
 _MOST_BARS = 12  # more of them would run into each other
 
 
@@ -68,6 +70,9 @@ def over_seeds(
 def shared_legend(figure: Figure) -> None:
     """Put one legend below all axes of a figure, in the place of theirs.
 
+    What has one name in several axes and there another number of seeds is named once, with the
+    fewest and the most.
+
     Args:
         figure: laid out by `layout="constrained"`.
 
@@ -80,10 +85,15 @@ def shared_legend(figure: Figure) -> None:
         >>> [text.get_text() for text in figure.legends[0].get_texts()]
         ['published', 'LaPerm (1 seed)']
     """
+    labelled = [
+        pair for ax in figure.axes for pair in zip(*ax.get_legend_handles_labels(), strict=True)
+    ]
+    joined = _joined(label for _, label in labelled)
     handles: dict[str, Any] = {}
+    for handle, label in labelled:
+        handle.set_label(joined[label])
+        handles.setdefault(joined[label], handle)
     for ax in figure.axes:
-        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
         legend = ax.get_legend()
         if legend is not None:
             legend.remove()
@@ -110,6 +120,23 @@ def _label(name: str, points: Mapping[float, Sequence[float]]) -> str:
     if most == 1:
         return f"{name} (1 seed)"
     return f"{name} ({'' if counts == {most} else 'up to '}{most} seeds)"
+
+
+def _joined(labels: Iterable[str]) -> dict[str, str]:
+    """For each label the one that stands for all that have its name and other numbers of seeds."""
+    counts: dict[str, dict[str, int]] = {}
+    joined = {}
+    for label in labels:
+        match = _COUNTED.fullmatch(label)
+        if match is None:
+            joined[label] = label
+        else:
+            counts.setdefault(match[1], {})[label] = int(match[2])
+    for name, of_name in counts.items():
+        least, most = min(of_name.values()), max(of_name.values())
+        for label in of_name:
+            joined[label] = label if len(of_name) == 1 else f"{name} ({least} to {most} seeds)"
+    return joined
 
 
 def _draw(ax: Axes, label: str, summaries: np.ndarray, colour: Any, marker: str) -> None:
