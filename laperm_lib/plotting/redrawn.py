@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 
 import bokeh.plotting
 import numpy as np
-from bokeh.layouts import gridplot
+from bokeh.layouts import column, gridplot
 from bokeh.models.annotations import Label, Legend, LegendItem, Span
 from bokeh.models.ranges import Range1d
 from bokeh.models.renderers import GlyphRenderer
@@ -69,13 +69,13 @@ def redrawn(figure: Figure) -> Any:
         rows.setdefault(place.rowspan.start, {})[place.colspan.start] = panel
     if not rows:
         raise ValueError("The figure has no axes.")
-    columns = sorted({column for row in rows.values() for column in row})
-    grid = [[row.get(column) for column in columns] for _, row in sorted(rows.items())]
+    columns = sorted({start for row in rows.values() for start in row})
+    grid = [[row.get(start) for start in columns] for _, row in sorted(rows.items())]
     layout = gridplot(grid, sizing_mode="stretch_width", merge_tools=True)
     names = [named for _, named in drawn.values()]
     if figure.legends and any(names):
-        legend = _shared_legend(names)
-        layout.children.append((legend, len(grid), 0, 1, len(columns)))
+        # Not within the grid, where it would be no wider than the panels without their numbers.
+        return column(layout, _shared_legend(names), sizing_mode="stretch_width")
     return layout
 
 
