@@ -115,6 +115,15 @@ def test_a_shared_legend_names_once_what_has_other_numbers_of_seeds():
         assert ax.get_legend_handles_labels()[1] == ["a (1 to 5 seeds)", "b (1 seed)"]
 
 
+def test_a_shared_legend_does_not_tell_what_is_not_known():
+    figure, axes = plt.subplots(1, 2, layout="constrained")
+    for ax, seeds in zip(axes, (1, 2), strict=True):
+        plotting.over_seeds({"a": {1: range(seeds), 2: [0.5, 0.6]}}, ax=ax)
+    plotting.shared_legend(figure)
+    (shared,) = figure.legends
+    assert [text.get_text() for text in shared.get_texts()] == ["a (up to 2 seeds)"]
+
+
 def test_draws_where_it_is_told_and_changes_no_setting():
     before = dict(matplotlib.rcParams)
     _, (_, right) = plt.subplots(1, 2)

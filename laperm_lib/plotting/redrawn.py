@@ -24,9 +24,8 @@ _DOTS_PER_INCH = 80
 _MAX_POINTS = 65  # of one line among many; a figure of hundreds would weigh megabytes
 _LABEL_SIZE = "12px"
 _LEGEND_ROW = 26  # pixels
-_SHORT_NAME = (
-    18  # letters; two of these are beside each other on a phone, and a legend wraps nothing
-)
+# Letters. A legend wraps nothing, and two such names are what a phone has room for in a row.
+_SHORT_NAME = 18
 _DASHES = {"-": "solid", "--": "dashed", ":": "dotted", "-.": "dashdot"}
 _TOOLS = "pan,box_zoom,wheel_zoom,reset"
 

@@ -16,7 +16,7 @@ NOTHING = "not yet reproduced"
 """Stands in a picture that there are no runs for."""
 
 _MARKERS = "os^DvPX*<>"
-_COUNTED = re.compile(r"(.*) \((?:up to )?(\d+) seeds?\)")  # what `_label` makes
+_COUNTED = re.compile(r"(.*) \((up to )?(\d+) seeds?\)")  # what `_label` makes
 _MOST_BARS = 12  # more of them would run into each other
 
 
@@ -71,7 +71,7 @@ def shared_legend(figure: Figure) -> None:
     """Put one legend below all axes of a figure, in the place of theirs.
 
     What has one name in several axes and there another number of seeds is named once, with the
-    fewest and the most.
+    fewest and the most, or the most alone where the fewest are not told.
 
     Args:
         figure: laid out by `layout="constrained"`.
@@ -124,18 +124,21 @@ def _label(name: str, points: Mapping[float, Sequence[float]]) -> str:
 
 def _joined(labels: Iterable[str]) -> dict[str, str]:
     """For each label the one that stands for all that have its name and other numbers of seeds."""
-    counts: dict[str, dict[str, int]] = {}
+    counts: dict[str, dict[str, tuple[int, int]]] = {}  # fewest, 0 where unknown, and most
     joined = {}
     for label in labels:
         match = _COUNTED.fullmatch(label)
         if match is None:
             joined[label] = label
         else:
-            counts.setdefault(match[1], {})[label] = int(match[2])
+            most = int(match[3])
+            counts.setdefault(match[1], {})[label] = (0 if match[2] else most, most)
     for name, of_name in counts.items():
-        least, most = min(of_name.values()), max(of_name.values())
+        least = min(fewest for fewest, _ in of_name.values())
+        most = max(most for _, most in of_name.values())
+        together = f"{name} ({f'{least} to' if least else 'up to'} {most} seeds)"
         for label in of_name:
-            joined[label] = label if len(of_name) == 1 else f"{name} ({least} to {most} seeds)"
+            joined[label] = label if len(of_name) == 1 else together
     return joined
 
 
