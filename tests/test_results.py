@@ -91,6 +91,18 @@ def test_shortened_schedules_are_named():
     assert "short" in formats.as_text([line])
 
 
+def test_a_shortened_schedule_is_shown_until_there_is_a_run_in_full_and_in_sweeps():
+    short = experiments.short("conv7")
+    brief = made("conv7", final=0.6, epochs=short.epochs, decay=short.decay)
+    full = made("conv7", seed=1, held_out=5000)
+    (line,) = results.table([brief], ["conv7"])
+    assert line.variant == "short"
+    (line,) = results.table([brief, full], ["conv7"])
+    assert line.variant == "paper, held_out=5000"
+    words = [line.variant for line in results.table([brief, full], ["conv7_k"])]
+    assert words[-2:] == ["sync_period=1200; short", "sync_period=1200; paper, held_out=5000"]
+
+
 def test_sweeps_have_the_published_accuracy_beside_the_published_value_alone():
     found = [made("conv2", 0, 0.6, pruned=0.3), made("conv2", 0, 0.7)]
     lines = results.table(found, ["conv2_p"])

@@ -121,7 +121,8 @@ def table(found: Sequence[Record], names: Sequence[str] = ()) -> list[Line]:
     """Set runs beside the published results.
 
     Args:
-        found: the records. Those with settings that belong to no line are left out.
+        found: the records. Those with settings that belong to no line are left out. An experiment
+            of which there are runs in full has no line for a shortened schedule; a sweep has both.
         names: experiments and sweeps to be shown. Default: the rows of the paper's table, each with
             its Adam baseline.
 
@@ -145,7 +146,9 @@ def table(found: Sequence[Record], names: Sequence[str] = ()) -> list[Line]:
             lines += _lines_of_sweep(name, found)
         elif name in PUBLISHED:
             own = [(variant_of(r), r) for r in found if r.experiment == name]
-            lines += _lines(name, [pair for pair in own if pair[0].is_as_published])
+            own = [pair for pair in own if pair[0].is_as_published]
+            in_full = [pair for pair in own if pair[0].profile == "paper"]
+            lines += _lines(name, in_full or own)
         else:
             known = ", ".join(catalogue.names())
             raise ValueError(f"Unknown experiment or sweep {name!r}; there are {known}.")
