@@ -34,11 +34,11 @@ export IPYTHONDIR := $(CURDIR)/build/ipython
 KERNEL_CONFIG := build/ipython/profile_default/ipython_kernel_config.py
 
 .DELETE_ON_ERROR:
-.PHONY: help setup book executed test test-backends smoke-backends unit lint notebooks bench lock clean FORCE
+.PHONY: help setup book executed test tests test-backends smoke-backends unit lint notebooks bench lock clean FORCE
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
-	@echo "other targets: setup unit test-backends smoke-backends lint notebooks bench lock clean"
+	@echo "other targets: setup unit tests test-backends smoke-backends lint notebooks bench lock clean"
 
 # --- Set-up ------------------------------------------------------------------------------------
 
@@ -49,7 +49,9 @@ $(KERNEL_CONFIG):
 	@echo 'c.IPKernelApp.capture_fd_output = False' > $@
 
 # A virtual environment with what a lock says. The lock is complete; tf-keras would ask for the
-# tensorflow that tensorflow-cpu stands for.
+# tensorflow that tensorflow-cpu stands for. uv takes a sixth of pip's time, but knows nothing of pip's
+# settings (a mirror, say): where it fails, and for torch, of which there are many builds, it is pip.
+UV := uv==0.13.9
 define environment
 @test -n "$(PYTHON)" || { echo "No Python 3.11-3.13 found (tried python3, python3.13, python3.12," \
     "python3.11). Install one, or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; }
@@ -57,14 +59,18 @@ define environment
     "3.11-3.13 is needed. Name another: make PYTHON=/path/to/python3.12" >&2; exit 1; }
 "$(PYTHON)" -m venv --clear $(@D)
 @echo '*' > $(@D)/.gitignore
-$(@D)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps -r $<
+@grep -v "^torch==" $< > $(@D)/requirements.txt
+{ $(@D)/bin/python -m pip install --disable-pip-version-check --quiet '$(UV)' && \
+    $(@D)/bin/uv pip install --system-certs --quiet --python $(@D)/bin/python --no-deps \
+        -r $(@D)/requirements.txt; } || \
+    $(@D)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps -r $(@D)/requirements.txt
 endef
 
 .venv/requirements.stamp: requirements.txt
 	$(environment)
 	@touch $@
 
-# Where the torch in there was built for CUDA, it needs more than the lock holds.
+# Where the torch was built for CUDA, it needs more than the lock holds.
 .venv-backends/requirements.stamp: tests/requirements-backends.txt
 	$(environment)
 	$(BACKENDS_BIN)/python -m pip install --disable-pip-version-check --quiet torch -c $<
@@ -113,7 +119,10 @@ notebooks: $(SETUP) $(KERNEL_CONFIG)
 # --- Tests -------------------------------------------------------------------------------------
 
 # What takes longest comes first, so that no process is left alone with it in the end.
-test: lint $(KERNEL_CONFIG)
+test: $(SETUP)
+	$(MAKE) $(PARALLEL) lint tests
+
+tests: $(SETUP) $(KERNEL_CONFIG)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder \
 	    --nbval --nbval-current-env tests/test_published_settings.py tests/test_notebooks.py \
 	    notebooks tests laperm_lib
@@ -167,7 +176,7 @@ COMPILE := UV_CUSTOM_COMPILE_COMMAND="make lock" build/lock/bin/uv pip compile p
     --no-annotate --no-emit-index-url --quiet
 lock:
 	"$(PYTHON)" -m venv --clear build/lock
-	build/lock/bin/python -m pip install --quiet uv
+	build/lock/bin/python -m pip install --quiet '$(UV)'
 	$(COMPILE) $(LOCK_FLAGS) --extra docs --output-file requirements.txt
 	$(COMPILE) $(LOCK_FLAGS) --group backends --constraint requirements.txt \
 	    --output-file tests/requirements-backends.txt
