@@ -125,7 +125,7 @@ test: $(SETUP)
 tests: $(SETUP) $(KERNEL_CONFIG)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder \
 	    --nbval --nbval-current-env tests/test_published_settings.py tests/test_notebooks.py \
-	    notebooks tests laperm_lib
+	    tests/test_browser.py notebooks tests laperm_lib
 
 unit: $(SETUP)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile laperm_lib tests \

@@ -1,5 +1,6 @@
 """F1 and F2 on MNIST with the published settings: as the published code does. Takes minutes."""
 
+import functools
 import importlib.util
 from dataclasses import replace
 
@@ -17,20 +18,19 @@ REPORTED = {
 }
 
 
+@functools.cache  # the tests look at some of the same
+def run(name, seed, folder):
+    return experiments.run(experiments.PUBLISHED[name], seed=seed, data_dir=folder)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("name", ["f1", "f2"])
 def test_the_published_settings_do_as_the_published_code_does(name, data_dir, record_property):
     """Ten seeds on MNIST agree with what was reported of the published code: means of a few runs
     each, hence within two standard errors of their difference."""
-    folder = data_dir("mnist.npz")
-    runs = [
-        experiments.record(
-            name,
-            experiments.run(experiments.PUBLISHED[name], seed=seed, data_dir=str(folder)),
-        )
-        for seed in range(10)
-    ]
+    folder = str(data_dir("mnist.npz"))
+    runs = [experiments.record(name, run(name, seed, folder)) for seed in range(10)]
     best = experiments.summarise(run.best() for run in runs)
     final = experiments.summarise(run.final for run in runs)
     record_property("best", str(best))
@@ -77,7 +77,9 @@ def test_a_run_does_as_the_published_loop_on_the_same_mask(name, seeds, data_dir
             seed=seed,
             after_sync=measure,
         )
-        ours = experiments.run(settings, seed=seed, data_dir=folder)
-        assert len(accuracies) == len(ours.evaluations)
-        differences.append(ours.best() - max(accuracies))
+        # The rate of an epoch does not depend on how many there are.
+        evaluations = run(name, seed, folder).evaluations
+        ours = [e.accuracy for e in evaluations if e.step <= len(begun.batches())]
+        assert len(accuracies) == len(ours)
+        differences.append(max(ours) - max(accuracies))
     assert np.abs(differences).max() < {"f1": 0.025, "f2": 0.06}[name]
