@@ -30,8 +30,12 @@ PARALLEL = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(JOBS))
 # TensorFlow logs to file descriptor 2, a part of it at any level. Kernels that do not capture it
 # keep it out of the notebooks; a profile of our own also leaves the user's out of them.
 export TF_CPP_MIN_LOG_LEVEL := 3
+# As laperm_lib asks it where it comes first.
+export TF_ENABLE_ONEDNN_OPTS ?= 1
 export IPYTHONDIR := $(CURDIR)/build/ipython
 KERNEL_CONFIG := build/ipython/profile_default/ipython_kernel_config.py
+# Run in each kernel before the first cell; leaves no name and no value behind.
+RUN := __import__("runpy").run_path("$(CURDIR)/tests/data_without_autotuning.py") and None
 
 .DELETE_ON_ERROR:
 .PHONY: help setup book executed test tests test-backends smoke-backends unit lint notebooks bench lock clean FORCE
@@ -44,9 +48,10 @@ help:
 
 setup: $(SETUP)
 
-$(KERNEL_CONFIG):
+$(KERNEL_CONFIG): tests/data_without_autotuning.py Makefile
 	@mkdir -p $(@D)
 	@echo 'c.IPKernelApp.capture_fd_output = False' > $@
+	@echo 'c.InteractiveShellApp.exec_lines = ["""$(RUN)"""]' >> $@
 
 # A virtual environment with what a lock says. The lock is complete; tf-keras would ask for the
 # tensorflow that tensorflow-cpu stands for. uv takes a sixth of pip's time, but knows nothing of pip's

@@ -14,12 +14,16 @@ if processes := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     os.environ.setdefault("TF_NUM_INTEROP_THREADS", threads)
 
 import built_book
+import keras
 import matplotlib
 import pytest
 from hypothesis import settings
 
 # Not through $MPLBACKEND: notebook kernels would inherit it and draw no figures.
 matplotlib.use("Agg")
+
+if keras.backend.backend() == "tensorflow":
+    import data_without_autotuning  # noqa: F401
 
 settings.register_profile("dev", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
