@@ -37,6 +37,9 @@ KERNEL_CONFIG := build/ipython/profile_default/ipython_kernel_config.py
 # Run in each kernel before the first cell; leaves no name and no value behind.
 RUN := __import__("runpy").run_path("$(CURDIR)/tests/data_without_autotuning.py") and None
 
+# Or each of a hundred processes would compile Keras anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DELETE_ON_ERROR:
 .PHONY: help setup book executed test tests test-backends smoke-backends unit lint notebooks bench lock clean FORCE
 
