@@ -8,13 +8,13 @@ train for a second here and there, waited so for a fifth of their time. No numbe
 
 import tensorflow as tf
 
-_made = tf.data.Options
+_iterate = tf.data.Dataset.__iter__
 
 
-def _options() -> tf.data.Options:
-    options = _made()
+def _iterate_without_autotuning(dataset: tf.data.Dataset) -> object:
+    options = tf.data.Options()
     options.autotune.enabled = False
-    return options
+    return _iterate(dataset.with_options(options))
 
 
-tf.data.Options = _options
+tf.data.Dataset.__iter__ = _iterate_without_autotuning
