@@ -17,6 +17,7 @@ import keras
 from keras import layers
 
 from laperm_lib.initializers import SeededInitializer, raw_bits
+from laperm_lib.normalization import BatchNormalization
 
 _L2 = 1e-4
 
@@ -105,7 +106,7 @@ def _vgg_blocks(new: Layers, x: Any, *blocks: tuple[int, int]) -> Any:
                 activation="relu",
                 kernel_regularizer=_l2(),
             )(x)
-            x = new(layers.BatchNormalization)(x)
+            x = new(BatchNormalization)(x)
             if number < convolutions - 1:
                 x = new(layers.Dropout, rate)(x)
                 rate = 0.4
@@ -118,9 +119,9 @@ def _two_dense(new: Layers, x: Any) -> Any:
     x = new(layers.Flatten)(x)
     x = new(layers.Dense, 256, activation="relu", kernel_regularizer=_l2())(x)
     x = new(layers.Dropout, 0.5)(x)
-    x = new(layers.BatchNormalization)(x)
+    x = new(BatchNormalization)(x)
     x = new(layers.Dense, 256, activation="relu", kernel_regularizer=_l2())(x)
-    x = new(layers.BatchNormalization)(x)
+    x = new(BatchNormalization)(x)
     x = new(layers.Dropout, 0.5)(x)
     return _classes(new, x)
 
@@ -141,7 +142,7 @@ def conv13(new: Layers, x: Any) -> Any:
     x = new(layers.Dropout, 0.5)(x)
     x = new(layers.Flatten)(x)
     x = new(layers.Dense, 512, activation="relu", kernel_regularizer=_l2())(x)
-    x = new(layers.BatchNormalization)(x)
+    x = new(BatchNormalization)(x)
     x = new(layers.Dropout, 0.5)(x)
     return _classes(new, x)
 
@@ -163,14 +164,14 @@ def resnet50(new: Layers, x: Any) -> Any:
             kernel_regularizer=_l2(),
         )(x)
 
-    x = new(layers.BatchNormalization)(convolution(x, 16))
+    x = new(BatchNormalization)(convolution(x, 16))
     x = new(layers.Activation, "relu")(x)
     for filters in (16, 32, 64):
         for block in range(8):
             strides = 2 if block == 0 and filters > 16 else 1
-            y = new(layers.BatchNormalization)(convolution(x, filters, strides=strides))
+            y = new(BatchNormalization)(convolution(x, filters, strides=strides))
             y = new(layers.Activation, "relu")(y)
-            y = new(layers.BatchNormalization)(convolution(y, filters))
+            y = new(BatchNormalization)(convolution(y, filters))
             if strides == 2:
                 x = convolution(x, filters, size=1, strides=2)
             x = new(layers.Activation, "relu")(new(layers.Add)([x, y]))

@@ -1,0 +1,92 @@
+"""Batch normalisation as Keras defines it, in one pass where TensorFlow has an operation for it.
+
+On TensorFlow, Keras composes batch normalisation of a dozen operations, each of which reads and
+writes whole feature maps: more than half of a training step of conv2 on a CPU. The fused operation
+that Keras 2 used is still there and does the same in a quarter of the time.
+"""
+
+from typing import Any
+
+import keras
+from keras import layers, ops
+
+# What TensorFlow's operation takes; in half precision it computes in float32, as Keras does.
+_FUSED_DTYPES = ("float16", "bfloat16", "float32")
+
+
+@keras.saving.register_keras_serializable(package="laperm_lib")
+class BatchNormalization(layers.BatchNormalization):
+    r"""Keras's batch normalisation, trained with TensorFlow's fused operation where that fits.
+
+    With the mean :math:`\mu` and the variance :math:`\sigma^2` of each channel over the batch of
+    N values, it is the same function::
+
+        y = gamma (x - mu) / sqrt(sigma^2 + epsilon) + beta
+
+    and the moving statistics take the same :math:`\mu` and :math:`\sigma^2`, up to rounding. It
+    fits images with channels last, in float16, bfloat16 or float32, while the layer trains; in all
+    other cases, and on the other backends, Keras's own computation is used, bit for bit.
+
+    Args:
+        **kwargs: as `keras.layers.BatchNormalization` takes them, with its defaults.
+
+    Examples:
+        >>> import numpy as np
+        >>> images = np.random.default_rng(0).normal(3, 2, (8, 4, 4, 2)).astype("float32")
+        >>> normalised = BatchNormalization()(images, training=True)
+        >>> means = ops.convert_to_numpy(ops.mean(normalised, axis=(0, 1, 2)))
+        >>> bool(abs(means).max() < 1e-5)
+        True
+
+    References:
+        Ioffe and Szegedy, ICML 2015, algorithm 1.
+    """
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """Normalise a batch.
+
+        Args:
+            inputs: a tensor whose axis `axis` runs over the channels.
+            training: whether to use the moments of this batch and to update the moving statistics.
+            mask: which of the places count, or None for all.
+
+        Returns:
+            A tensor of the same shape, in the layer's compute dtype.
+        """
+        if training and self.trainable and mask is None and self._is_fusible(inputs):
+            return self._fused(inputs)
+        return super().call(inputs, training=training, mask=mask)
+
+    def _is_fusible(self, inputs: Any) -> bool:
+        return (
+            keras.backend.backend() == "tensorflow"
+            and len(inputs.shape) == 4
+            and self.axis in (-1, 3)
+            and self.scale
+            and self.center
+            and not self.synchronized
+            and not self.renorm
+            and keras.backend.standardize_dtype(inputs.dtype) in _FUSED_DTYPES
+        )
+
+    def _fused(self, inputs: Any) -> Any:
+        import tensorflow as tf
+
+        outputs, mean, unbiased, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=ops.cast(self.gamma, "float32"),
+            offset=ops.cast(self.beta, "float32"),
+            mean=tf.zeros((0,)),
+            variance=tf.zeros((0,)),
+            epsilon=self.epsilon,
+            is_training=True,
+        )
+        # The operation gives the variance over N - 1, where Keras keeps that over N.
+        size = ops.cast(tf.size(inputs) / inputs.shape[-1], "float32")
+        self._follow(self.moving_mean, mean)
+        self._follow(self.moving_variance, unbiased * (size - 1) / size)
+        return ops.cast(outputs, self.compute_dtype)
+
+    def _follow(self, moving: Any, of_batch: Any) -> None:
+        of_batch = ops.cast(of_batch, moving.dtype)
+        moving.assign(moving * self.momentum + of_batch * (1.0 - self.momentum))
