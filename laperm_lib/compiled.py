@@ -15,22 +15,25 @@ from functools import lru_cache
 import numpy as np
 
 from laperm_lib.compiled_sorting import (
-    BUCKETS_PER_WEIGHT,
     CROWDED,
     DONE,
+    ends_of_buckets,
+    index_of,
     is_finite,
     key_of,
-    sort_order_of,
+    sort_packed,
 )
+from laperm_lib.compiling import CORES, compiled, threads
 from laperm_lib.compiling import available as available
-from laperm_lib.compiling import compiled, threads
 from laperm_lib.errors import NonFiniteWeightError
 from laperm_lib.permutation import reconnect
 
 _Share = list[tuple[int, int, int]]  # (kernel, first column, behind the last)
 
-_TILE = 8  # Neighbouring neurons share cache lines, and so few long vectors stay in the cache.
-_SHARE = 50_000  # weights in one piece of work, which a thread takes up in some 20 microseconds
+_TILE = 16  # Neighbouring neurons share cache lines: one of 64 bytes holds so many.
+# A thread takes up a piece of work in some 20 microseconds, and gets its scratch memory anew.
+_SHARES_PER_CORE = 16
+_LEAST_SHARE = 50_000  # weights
 _NOT_FINITE = 2  # beside DONE and CROWDED
 
 
@@ -62,9 +65,9 @@ def reconnect_columns(
 
     def work(share: _Share) -> None:
         for kernel, first, last in share:  # the compiled loop does not hold Python's lock
-            _reconnect_tiles(
-                weights[kernel], sorted_initial[kernel], new[kernel], outcomes[kernel], first, last
-            )
+            ends = ends_of_buckets(len(weights[kernel]))
+            arrays = (weights[kernel], sorted_initial[kernel], new[kernel], outcomes[kernel])
+            _reconnect_tiles(*arrays, ends, first, last)
 
     shares = _shares(tuple(matrix.shape for matrix in weights))
     list(threads().map(work, shares))  # waits for all, and raises what one of them raised
@@ -83,52 +86,54 @@ def reconnect_columns(
 @lru_cache(maxsize=16)
 def _shares(shapes: tuple[tuple[int, int], ...]) -> list[_Share]:
     """Cut the columns of all matrices into pieces of work of about equal size."""
+    weights = sum(length * neurons for length, neurons in shapes)
+    wanted = max(_LEAST_SHARE, weights // (_SHARES_PER_CORE * CORES))
     shares: list[_Share] = [[]]
     size = 0
     for kernel, (length, neurons) in enumerate(shapes):
         first = 0
         while first < neurons:
             # Whole tiles, as many as bring the share to its size.
-            tiles = max(1, (_SHARE - size) // (length * _TILE))
+            tiles = max(1, (wanted - size) // (length * _TILE))
             last = min(first + tiles * _TILE, neurons)
             shares[-1].append((kernel, first, last))
             size += (last - first) * length
             first = last
-            if size >= _SHARE - length * _TILE // 2:
+            if size >= wanted - length * _TILE // 2:
                 shares.append([])
                 size = 0
     return [share for share in shares if share]
 
 
 @compiled()
-def _reconnect_tiles(weights, sorted_initial, new, outcome, first, last):  # type: ignore[no-untyped-def]
+def _reconnect_tiles(weights, sorted_initial, new, outcome, ends, first, last):  # type: ignore[no-untyped-def]
     """Reconnect the columns from `first` to `last`, a tile of them at a time."""
     length = weights.shape[0]
-    vectors = np.empty((_TILE, length), np.float32)
-    bits = vectors.view(np.int32)
+    # Rows a multiple of 4 KB apart would compete for the same few places in the cache.
+    padded = np.empty((_TILE, length + 16), np.float32)
+    padded_bits = padded.view(np.int32)
     initial_bits = sorted_initial.view(np.int32)
-    numbers = np.empty(length, np.int32)
-    ends = np.empty(BUCKETS_PER_WEIGHT * length + 1, np.int32)
-    keys = np.empty(length, np.int32)
-    order = np.empty(length, np.int32)
+    numbers = np.empty(length, ends.dtype)
+    packed = np.empty(length, np.int64)
     for tile in range(first, last, _TILE):
         width = min(_TILE, last - tile)
         for i in range(length):
             for j in range(width):
-                vectors[j, i] = weights[i, tile + j]
+                padded[j, i] = weights[i, tile + j]
         for j in range(width):
-            vector, initial = vectors[j], sorted_initial[tile + j]
-            if is_finite(bits[j]):
-                outcome[tile + j] = sort_order_of(vector, bits[j], numbers, ends, keys, order)
+            vector, bits = padded[j, :length], padded_bits[j, :length]
+            initial = sorted_initial[tile + j]
+            if is_finite(bits):
+                outcome[tile + j] = sort_packed(vector, bits, numbers, ends, packed)
             else:
                 outcome[tile + j] = _NOT_FINITE
             if outcome[tile + j] == DONE:
                 for rank in range(length):
-                    vector[order[rank]] = initial[rank]
-                _give_out_zeros_by_index(bits[j], initial_bits[tile + j])
+                    vector[index_of(packed[rank])] = initial[rank]
+                _give_out_zeros_by_index(bits, initial_bits[tile + j])
         for i in range(length):
             for j in range(width):
-                new[i, tile + j] = vectors[j, i]
+                new[i, tile + j] = padded[j, i]
 
 
 @compiled()

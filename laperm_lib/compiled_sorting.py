@@ -17,9 +17,9 @@ from laperm_lib import cycles, permutation
 from laperm_lib.compiling import available, compiled, in_blocks
 from laperm_lib.errors import NonFiniteWeightError
 
-BUCKETS_PER_WEIGHT = 2
+_BUCKETS_PER_WEIGHT = 2
 DONE, CROWDED = 0, 1
-"""What `sort_order_of` says."""
+"""What `sort_packed` says."""
 
 _MOST_IN_A_BUCKET = 32  # With more than this in one, insertion sort is no longer fast.
 
@@ -81,8 +81,12 @@ def shuffle(words: np.ndarray) -> np.ndarray:
     places = np.empty(words.shape, np.int32)
     outcome = np.empty(len(words), np.uint8)
 
+    # Twice as many buckets as the lowest bits, which hold the places, can number.
+    place_bits = max(1, (words.shape[1] - 1).bit_length())
+
     def rows(first: int, last: int) -> None:
-        _shuffle_rows(words[first:last], places[first:last], outcome[first:last])
+        ends = _ends(2 << place_bits)
+        _shuffle_rows(words[first:last], place_bits, ends, places[first:last], outcome[first:last])
 
     in_blocks(rows, len(words), words.size)
     left = np.flatnonzero(outcome == CROWDED)
@@ -101,47 +105,79 @@ def _sort_order(
         raise NonFiniteWeightError
     order = np.empty(matrix.shape, np.int32)
     outcome = np.empty(len(matrix), np.uint8)
-    sort(np.ascontiguousarray(matrix), order, outcome)
+    sort(np.ascontiguousarray(matrix), ends_of_buckets(matrix.shape[1]), order, outcome)
     left = np.flatnonzero(outcome == CROWDED)
     if left.size:
         order[left] = permutation.sort_order(key(matrix[left]))
     return order
 
 
+def ends_of_buckets(length: int) -> np.ndarray:
+    """Scratch memory of `sort_packed` for weight vectors of a length."""
+    return _ends(_BUCKETS_PER_WEIGHT * length)
+
+
+def _ends(buckets: int) -> np.ndarray:
+    # The smaller the integers, the more of them stay in the fastest cache.
+    small = buckets <= np.iinfo(np.uint16).max
+    return np.empty(buckets + 1, np.uint16 if small else np.int32)
+
+
 @compiled(inline="always")
 def _begin_buckets(ends):  # type: ignore[no-untyped-def]
     """Add up counts, that of bucket b at b + 1, to where it begins, at b; gives the largest."""
-    fullest = np.int32(0)
-    end = np.int32(0)
+    fullest = np.int64(0)
+    end = np.int64(0)
     for bucket in range(1, len(ends)):
-        fullest = max(fullest, ends[bucket])
-        end += ends[bucket]
+        count = np.int64(ends[bucket])
+        fullest = max(fullest, count)
+        end += count
         ends[bucket] = end
     return fullest
 
 
+@compiled(inline="always")
+def _finish(keys):  # type: ignore[no-untyped-def]
+    """Sort integers of which hardly any is more than a place or two away from its rank."""
+    # Neighbours in order first, without a branch: most that are not in their place are side by
+    # side, and a branch for each would be guessed wrong.
+    for start in range(2):
+        for i in range(start, len(keys) - 1, 2):
+            left, right = keys[i], keys[i + 1]
+            keys[i] = min(left, right)
+            keys[i + 1] = max(left, right)
+    for i in range(1, len(keys)):
+        key = keys[i]
+        if key < keys[i - 1]:
+            place = i
+            while place > 0 and key < keys[place - 1]:
+                keys[place] = keys[place - 1]
+                place -= 1
+            keys[place] = key
+
+
 @compiled()
-def _sort_rows(matrix, order, outcome):  # type: ignore[no-untyped-def]
-    """`sort_order_of` each row."""
+def _sort_rows(matrix, ends, order, outcome):  # type: ignore[no-untyped-def]
+    """`sort_packed` each row."""
     length = matrix.shape[1]
     bits = matrix.view(np.int32)
-    numbers = np.empty(length, np.int32)
-    ends = np.empty(BUCKETS_PER_WEIGHT * length + 1, np.int32)
-    keys = np.empty(length, np.int32)
+    numbers = np.empty(length, ends.dtype)
+    packed = np.empty(length, np.int64)
     for row in range(len(matrix)):
-        outcome[row] = sort_order_of(matrix[row], bits[row], numbers, ends, keys, order[row])
+        outcome[row] = sort_packed(matrix[row], bits[row], numbers, ends, packed)
+        for rank in range(length):
+            order[row, rank] = index_of(packed[rank])
 
 
 @compiled()
-def _sort_rows_by_size(matrix, order, outcome):  # type: ignore[no-untyped-def]
+def _sort_rows_by_size(matrix, ends, order, outcome):  # type: ignore[no-untyped-def]
     """Sort each row by size. The bits of a positive float, as an integer, are about a logarithm."""
     length = matrix.shape[1]
     bits = matrix.view(np.int32)
     magnitude = np.empty(length, np.float32)  # minus about the logarithm: decides on the bucket
     negative = np.empty(length, np.int32)  # the bits of minus the absolute value
-    numbers = np.empty(length, np.int32)
-    ends = np.empty(BUCKETS_PER_WEIGHT * length + 1, np.int32)
-    keys = np.empty(length, np.int32)
+    numbers = np.empty(length, ends.dtype)
+    packed = np.empty(length, np.int64)
     for row in range(len(matrix)):
         least = np.int64(0x7FFFFFFF)
         most = np.int64(0)
@@ -156,23 +192,20 @@ def _sort_rows_by_size(matrix, order, outcome):  # type: ignore[no-untyped-def]
             size = bits[row, i] & np.int32(0x7FFFFFFF)
             magnitude[i] = -(np.float32(size) if size > 0 else zero)
             negative[i] = size | np.int32(-0x80000000)
-        outcome[row] = sort_order_of(magnitude, negative, numbers, ends, keys, order[row])
+        outcome[row] = sort_packed(magnitude, negative, numbers, ends, packed)
+        for rank in range(length):
+            order[row, rank] = index_of(packed[rank])
 
 
 @compiled()
-def _shuffle_rows(words, places, outcome):  # type: ignore[no-untyped-def]
+def _shuffle_rows(words, place_bits, ends, places, outcome):  # type: ignore[no-untyped-def]
     """Sort words with their places in the lowest bits, and keep the places."""
     rows, length = words.shape
-    place_bits = 1
-    while (1 << place_bits) < length:
-        place_bits += 1
     low = np.uint64((1 << place_bits) - 1)
-    shift = np.uint64(63 - place_bits)  # twice as many buckets as the lowest bits can number
-    buckets = 2 << place_bits
-    ends = np.empty(buckets + 1, np.int32)
+    shift = np.uint64(63 - place_bits)
     keys = np.empty(length, np.uint64)
     for row in range(rows):
-        for bucket in range(buckets + 1):
+        for bucket in range(len(ends)):
             ends[bucket] = 0
         behind = ends[1:]
         for i in range(length):
@@ -185,13 +218,7 @@ def _shuffle_rows(words, places, outcome):  # type: ignore[no-untyped-def]
             place = ends[np.int64(word >> shift)]
             ends[np.int64(word >> shift)] = place + 1
             keys[place] = (word & ~low) | np.uint64(i)
-        for i in range(1, length):
-            key = keys[i]
-            place = i
-            while place > 0 and key < keys[place - 1]:
-                keys[place] = keys[place - 1]
-                place -= 1
-            keys[place] = key
+        _finish(keys)
         for i in range(length):
             places[row, i] = np.int32(keys[i] & low)
         outcome[row] = DONE
@@ -207,17 +234,6 @@ def is_finite(bits):  # type: ignore[no-untyped-def]
     return found == 0
 
 
-@compiled(fastmath={"nnan", "ninf", "nsz"})
-def _bounds(vector):  # type: ignore[no-untyped-def]
-    """Least and largest of a finite vector."""
-    least = vector[0]
-    most = vector[0]
-    for i in range(len(vector)):
-        least = min(least, vector[i])
-        most = max(most, vector[i])
-    return least, most
-
-
 @compiled(inline="always")
 def key_of(bits):  # type: ignore[no-untyped-def]
     """An integer in the order of the finite float with these bits; -0 and +0 are both 0.
@@ -230,16 +246,39 @@ def key_of(bits):  # type: ignore[no-untyped-def]
     return np.int32(0) if key == np.int32(-1) else key
 
 
-@compiled()
-def sort_order_of(vector, bits, numbers, ends, keys, order):  # type: ignore[no-untyped-def]
-    """Stable argsort of finite floats with these `bits` into `order`, unless they are crowded.
+@compiled(inline="always")
+def index_of(packed):  # type: ignore[no-untyped-def]
+    """The index in the low half of what `sort_packed` has sorted."""
+    return np.int32(packed & np.int64(0x7FFFFFFF))
 
-    `vector` decides on the buckets: the floats themselves, or what rises with them. `numbers`,
-    `ends` and `keys` are scratch memory for the bucket of each weight, the ends of the buckets and
-    the sorted keys.
+
+@compiled(inline="always")
+def _bounds(vector, scratch):  # type: ignore[no-untyped-def]
+    """Least and largest of a finite vector; `scratch` holds at least two 32-bit integers."""
+    bits = vector.view(np.int32)
+    least = np.int32(0x7FFFFFFF)
+    most = np.int32(-0x80000000)
+    for i in range(len(bits)):  # as integers, of which several are compared at once
+        key = key_of(bits[i])
+        least = min(least, key)
+        most = max(most, key)
+    scratch[0] = key_of(least)  # flipping twice gives the bits again
+    scratch[1] = key_of(most)
+    values = scratch.view(np.float32)
+    return values[0], values[1]
+
+
+@compiled()
+def sort_packed(vector, bits, numbers, ends, packed):  # type: ignore[no-untyped-def]
+    """Sort finite floats with these `bits`, ties by index, unless they are crowded.
+
+    `vector` decides on the buckets: the floats themselves, or what rises with them. `numbers`, for
+    the bucket of each weight, and `ends`, as `ends_of_buckets` makes it, are scratch memory of one
+    type. `packed` gets the sorted keys, each in the high half of an integer whose low half is its
+    index: so a comparison breaks ties, and one move moves both.
     """
     length = len(vector)
-    least, most = _bounds(vector)
+    least, most = _bounds(vector, packed.view(np.int32))
     buckets = len(ends) - 1
     spread = most - least
     scale = np.float32(0)
@@ -251,7 +290,7 @@ def sort_order_of(vector, bits, numbers, ends, keys, order):  # type: ignore[no-
     # Rounding keeps order: a larger weight never gets a lower bucket.
     for i in range(length):
         numbers[i] = np.int32((vector[i] - least) * scale)
-    for bucket in range(buckets + 1):
+    for bucket in range(len(ends)):
         ends[bucket] = 0
     for i in range(length):
         ends[1 + numbers[i]] += 1
@@ -261,27 +300,15 @@ def sort_order_of(vector, bits, numbers, ends, keys, order):  # type: ignore[no-
         bucket = numbers[i]
         place = ends[bucket]
         ends[bucket] = place + 1
-        keys[place] = key_of(bits[i])
-        order[place] = i
+        packed[place] = (np.int64(key_of(bits[i])) << 32) | np.int64(i)
     if fullest > _MOST_IN_A_BUCKET:
         # Equal values, such as the zeros of a sparse network, are in their order already.
         start = 0
         for bucket in range(buckets):
             if ends[bucket] - start > _MOST_IN_A_BUCKET:
                 for place in range(start + 1, ends[bucket]):
-                    if keys[place] != keys[start]:
+                    if packed[place] >> 32 != packed[start] >> 32:
                         return CROWDED
             start = ends[bucket]
-    # Insertion sort: hardly any weight is more than a place or two away from its rank.
-    for i in range(1, length):
-        key = keys[i]
-        if key < keys[i - 1]:
-            index = order[i]
-            place = i
-            while place > 0 and key < keys[place - 1]:
-                keys[place] = keys[place - 1]
-                order[place] = order[place - 1]
-                place -= 1
-            keys[place] = key
-            order[place] = index
+    _finish(packed)
     return DONE

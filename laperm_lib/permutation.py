@@ -132,7 +132,8 @@ def sort_values(matrix: np.ndarray) -> np.ndarray:
         matrix: finite floats, shape (..., d).
 
     Returns:
-        The same values, bit for bit, each row in ascending order.
+        The same values, bit for bit, each row in ascending order and in one piece of memory, in
+        whatever order the matrix is stored.
 
     Raises:
         NonFiniteWeightError: if there is a NaN or an infinity.
@@ -141,7 +142,7 @@ def sort_values(matrix: np.ndarray) -> np.ndarray:
         >>> sort_values(np.array([3.0, 1.0, 2.0])).tolist()
         [1.0, 2.0, 3.0]
     """
-    return np.take_along_axis(matrix, sort_order(matrix), axis=-1)
+    return np.ascontiguousarray(np.take_along_axis(matrix, sort_order(matrix), axis=-1))
 
 
 def reconnect(weights: np.ndarray, sorted_initial: np.ndarray) -> np.ndarray:

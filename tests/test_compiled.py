@@ -103,12 +103,22 @@ def test_shares_are_of_about_equal_size():
         for share in compiled._shares(shapes)
     ]
     largest_tile = compiled._TILE * max(length for length, _ in shapes)
-    assert max(sizes) < max(1.5 * compiled._SHARE, largest_tile + compiled._SHARE)
+    wanted = max(compiled._LEAST_SHARE, sum(sizes) // (compiled._SHARES_PER_CORE * compiling.CORES))
+    assert sum(sizes) == sum(length * neurons for length, neurons in shapes)
+    assert max(sizes) < max(1.5 * wanted, largest_tile + wanted)
+
+
+def test_large_networks_are_cut_into_larger_shares():
+    def shares(neurons):
+        return len(compiled._shares(((5000, neurons),)))
+
+    few, many = shares(1000), shares(100_000)
+    assert few <= many <= 1.2 * compiled._SHARES_PER_CORE * compiling.CORES
 
 
 def test_several_kernels_at_once():
     generator = np.random.default_rng(1)
-    shapes = [(9, 32), (800, 33), (1, 1), (5000, 30)]
+    shapes = [(9, 32), (800, 33), (1, 1), (5000, 30), (40_000, 17)]
     weights = [generator.normal(size=shape).astype("float32") for shape in shapes]
     initial = [permutation.sort_values(generator.random(s[::-1], "float32")) for s in shapes]
     for before, values, new in zip(

@@ -36,6 +36,12 @@ def test_reconnect_equals_the_reference_bit_for_bit(pair):
     np.testing.assert_array_equal(bits(fast), bits(np.array(naive)))
 
 
+@given(pairs(), st.booleans())
+def test_sorted_rows_lie_in_one_piece_of_memory(pair, transposed):
+    matrix = pair[0].T if transposed else pair[0]
+    assert permutation.sort_values(matrix).flags.c_contiguous
+
+
 @given(pairs())
 def test_reconnect_keeps_every_value_bit_for_bit(pair):
     weights, initial = pair
