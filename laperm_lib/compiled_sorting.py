@@ -300,7 +300,7 @@ def sort_packed(vector, bits, numbers, ends, packed):  # type: ignore[no-untyped
         bucket = numbers[i]
         place = ends[bucket]
         ends[bucket] = place + 1
-        packed[place] = (np.int64(key_of(bits[i])) << 32) | np.int64(i)
+        packed[place] = (np.int64(key_of(bits[i])) << np.int64(32)) | np.int64(i)
     if fullest > _MOST_IN_A_BUCKET:
         # Equal values, such as the zeros of a sparse network, are in their order already.
         start = 0
