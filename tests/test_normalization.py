@@ -10,6 +10,7 @@ from keras import layers, ops
 from laperm_lib.normalization import BatchNormalization
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
+ON_TORCH = keras.backend.backend() == "torch"  # Keras's use of its compiler warns
 NOT_JAX = pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX has no float64 here")
 
 
@@ -30,13 +31,15 @@ def unwanted(*_: object) -> None:
     raise AssertionError("Keras's own computation was expected.")
 
 
-def trained(layer_class: type[layers.Layer], x: np.ndarray, **kwargs) -> list[np.ndarray]:
+def trained(
+    layer_class: type[layers.Layer], x: np.ndarray, compiled: bool = False, **kwargs
+) -> list[np.ndarray]:
     """Outputs, and the weights behind two steps of plain gradient descent by a batch."""
     model = keras.Sequential(
         [keras.Input(x.shape[1:]), layer := made(layer_class, x.shape, **kwargs)]
     )
     outputs = ops.convert_to_numpy(ops.cast(model(x, training=True), "float32"))
-    model.compile(keras.optimizers.SGD(0.1), keras.losses.MeanSquaredError(), jit_compile=False)
+    model.compile(keras.optimizers.SGD(0.1), keras.losses.MeanSquaredError(), jit_compile=compiled)
     targets = np.random.default_rng(5).normal(size=x.shape).astype("float32")
     model.fit(x, targets, batch_size=len(x), epochs=2, verbose=0)
     return [outputs, *(ops.convert_to_numpy(variable) for variable in layer.variables)]
@@ -59,10 +62,11 @@ def test_normalises_a_batch_and_keeps_its_moments_as_keras_does(n, side, channel
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [("float32", 1e-5), ("mixed_bfloat16", 1e-2), ("mixed_float16", 2e-3)]
 )
-def test_trains_as_keras_does(dtype, tolerance):
+@pytest.mark.parametrize("compiled", [False] if ON_TORCH else [False, True])
+def test_trains_as_keras_does(dtype, tolerance, compiled):
     x = images(6, 5, 4, 3)
     ours, keras_own = (
-        trained(layer_class, x, dtype=dtype)
+        trained(layer_class, x, compiled, dtype=dtype)
         for layer_class in (BatchNormalization, layers.BatchNormalization)
     )
     for one, other in zip(ours, keras_own, strict=True):
