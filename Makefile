@@ -57,7 +57,7 @@ $(KERNEL_CONFIG): tests/data_without_autotuning.py Makefile
 	@echo 'c.InteractiveShellApp.exec_lines = ["""$(RUN)"""]' >> $@
 
 # A virtual environment with what a lock says. The lock is complete; tf-keras would ask for the
-# tensorflow that tensorflow-cpu stands for. uv takes a sixth of pip's time, but knows nothing of pip's
+# tensorflow that tensorflow-cpu stands for. uv takes a tenth of pip's time, but knows nothing of pip's
 # settings (a mirror, say): where it fails, and for torch, of which there are many builds, it is pip.
 UV := uv==0.13.9
 define environment
@@ -168,11 +168,14 @@ lint: $(SETUP)
 
 # --- Benchmarks --------------------------------------------------------------------------------
 
-# Minutes on an otherwise idle machine; writes benchmarks/results.md.
+# Some 20 minutes on an otherwise idle machine; writes benchmarks/results.md. A process for each file,
+# so that no measurement has to do with the memory that the one before has left.
 bench: $(SETUP)
-	@mkdir -p build
-	$(BIN)/python -m pytest benchmarks --benchmark-json build/benchmarks.json
-	$(BIN)/python benchmarks/table.py build/benchmarks.json benchmarks/results.md
+	@rm -rf build/benchmarks && mkdir -p build/benchmarks
+	@for file in benchmarks/test_*.py; do \
+	    $(BIN)/python -m pytest $$file --benchmark-json build/benchmarks/$$(basename $$file .py).json || exit 1; \
+	done
+	$(BIN)/python benchmarks/table.py build/benchmarks/*.json benchmarks/results.md
 	@cat benchmarks/results.md
 
 # --- Upkeep ------------------------------------------------------------------------------------
