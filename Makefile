@@ -173,7 +173,8 @@ lint: $(SETUP)
 bench: $(SETUP)
 	@rm -rf build/benchmarks && mkdir -p build/benchmarks
 	@for file in benchmarks/test_*.py; do \
-	    $(BIN)/python -m pytest $$file --benchmark-json build/benchmarks/$$(basename $$file .py).json || exit 1; \
+	    $(BIN)/python -m pytest $$file -W "ignore:Not saving anything" \
+	        --benchmark-json build/benchmarks/$$(basename $$file .py).json || exit 1; \
 	done
 	$(BIN)/python benchmarks/table.py build/benchmarks/*.json benchmarks/results.md
 	@cat benchmarks/results.md
