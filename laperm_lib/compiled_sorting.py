@@ -3,25 +3,25 @@
 Weights are numbers spread over a range: they are counted into twice as many buckets of equal
 width, and within a bucket hardly anything is left to sort. Where they crowd into few buckets (an
 outlier far from the rest does that), NumPy sorts them, so the time for d weights stays of the order
-d log d. Random words fill buckets alike, by their highest bits.
+d log d.
 
-The results are those of `laperm_lib.permutation.sort_order` and `laperm_lib.cycles.shuffle`, which
-also do it where Numba is not installed.
+The results are those of `laperm_lib.permutation.sort_order`, which also does it where Numba is not
+installed.
 """
 
 from collections.abc import Callable
 
 import numpy as np
 
-from laperm_lib import cycles, permutation
-from laperm_lib.compiling import available, compiled, in_blocks
+from laperm_lib import permutation
+from laperm_lib.compiling import available, compiled
 from laperm_lib.errors import NonFiniteWeightError
 
 _BUCKETS_PER_WEIGHT = 2
 DONE, CROWDED = 0, 1
 """What `sort_packed` says."""
 
-_MOST_IN_A_BUCKET = 32  # With more than this in one, insertion sort is no longer fast.
+MOST_IN_A_BUCKET = 32  # With more than this in one, insertion sort is no longer fast.
 
 
 def sort_order(matrix: np.ndarray) -> np.ndarray:
@@ -63,38 +63,6 @@ def order_of_size(matrix: np.ndarray) -> np.ndarray:
     return _sort_order(_sort_rows_by_size, matrix, lambda rows: -np.abs(rows))
 
 
-def shuffle(words: np.ndarray) -> np.ndarray:
-    """The places of weight vectors in random order, as `laperm_lib.cycles.shuffle` gives them.
-
-    Args:
-        words: random 64-bit unsigned integers, one for each place, shape (rows, d).
-
-    Returns:
-        The numbers 0 to d - 1, each row in an order of its own, shape (rows, d), dtype int32.
-
-    Examples:
-        >>> shuffle(np.array([[5, 1, 3]], "uint64") << np.uint64(61)).tolist()
-        [[1, 2, 0]]
-    """
-    if not available:
-        return cycles.shuffle(words)
-    places = np.empty(words.shape, np.int32)
-    outcome = np.empty(len(words), np.uint8)
-
-    # Twice as many buckets as the lowest bits, which hold the places, can number.
-    place_bits = max(1, (words.shape[1] - 1).bit_length())
-
-    def rows(first: int, last: int) -> None:
-        ends = _ends(2 << place_bits)
-        _shuffle_rows(words[first:last], place_bits, ends, places[first:last], outcome[first:last])
-
-    in_blocks(rows, len(words), words.size)
-    left = np.flatnonzero(outcome == CROWDED)
-    if left.size:
-        places[left] = cycles.shuffle(words[left])
-    return places
-
-
 def _sort_order(
     sort: Callable[..., None], matrix: np.ndarray, key: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
@@ -114,17 +82,18 @@ def _sort_order(
 
 def ends_of_buckets(length: int) -> np.ndarray:
     """Scratch memory of `sort_packed` for weight vectors of a length."""
-    return _ends(_BUCKETS_PER_WEIGHT * length)
+    return new_ends(_BUCKETS_PER_WEIGHT * length)
 
 
-def _ends(buckets: int) -> np.ndarray:
+def new_ends(buckets: int) -> np.ndarray:
+    """Scratch memory for the ends of so many buckets, and for one number more."""
     # The smaller the integers, the more of them stay in the fastest cache.
     small = buckets <= np.iinfo(np.uint16).max
     return np.empty(buckets + 1, np.uint16 if small else np.int32)
 
 
 @compiled(inline="always")
-def _begin_buckets(ends):  # type: ignore[no-untyped-def]
+def begin_buckets(ends):  # type: ignore[no-untyped-def]
     """Add up counts, that of bucket b at b + 1, to where it begins, at b; gives the largest."""
     fullest = np.int64(0)
     end = np.int64(0)
@@ -137,7 +106,7 @@ def _begin_buckets(ends):  # type: ignore[no-untyped-def]
 
 
 @compiled(inline="always")
-def _finish(keys):  # type: ignore[no-untyped-def]
+def finish(keys):  # type: ignore[no-untyped-def]
     """Sort integers of which hardly any is more than a place or two away from its rank."""
     # Neighbours in order first, without a branch: most that are not in their place are side by
     # side, and a branch for each would be guessed wrong.
@@ -195,33 +164,6 @@ def _sort_rows_by_size(matrix, ends, order, outcome):  # type: ignore[no-untyped
         outcome[row] = sort_packed(magnitude, negative, numbers, ends, packed)
         for rank in range(length):
             order[row, rank] = index_of(packed[rank])
-
-
-@compiled()
-def _shuffle_rows(words, place_bits, ends, places, outcome):  # type: ignore[no-untyped-def]
-    """Sort words with their places in the lowest bits, and keep the places."""
-    rows, length = words.shape
-    low = np.uint64((1 << place_bits) - 1)
-    shift = np.uint64(63 - place_bits)
-    keys = np.empty(length, np.uint64)
-    for row in range(rows):
-        for bucket in range(len(ends)):
-            ends[bucket] = 0
-        behind = ends[1:]
-        for i in range(length):
-            behind[np.int64(words[row, i] >> shift)] += 1
-        if _begin_buckets(ends) > _MOST_IN_A_BUCKET:
-            outcome[row] = CROWDED
-            continue
-        for i in range(length):
-            word = words[row, i]
-            place = ends[np.int64(word >> shift)]
-            ends[np.int64(word >> shift)] = place + 1
-            keys[place] = (word & ~low) | np.uint64(i)
-        _finish(keys)
-        for i in range(length):
-            places[row, i] = np.int32(keys[i] & low)
-        outcome[row] = DONE
 
 
 @compiled()
@@ -294,21 +236,21 @@ def sort_packed(vector, bits, numbers, ends, packed):  # type: ignore[no-untyped
         ends[bucket] = 0
     for i in range(length):
         ends[1 + numbers[i]] += 1
-    fullest = _begin_buckets(ends)
+    fullest = begin_buckets(ends)
     # Now bucket b begins at ends[b], and once all are placed it ends there.
     for i in range(length):
         bucket = numbers[i]
         place = ends[bucket]
         ends[bucket] = place + 1
         packed[place] = (np.int64(key_of(bits[i])) << np.int64(32)) | np.int64(i)
-    if fullest > _MOST_IN_A_BUCKET:
+    if fullest > MOST_IN_A_BUCKET:
         # Equal values, such as the zeros of a sparse network, are in their order already.
         start = 0
         for bucket in range(buckets):
-            if ends[bucket] - start > _MOST_IN_A_BUCKET:
+            if ends[bucket] - start > MOST_IN_A_BUCKET:
                 for place in range(start + 1, ends[bucket]):
                     if packed[place] >> 32 != packed[start] >> 32:
                         return CROWDED
             start = ends[bucket]
-    _finish(packed)
+    finish(packed)
     return DONE

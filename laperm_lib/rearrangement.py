@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from laperm_lib import compiled_cycles, compiled_sorting, cycles
+from laperm_lib import compiled_cycles, compiled_shuffling, cycles
 from laperm_lib.arguments import check_integer, check_number
 from laperm_lib.initializers import check_seed, raw_bits
 from laperm_lib.permutation import from_matrix, to_matrix
@@ -126,7 +126,7 @@ class Rearrangement:
         new = compiled_cycles.rearrange(
             matrix,
             wishes,
-            compiled_sorting.shuffle(words.reshape(matrix.shape)),
+            compiled_shuffling.shuffle(words.reshape(matrix.shape)),
             size=cycles.part_size(
                 matrix.shape[1], self.partition_ratio(step), self.partition_size_min
             ),
