@@ -94,7 +94,7 @@ def _shares(shapes: tuple[tuple[int, int], ...]) -> list[_Share]:
         first = 0
         while first < neurons:
             # Whole tiles, as many as bring the share to its size.
-            tiles = max(1, (wanted - size) // (length * _TILE))
+            tiles = max(1, (wanted - size) // max(1, length * _TILE))
             last = min(first + tiles * _TILE, neurons)
             shares[-1].append((kernel, first, last))
             size += (last - first) * length

@@ -220,6 +220,8 @@ def sort_packed(vector, bits, numbers, ends, packed):  # type: ignore[no-untyped
     index: so a comparison breaks ties, and one move moves both.
     """
     length = len(vector)
+    if length == 0:
+        return DONE
     least, most = _bounds(vector, packed.view(np.int32))
     buckets = len(ends) - 1
     spread = most - least

@@ -118,7 +118,7 @@ def test_large_networks_are_cut_into_larger_shares():
 
 def test_several_kernels_at_once():
     generator = np.random.default_rng(1)
-    shapes = [(9, 32), (800, 33), (1, 1), (5000, 30), (40_000, 17)]
+    shapes = [(9, 32), (800, 33), (0, 3), (1, 1), (5000, 30), (40_000, 17)]
     weights = [generator.normal(size=shape).astype("float32") for shape in shapes]
     initial = [permutation.sort_values(generator.random(s[::-1], "float32")) for s in shapes]
     for before, values, new in zip(

@@ -65,7 +65,7 @@ def test_the_order_of_distributions_of_weights(sort, reference, matrix, dtype):
 
 
 @both
-@pytest.mark.parametrize("d", [1, 2, 32_767, 32_768, 70_000])  # buckets of 16 bits and of more
+@pytest.mark.parametrize("d", [0, 1, 2, 32_767, 32_768, 70_000])  # buckets of 16 bits and of more
 def test_the_order_of_short_and_long_vectors(sort, reference, d):
     matrix = RNG.normal(size=(2, d)).astype("float32")
     np.testing.assert_array_equal(sort(matrix), reference(matrix))
