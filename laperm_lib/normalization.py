@@ -1,7 +1,7 @@
 """Batch normalisation as Keras defines it, in one pass where TensorFlow has an operation for it.
 
 On TensorFlow, Keras composes batch normalisation of a dozen operations, each of which reads and
-writes whole feature maps: more than half of a training step of conv2 on a CPU. The fused operation
+writes whole feature maps: about half of a training step of conv2 on a CPU. The fused operation
 that Keras 2 used is still there and does the same in a quarter of the time.
 """
 
