@@ -30,11 +30,14 @@ def notebook(repository, tmp_path):
 
 
 def run_first_cell(path):
-    """What a notebook's first cell asks IPython for, and the names that it leaves."""
+    """What a notebook's first cell asks IPython for, the names that it leaves, and how it ends."""
     source = nbformat.read(path, as_version=4).cells[0].source
-    shell, names = Mock(), {}
-    exec(TransformerManager().transform_cell(source), {"get_ipython": lambda: shell}, names)
-    return [" ".join(map(str, call.args)) for call in shell.method_calls], names
+    shell, names, end = Mock(), {}, None
+    try:
+        exec(TransformerManager().transform_cell(source), {"get_ipython": lambda: shell}, names)
+    except SystemExit as exit_:
+        end = exit_
+    return [" ".join(map(str, call.args)) for call in shell.method_calls], names, end
 
 
 def test_the_cell_is_the_first_and_there_once(launching, notebook):
@@ -49,26 +52,43 @@ def test_the_cell_is_the_first_and_there_once(launching, notebook):
 
 def test_elsewhere_nothing_happens(launching, notebook):
     launching.add_install_cell(notebook, REPOSITORY, REVISION)
-    asked, names = run_first_cell(notebook)
+    asked, names, end = run_first_cell(notebook)
     assert asked == []
+    assert end is None
     check_parameters(names)
 
 
-def test_on_colab_the_revision_and_its_lock_are_installed(launching, notebook, monkeypatch):
-    launching.add_install_cell(notebook, REPOSITORY, REVISION)
+def on_colab(path, monkeypatch, *, installed):
+    """The same on Colab, with the library there or not."""
     monkeypatch.setitem(sys.modules, "google.colab", Mock())
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    asked, names = run_first_cell(notebook)
-    assert [line.split()[:2] for line in asked] == [
-        ["git", "clone"],
-        ["cd", "-q"],
-        ["git", "checkout"],
-        ["pip", "install"],
-    ]
-    assert REPOSITORY in asked[0]
-    assert REVISION in asked[2]
-    assert "-r ../requirements.txt" in asked[3]
-    assert sys.path[0] == asked[0].split()[-1]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: Mock() if installed else None)
+    return run_first_cell(path)
+
+
+def test_on_colab_the_revision_and_its_lock_are_installed(
+    launching, repository, notebook, monkeypatch
+):
+    launching.add_install_cell(notebook, REPOSITORY, REVISION)
+    asked, names, end = on_colab(notebook, monkeypatch, installed=False)
+    clone, checkout, install = asked
+    assert f"git clone --quiet {REPOSITORY} /content/companion" in clone
+    assert f"git -C /content/companion checkout --quiet {REVISION}" in checkout
+    assert install.startswith("pip install")
+    assert '--editable "/content/companion[fast]"' in install
+    assert "--constraint /content/companion/requirements.txt" in install
+    lock = (repository / "requirements.txt").read_text()
+    (tensorflow,) = (word for word in install.split() if word.startswith("tensorflow=="))
+    assert f"\n{tensorflow} ;" in lock
+    assert f"\n{tensorflow.replace('==', '-cpu==')} ;" in lock
+    assert "Restart session" in str(end)
+    check_parameters(names)
+
+
+def test_on_colab_nothing_is_installed_twice(launching, notebook, monkeypatch):
+    launching.add_install_cell(notebook, REPOSITORY, REVISION)
+    asked, names, end = on_colab(notebook, monkeypatch, installed=True)
+    assert asked == ["cd -q /content/companion/notebooks"]
+    assert end is None
     check_parameters(names)
 
 

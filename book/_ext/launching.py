@@ -25,13 +25,15 @@ CELL_ID = "install-on-colab"
 
 _SOURCE = """\
 # Google Colab has this notebook alone: there, the library and the versions it was tested with are
-# installed first; if Colab asks for a restart then, restart. Elsewhere nothing happens here.
+# installed first. Elsewhere nothing happens here.
 if "google.colab" in __import__("sys").modules:
-    !git clone --quiet {repository} /content/companion
-    %cd -q /content/companion/notebooks
-    !git checkout --quiet {revision}
-    %pip install --quiet --no-deps -r ../requirements.txt
-    __import__("sys").path.insert(0, "/content/companion")"""
+    if __import__("importlib.util").util.find_spec("laperm_lib") is None:
+        !rm -rf /content/companion && git clone --quiet {repository} /content/companion
+        !git -C /content/companion checkout --quiet {revision}
+        %pip install --quiet --constraint /content/companion/requirements.txt \\
+            tensorflow=={tensorflow} --editable "/content/companion[fast]"
+        raise SystemExit("Once installed, choose Runtime > Restart session, then Run all.")
+    %cd -q /content/companion/notebooks"""
 
 
 def check_repository(url: str) -> str:
@@ -58,12 +60,24 @@ def add_install_cell(path: Path, repository: str, revision: str) -> None:
     """
     if not re.fullmatch("[0-9a-f]{40}", revision):
         raise ValueError(f"The revision has 40 hexadecimal digits, got {revision!r}.")
-    source = _SOURCE.format(repository=check_repository(repository), revision=revision)
+    source = _SOURCE.format(
+        repository=check_repository(repository), revision=revision, tensorflow=_locked_tensorflow()
+    )
     notebook = nbformat.read(path, as_version=4)
     cell = nbformat.v4.new_code_cell(source, id=CELL_ID)
     notebook.cells = [cell, *(each for each in notebook.cells if each.id != CELL_ID)]
     nbformat.validate(notebook)
     nbformat.write(notebook, path)
+
+
+def _locked_tensorflow() -> str:
+    """The version of TensorFlow in the lock.
+
+    On Linux the lock has tensorflow-cpu; pip must not put its files among those of the tensorflow
+    that Colab comes with.
+    """
+    lock = Path(__file__).parents[2] / "requirements.txt"
+    return re.findall(r"^tensorflow-cpu==(\S+)", lock.read_text(), re.MULTILINE)[0]
 
 
 def set_buttons(app: Any, config: Any) -> None:
