@@ -168,7 +168,7 @@ lint: $(SETUP)
 
 # --- Benchmarks --------------------------------------------------------------------------------
 
-# Some 20 minutes on an otherwise idle machine; writes benchmarks/results.md. A process for each file,
+# Some 20 minutes on an otherwise idle machine; writes benchmarks/results.md anew. A process for each file,
 # so that no measurement has to do with the memory that the one before has left.
 bench: $(SETUP)
 	@rm -rf build/benchmarks && mkdir -p build/benchmarks

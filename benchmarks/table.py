@@ -12,7 +12,9 @@ def table(reports: list[dict]) -> str:
     cpu = machine["cpu"]
     lines = [
         f"Measured on {cpu['brand_raw']}, {cpu['count']} cores, {machine['system']}; {versions}.",
-        f"Revision {reports[0]['commit_info']['id'][:12]}. Medians over the rounds of one run.",
+        f"Revision {reports[0]['commit_info']['id'][:12]}. Medians over the rounds of one run of "
+        "`make bench`, each file in a process",
+        "of its own; only numbers of one line may be compared.",
         "",
         "| benchmark | rounds | result |",
         "|---|---|---|",

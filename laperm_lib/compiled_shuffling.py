@@ -36,10 +36,10 @@ def shuffle(words: np.ndarray) -> np.ndarray:
     places = np.empty(words.shape, np.int32)
     outcome = np.empty(len(words), np.uint8)
 
-    # Twice as many buckets as the lowest bits, which hold the places, can number.
     place_bits = max(1, (words.shape[1] - 1).bit_length())
 
     def rows(first: int, last: int) -> None:
+        # Twice as many buckets as the lowest bits, which hold the places, can number.
         ends = new_ends(2 << place_bits)
         _shuffle_rows(words[first:last], place_bits, ends, places[first:last], outcome[first:last])
 
