@@ -49,7 +49,7 @@ def network(dropout):
     return model
 
 
-def test_the_network_is_left_as_it_was(images):
+def test_the_network_gets_its_own_statistics_back(images):
     model = network(0.5)
     model.fit(images.x_train, images.y_train, verbose=0)
     before = [np.array(weight) for weight in model.get_weights()]
@@ -122,7 +122,7 @@ def publish(tmp_path, monkeypatch):
 def test_what_is_kept_is_read_again(tmp_path, publish):
     name = publish("conv2", sync_period=2)
     (record,) = experiments.load(tmp_path / f"{name}.json")
-    path = statistics.write(name, folder=tmp_path)
+    path = statistics.write(name, folder=tmp_path, verbose=0)
     assert path == tmp_path / "statistics" / f"{name}.json"
     found = statistics.load(path)
     assert found.left == pytest.approx(record.final, abs=1e-9)
@@ -135,5 +135,5 @@ def test_what_is_kept_is_read_again(tmp_path, publish):
 def test_a_network_trained_on_images_as_they_are_is_refused(tmp_path, publish):
     name = publish("f1", sync_period=2)
     with pytest.raises(ValueError, match="was not trained on distorted images"):
-        statistics.write(name, folder=tmp_path)
+        statistics.write(name, folder=tmp_path, verbose=0)
     assert not (tmp_path / "statistics").exists()

@@ -56,8 +56,9 @@ def measure(
     samples: int = 5000,
     batch_size: int = 50,
     seed: int = 0,
+    verbose: int = 0,
 ) -> Accuracies:
-    """Evaluate a network with statistics of different origin; it is left as it was.
+    """Evaluate a network with statistics of different origin, and give it its own back.
 
     Args:
         model: built, with batch normalisation.
@@ -67,6 +68,7 @@ def measure(
         batch_size: images in a batch; with dropout the moving averages follow batches of this size.
             Default 50.
         seed: of the order and the distortions. Default 0.
+        verbose: 1 shows Keras's progress bar, 0 (the default) nothing.
 
     Raises:
         ValueError: if the model has no batch normalisation, or as
@@ -104,24 +106,30 @@ def measure(
             if not layers:
                 raise ValueError(f"'{model.name}' has no batch normalisation.")
             found[kind] = right()
+            progress = keras.utils.Progbar(len(batches), verbose=verbose)
             for step in range(len(batches)):
                 model(batches[step][0], training=True)
+                progress.update(step + 1)
             found[f"{kind}_dropout"] = right()
     return Accuracies(**found)
 
 
-def write(name: str, *, data_dir: str | None = None, folder: Path | None = None) -> Path:
+def write(
+    name: str, *, data_dir: str | None = None, folder: Path | None = None, verbose: int = 1
+) -> Path:
     """Measure a network that comes with the project, and keep what was found.
 
     Args:
         name: such as "conv2-seed0-7b5760fc".
         data_dir: where the dataset lies. Default: as `laperm_lib.datasets.load`.
         folder: of the shipped networks. Default: `laperm_lib.manifest.default_folder`.
+        verbose: as for `measure`, but 1 by default.
 
     Returns:
         The file written.
 
     Raises:
+        LaPermError: if there is no record of that name.
         WeightFileError: as `laperm_lib.load_pretrained`.
         DatasetUnavailableError: if the data cannot be had.
         ValueError: as `measure`, or if the network was trained on images as they are.
@@ -133,7 +141,9 @@ def write(name: str, *, data_dir: str | None = None, folder: Path | None = None)
         raise ValueError(f"{name} was not trained on distorted images.")
     images = images_for(settings, data_dir)
     model = pretrained.load_pretrained(folder / f"{name}{pretrained.SUFFIX}")
-    found = measure(model, images, settings.augmentation, batch_size=settings.batch_size)
+    found = measure(
+        model, images, settings.augmentation, batch_size=settings.batch_size, verbose=verbose
+    )
     path = folder / "statistics" / f"{name}.json"
     files.write_json(path, asdict(found) | {"environment": records.environment()})
     return path
