@@ -169,10 +169,10 @@ def _table(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    """Prove that the networks of a folder are what its manifest says."""
+    """Prove that networks are what their manifest says."""
     right = wrong = 0
-    for path in options.networks or [options.pretrained]:
-        folder, names = (path, manifest.names(path)) if path.is_dir() else _network(path)
+    for given in options.networks or [options.pretrained]:
+        folder, names = _networks(given, options.pretrained)
         for name in names:
             try:
                 found = publishing.verify(name, folder, data_dir=options.data_dir)
@@ -194,12 +194,16 @@ def _verify(options: argparse.Namespace) -> int:
     return 1 if wrong else 0
 
 
-def _network(path: Path) -> tuple[Path, Sequence[str]]:
-    """The folder of a network, and its name there."""
-    names = [entry.name for entry in manifest.read(path.parent) if entry.file == path.name]
+def _networks(given: Path, pretrained: Path) -> tuple[Path, Sequence[str]]:
+    """The folder of networks, and their names there, from a folder, a file or the name of one."""
+    if given.is_dir():
+        return given, manifest.names(given)
+    if not given.suffix and given.name == str(given):
+        return pretrained, [manifest.find(given.name, pretrained).name]
+    names = [entry.name for entry in manifest.read(given.parent) if entry.file == given.name]
     if not names:
-        raise LaPermError(f"{path} is neither a folder nor a network of {path.parent}'s manifest.")
-    return path.parent, names
+        raise LaPermError(f"{given} is neither a folder nor a network of its folder's manifest.")
+    return given.parent, names
 
 
 def _publish(options: argparse.Namespace) -> int:

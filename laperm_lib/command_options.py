@@ -64,7 +64,11 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     )
     of["table"].add_argument("--format", choices=formats.FORMATS, default="text")
     of["verify"].add_argument(
-        "networks", nargs="*", type=Path, help="folders with a manifest, or files beside one"
+        "networks",
+        nargs="*",
+        type=Path,
+        help="folders with a manifest, files beside one, or names as load_pretrained takes them "
+        "(default: all that are shipped)",
     )
     of["publish"].add_argument("folders", nargs="+", type=Path, help="folders of finished runs")
     _add_search(of["search"])

@@ -150,9 +150,13 @@ def test_publish_and_verify(command, tmp_path):
     assert "bits per weight" in out
     assert command("verify")[0] == 0
     (network,) = (tmp_path / "pretrained").glob("*.safetensors")
-    status, out, _ = command("verify", str(network))
-    assert status == 0
-    assert "permutations of their start" in out
+    for named in (network, network.stem, "f1"):
+        status, out, _ = command("verify", str(named))
+        assert status == 0
+        assert f"{network.stem}: all 10 weight vectors are permutations of their start" in out
+    status, _, err = command("verify", "f3")
+    assert status == 1
+    assert "There is no trained network 'f3'" in err
     _, out, _ = command("list", "--profile", "paper")
     (line,) = [line for line in out.splitlines() if "epochs=4" in line or "quick" in line]
     assert line.split()[-2:] == ["1", "1"]
