@@ -30,6 +30,7 @@ from laperm_lib.experiments import (
 from laperm_lib.experiments.folders import RunFolder, Task
 from laperm_lib.experiments.side_by_side import groups, run_side_by_side
 from laperm_lib.experiments.stopping import Stop, Stopped
+from laperm_lib.pretrained import is_path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -194,12 +195,12 @@ def _verify(options: argparse.Namespace) -> int:
     return 1 if wrong else 0
 
 
-def _networks(given: Path, pretrained: Path) -> tuple[Path, Sequence[str]]:
+def _networks(given: Path, shipped: Path) -> tuple[Path, Sequence[str]]:
     """The folder of networks, and their names there, from a folder, a file or the name of one."""
     if given.is_dir():
         return given, manifest.names(given)
-    if not given.suffix and given.name == str(given):
-        return pretrained, [manifest.find(given.name, pretrained).name]
+    if not is_path(given):
+        return shipped, [manifest.find(given.name, shipped).name]
     names = [entry.name for entry in manifest.read(given.parent) if entry.file == given.name]
     if not names:
         raise LaPermError(f"{given} is neither a folder nor a network of its folder's manifest.")

@@ -185,6 +185,17 @@ def load_pretrained(name_or_path: str | os.PathLike[str]) -> keras.Model:
         raise WeightFileError(f"{path}: {error}") from None
 
 
+def is_path(name_or_path: str | os.PathLike[str]) -> bool:
+    """Whether a file is meant: anything with a folder or the suffix; the rest are names.
+
+    Examples:
+        >>> is_path("conv7-seed0"), is_path("conv7-seed0.safetensors"), is_path("runs/conv7")
+        (False, True, True)
+    """
+    text = os.fspath(name_or_path)
+    return text.endswith(SUFFIX) or Path(text).name != text
+
+
 def locate(name_or_path: str | os.PathLike[str]) -> Path:
     """The file of a network; that of a name is compared with the manifest.
 
@@ -195,10 +206,9 @@ def locate(name_or_path: str | os.PathLike[str]) -> Path:
         WeightFileError: if there is no network of that name, or its file is not the one of the
             manifest.
     """
-    text = os.fspath(name_or_path)
-    if text.endswith(SUFFIX) or Path(text).name != text:
-        return Path(text)
-    entry = manifest.find(text)
+    if is_path(name_or_path):
+        return Path(name_or_path)
+    entry = manifest.find(os.fspath(name_or_path))
     path = manifest.default_folder() / entry.file
     check(path, entry)
     return path

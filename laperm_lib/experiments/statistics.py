@@ -90,9 +90,9 @@ def measure(
     def right() -> float:
         return accuracy(model, images.x_test, images.y_test)
 
+    x, y = images.x_train[:samples], images.y_train[:samples]
     found = {"left": right()}
     for kind, distortions in (("plain", None), ("distorted", augmentation)):
-        x, y = images.x_train[:samples], images.y_train[:samples]
         batches = Batches(
             x,
             y,
