@@ -9,6 +9,7 @@ asked for them. Whatever TF_ENABLE_ONEDNN_OPTS says already holds, and so does w
 read from it where it was imported before this package.
 """
 
+import importlib.util
 import os
 import sys
 from collections.abc import Sequence
@@ -25,6 +26,9 @@ def choose(process: Sequence[str], arguments: Sequence[str]) -> None:
         arguments: `sys.argv`, which while Python looks for the package that `-m` names begins with
             "-m" itself.
 
+    Raises:
+        SystemExit: if that backend is not installed.
+
     Examples:
         >>> choose(["python", "script.py", "--backend", "jax"], ["script.py", "--backend", "jax"])
     """
@@ -34,6 +38,8 @@ def choose(process: Sequence[str], arguments: Sequence[str]) -> None:
     for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
         name = following if word == "--backend" else word.removeprefix("--backend=")
         if word.startswith("--backend") and name in BACKENDS:  # the parser refuses any other
+            if importlib.util.find_spec(name) is None:
+                raise SystemExit(f"laperm_lib: --backend {name}, but {name} is not installed here.")
             os.environ["KERAS_BACKEND"] = name
 
 

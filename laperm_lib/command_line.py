@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.backend not in (None, keras.backend.backend()):
             raise ValueError(f"Keras computes with {keras.backend.backend()} here already.")
         return options.command(options)
-    except (LaPermError, ValueError) as error:
+    except (LaPermError, ValueError, OSError) as error:
         return _complain(str(error))
     except KeyboardInterrupt:
         _complain("interrupted; the same command goes on from the latest checkpoints.")
@@ -115,11 +115,13 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _run_all(options: argparse.Namespace, stop: Stop, how: dict[str, Any]) -> int:
+    if options.seed is not None:
+        raise ValueError("--seed is for one experiment; --all takes seeds 0, 1, ..., --seeds many.")
     planned = catalogue.plan(
         options.profile or "paper",
         seeds=options.seeds,
         evaluate_after=options.evaluate_after,
-        **dict(options.set),
+        **_values(options),
     )
     done = campaign.run_missing(
         planned,
@@ -250,13 +252,22 @@ _COMMANDS = {
 
 
 def _tasks(options: argparse.Namespace) -> list[Task]:
+    first = options.seed or 0
     return catalogue.tasks(
         options.experiment,
-        seeds=range(options.seed, options.seed + (options.seeds or 1)),
+        seeds=range(first, first + (options.seeds or 1)),
         profile=options.profile or "quick",
         evaluate_after=options.evaluate_after,
-        **dict(options.set),
+        **_values(options),
     )
+
+
+def _values(options: argparse.Namespace) -> dict[str, list[Any]]:
+    names = [name for name, _ in options.set]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"--set {name} is given twice; several values are {name}=A,B.")
+    return dict(options.set)
 
 
 def _save(options: argparse.Namespace, records: Sequence[experiments.Record]) -> None:

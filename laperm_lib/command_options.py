@@ -14,6 +14,7 @@ from laperm_lib.experiments.folders import default_root
 from laperm_lib.experiments.profiles import PROFILES
 
 Command = Callable[[argparse.Namespace], int]
+_EXPERIMENT = "one of " + ", ".join(catalogue.names())
 
 
 def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
@@ -39,14 +40,14 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     for name in ("list", "run", "sweep", "table"):
         of[name].add_argument(
             "--runs",
-            type=Path,
+            type=_folder,
             default=default_root(),
             help="where run folders are (default: $LAPERM_RUNS_DIR, or runs)",
         )
     for name in ("list", "run", "table", "verify", "publish"):
         of[name].add_argument(
             "--pretrained",
-            type=Path,
+            type=_folder if name == "publish" else _known_folder,
             default=manifest.default_folder(),
             help="where shipped networks and records are (default: $LAPERM_PRETRAINED_DIR, or "
             "pretrained in the repository)",
@@ -78,7 +79,7 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
 def _add_run(run: argparse.ArgumentParser) -> None:
     what = run.add_mutually_exclusive_group(required=True)
     # A positional of a group is optional to argparse; the group wants one of the two.
-    what.add_argument("experiment", nargs="?", choices=catalogue.names())
+    what.add_argument("experiment", nargs="?", type=_experiment, help=_EXPERIMENT)
     what.add_argument(
         "--all", action="store_true", help="whatever is missing of the whole table, cheapest first"
     )
@@ -97,7 +98,7 @@ def _add_run(run: argparse.ArgumentParser) -> None:
 
 
 def _add_sweep(sweep: argparse.ArgumentParser) -> None:
-    sweep.add_argument("experiment", choices=catalogue.names())
+    sweep.add_argument("experiment", type=_experiment, help=_EXPERIMENT)
     _add_training(sweep)
     sweep.add_argument("--scheduler", help="its address (default: a cluster on this machine)")
     sweep.add_argument("--workers", type=_positive, default=1, help="of that cluster (default 1)")
@@ -111,11 +112,11 @@ def _add_search(search: argparse.ArgumentParser) -> None:
         "--seeds", type=_positive, default=10, help="of the best trial on all images (default 10)"
     )
     search.add_argument("--storage", help="a file from which a search that was cut goes on")
-    search.add_argument("--output", type=Path, required=True, help="a JSON file for the study")
+    search.add_argument("--output", type=_new_file, required=True, help="a JSON file for the study")
 
 
 def _add_training(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--seed", type=int, default=0, help="the first (default 0)")
+    command.add_argument("--seed", type=int, help="the first (default 0)")
     command.add_argument("--seeds", type=_positive, help="how many (default 1; --all: as planned)")
     command.add_argument(
         "--profile", choices=PROFILES, help="(default: quick for an experiment, paper for --all)"
@@ -139,13 +140,44 @@ def _add_training(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--checkpoint-every", type=float, default=60, metavar="SECONDS", help="(default 60)"
     )
-    command.add_argument("--output", type=Path, help="a JSON file for all records together")
+    command.add_argument("--output", type=_new_file, help="a JSON file for all records together")
 
 
 def _positive(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError("at least 1")
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"an integer of at least 1, not {text!r}")
     return int(text)
+
+
+def _folder(text: str) -> Path:
+    """A folder, which need not be there yet."""
+    path = Path(text)
+    above = next(each for each in (path, *path.absolute().parents) if each.exists())
+    if not above.is_dir():
+        raise argparse.ArgumentTypeError(f"a folder, but {above} is none")
+    return path
+
+
+def _experiment(text: str) -> str:
+    if text not in catalogue.names():
+        raise argparse.ArgumentTypeError(f"unknown experiment {text!r}; {_EXPERIMENT}")
+    return text
+
+
+def _known_folder(text: str) -> Path:
+    path = Path(text)
+    if not path.is_dir():
+        raise argparse.ArgumentTypeError(f"a folder, but there is none at {text!r}")
+    return path
+
+
+def _new_file(text: str) -> Path:
+    """A file that can be written: known before a training rather than behind it."""
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"a file, but {text} is a folder")
+    _folder(str(path.absolute().parent))
+    return path
 
 
 def _duration(text: str) -> float:

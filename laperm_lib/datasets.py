@@ -24,9 +24,11 @@ from laperm_lib.errors import DatasetUnavailableError
 ENVIRONMENT_VARIABLE = "LAPERM_DATA_DIR"
 """The environment variable with the folder of `mnist.npz` and `cifar10.npz`."""
 
+NAMES = ("digits", "mnist", "cifar10")
+"""The datasets that `load` knows."""
+
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 _NATIVE_SHAPES = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
-_NAMES = ("digits", "mnist", "cifar10")
 _DIGITS = tuple("0123456789")
 _CIFAR10_CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
@@ -117,8 +119,8 @@ def load(
         >>> digits.x_train.shape, digits.x_test.shape, digits.x_train.dtype.name
         ((1437, 28, 28, 1), (360, 28, 28, 1), 'uint8')
     """
-    if name not in _NAMES:
-        raise ValueError(f"Unknown dataset {name!r}; there are {', '.join(_NAMES)}.")
+    if name not in NAMES:
+        raise ValueError(f"Unknown dataset {name!r}; there are {', '.join(NAMES)}.")
     if name == "digits":
         return _digits((28, 28, 1) if shape is None else tuple(shape))
     if shape is not None and tuple(shape) != _NATIVE_SHAPES[name]:

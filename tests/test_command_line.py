@@ -50,7 +50,55 @@ def test_errors_are_one_line(command, tmp_path):
     assert status == 1
     assert err.startswith("laperm_lib: ")
     assert err.count("\n") == 1
-    assert not list(tmp_path.glob("*/*/record.json"))
+    assert not list(tmp_path.glob("*/*"))  # no folder of a training that never began
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["run", "f1", "--evaluate-after", "500"], "does not fit a period"),
+        (["run", "f1", "--set", "precision=float8"], "Unknown precision 'float8'"),
+        (["run", "f1", "--set", "pruned=0.5"], "keep says what is pruned"),
+        (["run", "f1", "--set", "epochs=1,1"], "given twice"),
+        (["run", "f1", "--set", "epochs=1", "--set", "epochs=2"], "--set epochs is given twice"),
+        (["run", "--all", "--seed", "7"], "--seed is for one experiment"),
+        (["run", "f1", "--seed", "-1"], "seed"),
+        (["search", "f1", "--output", "study.json", "--storage", "/proc/none/storage"], "/proc"),
+    ],
+)
+def test_what_cannot_be_run_leaves_nothing(command, tmp_path, words, why):
+    status, out, err = command(*words)
+    assert (status, out) == (1, "")
+    assert why in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.glob("*/*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["run", "conv3"], "unknown experiment 'conv3'"),
+        (["sweep", "conv3"], "unknown experiment 'conv3'"),
+        (["run", "f1", "--seeds", "x"], "an integer of at least 1, not 'x'"),
+        (["run", "f1", "--seeds", "0"], "an integer of at least 1, not '0'"),
+        (["run", "f1", "--output", "FOLDER"], "a file, but"),
+        (["run", "f1", "--output", "FILE/records.json"], "is none"),
+        (["run", "f1", "--runs", "FILE"], "a folder, but"),
+        (["list", "--runs", "FILE/runs"], "a folder, but"),
+        (["table", "--pretrained", "FOLDER/none"], "there is none"),
+        (["verify", "--pretrained", "FILE"], "there is none"),
+        (["publish", "runs/f1", "--pretrained", "FILE"], "a folder, but"),
+    ],
+)
+def test_places_that_cannot_be(tmp_path, capsys, words, why):
+    file = tmp_path / "file"
+    file.write_text("")
+    words = [word.replace("FILE", str(file)).replace("FOLDER", str(tmp_path)) for word in words]
+    with pytest.raises(SystemExit) as ended:
+        command_line.main(words)
+    assert ended.value.code == 2
+    assert why in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [file]
 
 
 @pytest.mark.parametrize("wrong", ["speed=1", "sync_period", "sync_period=fast", "epochs=none"])
@@ -170,6 +218,8 @@ def test_publish_and_verify(command, tmp_path):
 
 def test_the_backend_is_chosen_for_this_command_line_alone(monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    installed = ["jax", "torch"]
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name in installed or None)
 
     def chosen(*words):
         return backend_choice.choose(["python", *words], words[-3:]) or os.environ["KERAS_BACKEND"]
@@ -181,6 +231,11 @@ def test_the_backend_is_chosen_for_this_command_line_alone(monkeypatch):
     assert os.environ["KERAS_BACKEND"] == "jax"
     words = ["run", "f1", "--backend=torch", "--backend=theano"]
     backend_choice.choose(["python", "-mlaperm_lib", *words], ["-m", *words])
+    assert os.environ["KERAS_BACKEND"] == "torch"
+    installed.clear()
+    words = ["--backend", "jax"]
+    with pytest.raises(SystemExit, match="--backend jax, but jax is not installed"):
+        backend_choice.choose(["python", "-m", "laperm_lib", "--backend", "jax"], ["-m", *words])
     assert os.environ["KERAS_BACKEND"] == "torch"
 
 

@@ -83,6 +83,34 @@ def test_a_folder_of_another_training_is_refused(tmp_path):
         experiments.tasks_in(tmp_path)
 
 
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_run_that_fails_leaves_a_folder_only_with_a_checkpoint(tmp_path, monkeypatch, saved):
+    folder = RunFolder(tmp_path, TASK)
+    if saved:
+        folder.checkpoints.save(1, {"weight": np.zeros(1)})
+
+    def fail(*_, **__):
+        raise ValueError("no such thing")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "run", fail)
+        with pytest.raises(ValueError, match="no such thing"):
+            folder.run()
+    assert folder.path.exists() == saved
+    if not saved:  # the way is free for another training, and for the same one
+        RunFolder(tmp_path, replace(TASK, evaluate_after=(7,))).checkpoints.clear()
+        with pytest.raises(LaPermError, match="evaluate_after differs"):
+            folder.run()
+
+
+def test_a_finished_run_stays_whatever_fails_behind_it(tmp_path):
+    folder = RunFolder(tmp_path, TASK)
+    record = folder.run()
+    with pytest.raises(ValueError, match="later"), folder.lock():
+        raise ValueError("later")
+    assert RunFolder(tmp_path, TASK).record() == record
+
+
 def test_a_run_not_finished_has_no_record(tmp_path):
     with pytest.raises(LaPermError, match="no such file"):
         RunFolder(tmp_path, TASK).record()

@@ -35,6 +35,10 @@ def test_impossible_grids():
         sweeps.grid("f1", sync_period=[0])
     with pytest.raises(ValueError, match="Unknown experiment"):
         sweeps.grid("f3")
+    with pytest.raises(ValueError, match=r"the same training, f1-seed0-.*given twice"):
+        sweeps.grid("f1", sync_period=[20, 20])
+    with pytest.raises(ValueError, match="given twice"):
+        sweeps.grid("f1", seeds=[3, 3])
 
 
 def test_impossible_sweeps(tmp_path):

@@ -16,6 +16,7 @@ from training the same run.
 import fcntl
 import logging
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ from laperm_lib.experiments.hyperparameters import Hyperparameters, fingerprint,
 from laperm_lib.experiments.outcome import Run
 from laperm_lib.experiments.profiles import PUBLISHED
 from laperm_lib.experiments.records import Record
-from laperm_lib.experiments.stopping import StopCheck, never
+from laperm_lib.experiments.stopping import StopCheck, Stopped, never
 from laperm_lib.initializers import check_seed
 
 _log = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ RUNS_DIR = "LAPERM_RUNS_DIR"
 RECORD, NETWORK = "record.json", "network.npz"
 """The files with what came out."""
 
+_CONFIGURATION_FILE = "configuration.json"
 _CONFIGURATION = "the configuration of a run"
 
 
@@ -107,16 +109,7 @@ class RunFolder:
         self.task = task
         self.path = Path(root, task.name)
         self.checkpoints = Checkpoints(self.path)
-        configuration = _configuration(task)
-        file = self.path / "configuration.json"
-        if file.exists():
-            if files.read_json(file, dict, holds=_CONFIGURATION) != configuration:
-                raise LaPermError(
-                    f"{self.path} holds another training of {task.experiment}: its "
-                    "configuration.json differs. Name another folder, or delete it."
-                )
-        else:
-            files.write_json(file, configuration)
+        self._claim()
 
     @property
     def is_finished(self) -> bool:
@@ -204,15 +197,41 @@ class RunFolder:
     def lock(self) -> Iterator[None]:
         """Keep other processes from this run; the lock goes with the process.
 
+        A training that fails before its first checkpoint, for want of its data say, leaves no
+        folder.
+
         Raises:
             BusyError: if another process has it.
         """
+        self._claim()
         with open(self.path / "lock", "w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise BusyError(f"{self.path}: another process is training this run.") from None
-            yield
+            try:
+                yield
+            except Stopped:
+                raise
+            except Exception:
+                if not self.is_finished and not self.checkpoints.steps():
+                    shutil.rmtree(self.path)
+                raise
+
+    def _claim(self) -> None:
+        """Write which training this folder is for, or check that it is this one."""
+        wanted, file = _configuration(self.task), self.path / _CONFIGURATION_FILE
+        if not file.exists():
+            files.write_json(file, wanted)
+            return
+        found = files.read_json(file, dict, holds=_CONFIGURATION)
+        if found != wanted:
+            differing = [name for name in wanted if found.get(name) != wanted[name]]
+            raise LaPermError(
+                f"{self.path} holds another training of {self.task.experiment}: "
+                f"{', '.join(differing) or 'something'} differs in its {_CONFIGURATION_FILE}. "
+                "Take another folder for all runs, or delete this one."
+            )
 
 
 def write_outcome(path: Path, experiment: str, done: Run) -> Record:
@@ -234,7 +253,7 @@ def tasks_in(root: str | os.PathLike[str]) -> Sequence[Task]:
     Raises:
         LaPermError: if a configuration cannot be read.
     """
-    configurations = sorted(Path(root).glob("*/configuration.json"))
+    configurations = sorted(Path(root).glob(f"*/{_CONFIGURATION_FILE}"))
     return [files.read_json(file, _task, holds=_CONFIGURATION) for file in configurations]
 
 

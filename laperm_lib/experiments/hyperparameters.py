@@ -6,12 +6,18 @@ References:
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from laperm_lib import models
+from laperm_lib import datasets, models
+from laperm_lib.arguments import check_integer, check_number
 from laperm_lib.augmentation import Augmentation
+from laperm_lib.initializers import DISTRIBUTIONS
 from laperm_lib.rearrangement import Rearrangement
+
+PRECISIONS = ("float32", "mixed_bfloat16")
+"""What a network is computed in: dtype policies of Keras that leave the weights in float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +43,7 @@ class Hyperparameters:
         shared_value: the value that every kept weight starts with, where there is only one; then
             `keep` says which, and nothing else is pruned.
         keep: with a shared value, the probability that a weight is kept, for each kernel.
-        precision: the dtype policy of `laperm_lib.models.build`.
+        precision: one of `PRECISIONS`.
         held_out: how many training images are left out, to choose a network by them; none as
             published.
         evaluate_every: the steps between two evaluations, at least; each is at the first
@@ -69,15 +75,20 @@ class Hyperparameters:
     def __post_init__(self) -> None:
         models.spec(self.model)
         for name in ("epochs", "batch_size", "decay_every", "evaluate_every"):
-            _check(name, getattr(self, name), int, at_least=1)
+            check_integer(name, getattr(self, name), at_least=1)
         if self.sync_period is not None:
-            _check("sync_period", self.sync_period, int, at_least=1)
-        _check("held_out", self.held_out, int, at_least=0)
-        _check("pruned", self.pruned, (int, float), at_least=0)
+            check_integer("sync_period", self.sync_period, at_least=1)
+        check_integer("held_out", self.held_out, at_least=0)
+        check_number("pruned", self.pruned, at_least=0, at_most=1)
         for name in ("learning_rate", "decay"):
-            _check(name, getattr(self, name), (int, float), at_least=0)
+            check_number(name, getattr(self, name), at_least=0)
+        _check_name("dataset", self.dataset, datasets.NAMES)
+        _check_name("initializer", self.initializer, DISTRIBUTIONS)
+        _check_name("precision", self.precision, PRECISIONS)
         if (self.shared_value is None) != (not self.keep):
             raise ValueError("shared_value and keep are given together or not at all.")
+        if self.shared_value is not None and self.pruned:
+            raise ValueError("With a shared value, keep says what is pruned; pruned is 0.")
 
     def rate(self, epoch: int) -> float:
         """The learning rate in an epoch, counted from 0.
@@ -110,10 +121,9 @@ class SGPermHyperparameters(Hyperparameters):
     rearrangement: Rearrangement
 
 
-def _check(name: str, value: Any, kind: Any, at_least: float) -> None:
-    if not isinstance(value, kind) or isinstance(value, bool) or not value >= at_least:
-        number = "an integer" if kind is int else "a number"
-        raise ValueError(f"{name} is {number} of at least {at_least}, got {value!r}.")
+def _check_name(name: str, value: str, known: Iterable[str]) -> None:
+    if value not in known:
+        raise ValueError(f"Unknown {name} {value!r}; there are {', '.join(known)}.")
 
 
 def fingerprint(settings: Hyperparameters, default: Hyperparameters) -> str:

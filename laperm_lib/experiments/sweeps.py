@@ -43,7 +43,8 @@ def grid(
         The tasks, those of one setting together.
 
     Raises:
-        ValueError: if the experiment, the profile, a field or a value is not possible.
+        ValueError: if the experiment, the profile, a field or a value is not possible, or one
+            comes twice.
 
     Examples:
         >>> [task.name[:11] for task in grid("conv7", seeds=[0, 1], sync_period=[20, 1200])]
@@ -59,9 +60,11 @@ def grid(
         replace(start, **dict(zip(values, combination, strict=True)))
         for combination in itertools.product(*values.values())
     ]
-    return [
+    tasks = [
         Task(experiment, each, seed, tuple(evaluate_after)) for each in settings for seed in seeds
     ]
+    _check_all_differ(tasks)
+    return tasks
 
 
 def sweep(
@@ -94,9 +97,8 @@ def sweep(
     """
     if workers < 1:
         raise ValueError(f"workers is at least 1, got {workers}.")
+    _check_all_differ(tasks)
     names = [task.name for task in tasks]
-    if len(set(names)) < len(names):
-        raise ValueError("Two tasks are the same training.")
     try:
         import distributed
     except ImportError:
@@ -121,6 +123,13 @@ def sweep(
                 results[task.name] = RunFolder(folder, task).record()
                 _log.info("%s is finished (%d of %d).", task.name, len(results), len(tasks))
     return {name: results[name] for name in names}
+
+
+def _check_all_differ(tasks: Sequence[Task]) -> None:
+    names = [task.name for task in tasks]
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            raise ValueError(f"Two tasks are the same training, {name}: is a value given twice?")
 
 
 def _run(task: Task, *, root: str, data_dir: str | None, every_seconds: float) -> None:

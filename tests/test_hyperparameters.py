@@ -1,0 +1,40 @@
+"""Settings that no run could have are refused before anything is made."""
+
+from dataclasses import replace
+
+import pytest
+
+from laperm_lib import experiments
+
+CONV2, F1 = experiments.PUBLISHED["conv2"], experiments.PUBLISHED["f1"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "why"),
+    [
+        ("epochs", 0, "epochs is an integer of at least 1, got 0"),
+        ("epochs", True, "epochs is an integer"),
+        ("held_out", -1, "held_out is an integer of at least 0"),
+        ("sync_period", 2.5, "sync_period is an integer"),
+        ("pruned", 1.5, "pruned is a number at least 0 and at most 1, got 1.5"),
+        ("learning_rate", float("nan"), "learning_rate is a number"),
+        ("model", "conv3", "Unknown model 'conv3'"),
+        ("dataset", "imagenet", "Unknown dataset 'imagenet'; there are digits, mnist, cifar10"),
+        ("initializer", "zeros", "Unknown initializer 'zeros'"),
+        ("precision", "float8", "Unknown precision 'float8'; there are float32, mixed_bfloat16"),
+    ],
+)
+def test_impossible_settings(setting, value, why):
+    with pytest.raises(ValueError, match=why):
+        replace(CONV2, **{setting: value})
+
+
+def test_a_shared_value_says_itself_what_is_pruned():
+    with pytest.raises(ValueError, match="pruned is 0"):
+        replace(F1, pruned=0.5)
+    with pytest.raises(ValueError, match="together or not at all"):
+        replace(F1, keep=())
+
+
+def test_nothing_or_all_may_be_pruned():
+    assert [replace(CONV2, pruned=share).pruned for share in (0, 1)] == [0, 1]
