@@ -30,6 +30,8 @@ class Outcome:
             images instead; None for a network without batch normalisation, and in old records.
         is_permutation: whether that network is bitwise a permutation of its start.
         seconds: wall time of training and evaluating.
+        final_held_out: accuracy of that network on the training images held out, 0 to 1; None if
+            there are none, and in old records.
         data_fingerprint: SHA-256 of the dataset, as `laperm_lib.datasets.load` gives it.
     """
 
@@ -42,19 +44,20 @@ class Outcome:
     seconds: float
     data_fingerprint: str
     final_reestimated: float | None = None
+    final_held_out: float | None = None
 
     @property
     def selected(self) -> float | None:
         """The test accuracy of the synchronised network chosen on the images held out, 0 to 1.
 
-        Of the evaluations right after a synchronisation it is the one with the best accuracy on
-        the training images held out, the first of several. The test images had no say in it. None
-        if no images were held out, or there was no such evaluation.
+        Of the networks right after a synchronisation that were evaluated, and the final one, it is
+        that with the best accuracy on the training images held out, the first of several. The test
+        images had no say in it. None if no images were held out, or no such network was evaluated.
         """
-        choices = [e for e in self.evaluations if e.since_sync == 0 and e.held_out is not None]
-        if not choices:
-            return None
-        return max(choices, key=lambda e: e.held_out or 0.0).accuracy
+        choices = [(e.held_out, e.accuracy) for e in self.evaluations if e.since_sync == 0]
+        choices.append((self.final_held_out, self.final))
+        measured = [(seen, accuracy) for seen, accuracy in choices if seen is not None]
+        return max(measured, key=lambda choice: choice[0])[1] if measured else None
 
     @property
     def published_protocol(self) -> float:

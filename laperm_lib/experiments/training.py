@@ -93,13 +93,17 @@ class Start:
         batches = [sample[first:][:_REESTIMATION_BATCH] for first in parts]
         with batch_statistics.reestimated(self.model, batches) as layers:
             reestimated = self._test_accuracy() if layers else None
+        last = self.images.evaluate(
+            self.model, self.settings.epochs * self.steps_per_epoch, since_sync=0
+        )
         return Run(
             hyperparameters=self.settings,
             seed=self.seed,
             fraction_pruned=self.fraction_pruned,
             evaluations=tuple(evaluations),
-            final=self._test_accuracy(),
+            final=last.accuracy,
             final_reestimated=reestimated,
+            final_held_out=last.held_out,
             is_permutation=isinstance(optimizer, LaPerm) and optimizer.is_permutation(),
             seconds=round(seconds, 2),
             data_fingerprint=self.images.fingerprint,
