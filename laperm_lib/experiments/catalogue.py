@@ -85,17 +85,17 @@ HELD_OUT = {"mnist": 5000, "cifar10": 5000, "digits": 200}
 """How many training images the planned runs hold out, to choose a network by them."""
 
 MILLISECONDS_PER_IMAGE = {
-    "conv2": 1.56,
-    "conv4": 2.4,
-    "conv7": 0.45,
-    "conv13": 8.6,
-    "resnet50": 3.8,
-    "f1": 0.007,
-    "f2": 0.013,
+    "conv2": 2.1,
+    "conv4": 3.1,
+    "conv7": 0.56,
+    "conv13": 12.8,
+    "resnet50": 5.0,
+    "f1": 0.005,
+    "f2": 0.014,
 }
 """What training by one image takes on 2 cores, float32 on TensorFlow, in batches as published.
-Wall times of conv2 and conv7 are in `benchmarks/results.md`; the others are processor time by two.
-`benchmarks/test_training_cost.py` measures all of them. Not known for accelerators."""
+Measured by `benchmarks/test_training_cost.py`, as `benchmarks/results.md` has it and the machine;
+evaluations are not counted, and other machines differ by half. Not known for accelerators."""
 
 # What may differ between runs of one row: how they are computed and measured.
 _BESIDE = {"precision", "held_out", "evaluate_every"}
