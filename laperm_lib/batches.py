@@ -48,6 +48,8 @@ class Batches(keras.utils.PyDataset):
             1, 3 or 4 channels.
         y: targets, shape (n, ...).
         batch_size: samples per step; the last batch of an epoch holds what is left.
+        drop_remainder: leave out what does not fill a batch, unless there is less than one of it.
+            Default False.
         epochs: how often the data are gone through.
         seed: an integer of at least 0.
         augmentation: how the images are distorted, anew in every epoch; the batches are float32
@@ -76,6 +78,7 @@ class Batches(keras.utils.PyDataset):
         seed: int,
         augmentation: Augmentation | None = None,
         first_step: int = 0,
+        drop_remainder: bool = False,
     ) -> None:
         super().__init__()
         if len(x) != len(y) or len(x) == 0:
@@ -88,7 +91,7 @@ class Batches(keras.utils.PyDataset):
             check_images(x.shape)
         self._x, self._y = x, y
         self._batch_size, self._epochs, self._seed = batch_size, epochs, check_seed(seed)
-        self._augmentation = augmentation
+        self._augmentation, self._drop_remainder = augmentation, drop_remainder
         self._first_step = first_step
         if not 0 <= first_step <= epochs * self.steps_per_epoch:
             raise ValueError(
@@ -110,7 +113,8 @@ class Batches(keras.utils.PyDataset):
     @property
     def steps_per_epoch(self) -> int:
         """How many batches go through the data once."""
-        return -(-len(self._x) // self._batch_size)
+        whole, left = divmod(len(self._x), self._batch_size)
+        return max(1, whole if self._drop_remainder else whole + bool(left))
 
     def __len__(self) -> int:
         """The number of steps that are left of the training."""

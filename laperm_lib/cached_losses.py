@@ -57,9 +57,7 @@ class CachedLosses:
 
     def __init__(self, model: keras.Model, variable: Any, x: np.ndarray, y: np.ndarray) -> None:
         blocks = blocks_of(model)
-        self._parameters = {
-            id(v): np.array(keras.ops.convert_to_numpy(v)) for v in model.trainable_variables
-        }
+        self._parameters = {id(v): np.array(keras.ops.convert_to_numpy(v)) for v in model.weights}
         number = _block_of(blocks, variable)
         self._variable = variable
         self._weights = self._parameters[id(variable)].ravel()  # a view

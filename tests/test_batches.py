@@ -169,3 +169,19 @@ def test_closed_batches_let_go_of_the_data():
     del x
     gc.collect()
     assert alive() is None
+
+
+@pytest.mark.parametrize(("samples", "steps"), [(8, 2), (9, 2), (11, 2), (12, 3), (3, 1), (4, 1)])
+def test_what_does_not_fill_a_batch_can_be_left_out(samples, steps):
+    x = np.arange(samples)
+    batches = Batches(x, x, batch_size=4, epochs=2, seed=0, drop_remainder=True)
+    assert (batches.steps_per_epoch, len(batches)) == (steps, 2 * steps)
+    assert {len(batches[step][0]) for step in range(len(batches))} == {min(4, samples)}
+    for epoch in (0, 1):
+        given = [batches[epoch * steps + step][0] for step in range(steps)]
+        order = epoch_order(samples, seed=0, epoch=epoch)
+        np.testing.assert_array_equal(np.concatenate(given), order[: 4 * steps])
+    blocks = [block for x, _ in batches.blocks(2) for block in x]
+    for step, block in enumerate(blocks):
+        np.testing.assert_array_equal(block, batches[step][0])
+    assert len(blocks) == len(batches)

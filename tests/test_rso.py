@@ -9,12 +9,14 @@ from keras import layers, ops
 from small_network import float64
 
 from laperm_lib import UnknownLayerError, datasets, permutation, weight_vectors
+from laperm_lib.optimizers import rso
 from laperm_lib.optimizers.rso import RSO
 
 BACKEND = keras.backend.backend()
 DIGITS = datasets.load("digits", shape=(8, 8, 1))
 X = (DIGITS.x_train[:150] / 255).astype("float32")
 Y = DIGITS.y_train[:150]
+ROWS = X[:, 4, :, 0]  # of pixels in the middle
 
 
 def build(normalised=False, dtype="float32", seed=0, filters=3):
@@ -369,3 +371,54 @@ def test_progress_is_shown_if_asked_for(capsys):
     assert capsys.readouterr().out == ""
     RSO(cycles=1, batch_size=20).fit(build(), X[:20], Y[:20], verbose=1)
     assert "loss" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_variable_is_never_fitted_to_a_few_samples_left_over(cached, monkeypatch):
+    name = "CachedLosses" if cached else "RecomputedLosses"
+    losses, sizes = getattr(rso, name), []
+
+    def noting(model, variable, x, y):
+        sizes.append(len(x))
+        return losses(model, variable, x, y)
+
+    monkeypatch.setattr(rso, name, noting)
+    for samples, expected in ((41, 20), (39, 20), (20, 20), (7, 7)):
+        sizes.clear()
+        RSO(cycles=2, batch_size=20, cached=cached).fit(small(), ROWS[:samples], Y[:samples])
+        assert sizes == [expected] * 8  # four variables, two cycles
+
+
+@pytest.mark.parametrize("frozen", ["a", "b", "normalisation"])
+def test_a_frozen_layer_is_left_as_it_is(frozen):
+    models = []
+    for cached in (True, False):
+        model = small(frozen)
+        before = [weight.copy() for weight in model.get_layer(frozen).get_weights()]
+        RSO(cycles=2, cached=cached).fit(model, ROWS, Y)
+        after = model.get_layer(frozen).get_weights()
+        for old, new in list(zip(before, after, strict=True))[:2]:  # not moving averages
+            np.testing.assert_array_equal(old, new)
+        models.append(model)
+    cached, recomputed = models
+    for one, other in zip(cached.get_weights(), recomputed.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def small(frozen=None):
+    """A network of `ROWS`; both layers have kernel and bias."""
+    keras.utils.set_random_seed(0)
+    hidden = [layers.Dense(4, name="a", bias_initializer="normal"), layers.ReLU()]
+    if frozen == "normalisation":
+        hidden.insert(1, layers.BatchNormalization(name="normalisation"))
+        hidden[0].use_bias = False
+    model = keras.Sequential(
+        [
+            keras.Input((8,)),
+            *hidden,
+            layers.Dense(10, name="b", bias_initializer="normal"),
+        ]
+    )
+    if frozen:
+        model.get_layer(frozen).trainable = False
+    return model

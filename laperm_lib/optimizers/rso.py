@@ -81,7 +81,8 @@ class RSO:
 
     Args:
         cycles: how often each weight is visited, C. Default 50.
-        batch_size: samples in a mini-batch, or all if there are fewer. Default 5000.
+        batch_size: samples in a mini-batch, or all if there are fewer. Default 5000. Those that
+            are left over when the data have been gone through wait for the next time.
         last_scale: s, above 0 and at most 1. Default 0.1.
         move: "addition" (RSO) or "exchange" (the gradient-free LaPerm). Default "addition".
         together: how many moves of one weight vector are measured from the same network. Those
@@ -199,7 +200,12 @@ class RSO:
         if self.cached:
             blocks_of(model)  # raises for a model that is no chain
         batches = Batches(
-            x, y, batch_size=self.batch_size, epochs=self.cycles * len(trained), seed=self.seed
+            x,
+            y,
+            batch_size=self.batch_size,
+            epochs=self.cycles * len(trained),
+            seed=self.seed,
+            drop_remainder=True,  # a whole variable would be fitted to a few samples
         )
         return self._cycles(model, trained, spreads, batches, first_cycle)
 
