@@ -28,7 +28,7 @@ from laperm_lib.errors import WeightFileError
 
 _log = logging.getLogger(__name__)
 
-_NOTES = "notes.json"
+_NOTES, _NAMES = "notes.json", "names.json"
 _KEPT = 2
 
 
@@ -82,10 +82,11 @@ class Checkpoints:
             ValueError: for an array of Python objects.
             TypeError: for notes that JSON cannot hold.
         """
-        text = np.frombuffer(json.dumps(notes).encode(), np.uint8)
+        # An archive that has lost an entry is not noticed by its checksums, hence the names.
+        texts = {_NOTES: _text(notes), _NAMES: _text(sorted(arrays))}
         new = self._path(step)
         with files.replaced(new) as file:
-            np.savez(file, allow_pickle=False, **{_NOTES: text}, **arrays)
+            np.savez(file, allow_pickle=False, **texts, **arrays)
         up_to_new = [path for path in self._paths() if path <= new]
         for path in self._paths():
             if path not in up_to_new[-_KEPT:]:
@@ -137,10 +138,16 @@ def _step(path: Path) -> int:
 def _read(path: Path) -> Checkpoint:
     arrays = files.read_arrays(path)
     try:
-        notes = json.loads(arrays.pop(_NOTES).tobytes())
-        return Checkpoint(_step(path), arrays, notes)
+        notes, names = (json.loads(arrays.pop(name).tobytes()) for name in (_NOTES, _NAMES))
     except (KeyError, ValueError):
         raise WeightFileError(f"{path} is no checkpoint.") from None
+    if sorted(arrays) != names:
+        raise WeightFileError(f"{path} is damaged: it does not hold all that was written.")
+    return Checkpoint(_step(path), arrays, notes)
+
+
+def _text(content: Any) -> np.ndarray:
+    return np.frombuffer(json.dumps(content).encode(), np.uint8)
 
 
 def state_of(model: keras.Model) -> dict[str, np.ndarray]:
@@ -151,12 +158,21 @@ def state_of(model: keras.Model) -> dict[str, np.ndarray]:
 
     Returns:
         Arrays by name. They hold weights, states of random generators, and all of the optimizer's
-        variables.
+        variables. Those of a type that NumPy does not have itself, as bfloat16, are the unsigned
+        integers of the same bits.
     """
     return {
-        name: np.array(keras.ops.convert_to_numpy(variable))
+        name: _storable(np.array(keras.ops.convert_to_numpy(variable)))
         for name, variable in _variables(model).items()
     }
+
+
+def _storable(array: np.ndarray) -> np.ndarray:
+    return array.view(f"u{array.itemsize}") if array.dtype.kind == "V" else array
+
+
+def _restored(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    return array.view(dtype) if dtype.kind == "V" else array
 
 
 def restore(model: keras.Model, arrays: Mapping[str, np.ndarray]) -> None:
@@ -183,7 +199,8 @@ def restore(model: keras.Model, arrays: Mapping[str, np.ndarray]) -> None:
                 f"not {tuple(variable.shape)}."
             )
     for name, variable in variables.items():
-        variable.assign(arrays[name])
+        # Keras has imported ml_dtypes, by which NumPy knows bfloat16 and its like by name.
+        variable.assign(_restored(arrays[name], np.dtype(variable.dtype)))
 
 
 def _variables(model: keras.Model) -> dict[str, Any]:
@@ -202,7 +219,8 @@ class SaveCheckpoints(keras.callbacks.Callback):
     To go on after a cut, `restore` the arrays of the latest checkpoint into a model built and
     compiled in the same way, and fit it on `Batches(..., first_step=checkpoint.step)`. A checkpoint
     that cannot be written, because the disk is full, is logged as a warning; training goes on and
-    the last good one stays.
+    the last good one stays. The optimizer's step count has to be the position in the data, so
+    gradients cannot be accumulated over steps, nor the loss scaled so that a step may be skipped.
 
     Args:
         checkpoints: where to.
@@ -211,6 +229,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
 
     Raises:
         ValueError: if `every_seconds` is negative.
+        ValueError: when `fit` starts, if the optimizer does not count every step.
 
     Examples:
         >>> import tempfile
@@ -246,6 +265,19 @@ class SaveCheckpoints(keras.callbacks.Callback):
             raise ValueError(f"every_seconds is at least 0, got {every_seconds!r}.")
         self._checkpoints, self._every_seconds, self._notes = checkpoints, every_seconds, notes
         self._saved = time.monotonic()
+
+    def on_train_begin(self, logs: object = None) -> None:
+        """Refuse an optimizer whose step count is not the position in the data."""
+        optimizer = self.model.optimizer
+        while optimizer is not None:
+            is_scaling = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+            if is_scaling or getattr(optimizer, "gradient_accumulation_steps", None):
+                what = "skips steps" if is_scaling else "accumulates gradients"
+                raise ValueError(
+                    f"{type(optimizer).__name__} {what}, so its step count does not say which "
+                    "batch comes next, and a training could not be taken up where it was cut."
+                )
+            optimizer = getattr(optimizer, "inner_optimizer", None)
 
     def on_train_batch_end(self, batch: int, logs: object = None) -> None:
         """Save, if it is time."""

@@ -124,10 +124,18 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             arrays = {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise WeightFileError(f"{path}: there is no such file.") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise WeightFileError(f"{path} is damaged: {error}") from None
     except (AttributeError, TypeError, NotImplementedError) as error:  # a bare array, for one
         raise WeightFileError(f"{path} does not hold named arrays: {error}") from None
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:  # a RuntimeError where a bit says that an entry is encrypted
+        raise WeightFileError(f"{path} is damaged: {error}") from None
     if not all(isinstance(array, np.ndarray) for array in arrays.values()):
         raise WeightFileError(f"{path} does not hold arrays alone.")  # NumPy gives other files raw
     return arrays

@@ -188,3 +188,70 @@ def test_notes_are_json(tmp_path):
     Checkpoints(tmp_path).save(1, {}, notes={"accuracy": [0.1, None]})
     with np.load(tmp_path / "checkpoint-000000001.npz", allow_pickle=False) as file:
         assert json.loads(file["notes.json"].tobytes()) == {"accuracy": [0.1, None]}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "why"),
+    [
+        (lambda: keras.optimizers.Adam(gradient_accumulation_steps=2), "accumulates gradients"),
+        (
+            lambda: LaPerm(keras.optimizers.Adam(gradient_accumulation_steps=2), 2),
+            "Adam accumulates gradients",
+        ),
+        (lambda: keras.optimizers.LossScaleOptimizer(LaPerm("adam", 2)), "skips steps"),
+    ],
+)
+def test_a_step_count_that_is_no_position_in_the_data_is_refused(tmp_path, optimizer, why):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    model.compile(optimizer(), loss="mse")
+    saving = SaveCheckpoints(Checkpoints(tmp_path), every_seconds=0)
+    with pytest.raises(ValueError, match=why):
+        model.fit(np.ones((8, 4)), np.ones((8, 3)), callbacks=[saving], verbose=0)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_weights_in_reduced_precision_are_kept(tmp_path, dtype):
+    def trained(steps):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, dtype=dtype)])
+        model.compile(LaPerm("adam", sync_period=2), loss="mse")
+        x = np.arange(32, dtype="float32").reshape(8, 4) / 32
+        for _ in range(steps):
+            model.train_on_batch(x, x[:, :3])
+        return model
+
+    model = trained(3)
+    state = state_of(model)
+    Checkpoints(tmp_path).save(3, state)
+    again = trained(1)
+    restore(again, Checkpoints(tmp_path).latest().arrays)
+    assert again.layers[0].kernel.dtype == dtype
+    for name, array in state_of(again).items():
+        np.testing.assert_array_equal(array, state[name])
+
+
+def test_a_checkpoint_that_has_lost_an_array_is_passed_over(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, {"a": np.ones(2), "b": np.zeros(2)})
+    checkpoints.save(2, {"a": np.ones(3), "b": np.zeros(3)})
+    path = tmp_path / "checkpoint-000000002.npz"
+    with np.load(path) as file:
+        kept = {name: file[name] for name in file.files if name != "b"}
+    with path.open("wb") as file:
+        np.savez(file, **kept)
+    assert checkpoints.latest().step == 1
+    with pytest.raises(WeightFileError, match="all that was written"):
+        checkpoints.at(2)
+
+
+def test_a_checkpoint_that_claims_to_be_encrypted_is_passed_over(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, {"a": np.ones(2)})
+    checkpoints.save(2, {"a": np.ones(3)})
+    path = tmp_path / "checkpoint-000000002.npz"
+    content = bytearray(path.read_bytes())
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(signature) + flags] |= 1
+    path.write_bytes(content)
+    assert checkpoints.latest().step == 1
