@@ -3,11 +3,13 @@
 A network trained by permuting is its start and an arrangement. The start is a few numbers.
 """
 
+import numbers
 from dataclasses import dataclass
 
 import keras
 
 from laperm_lib import models, sparsity
+from laperm_lib.initializers import check_seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,9 @@ class InitialNetwork:
         keep: with a shared value, the probability that a weight is kept, for each kernel.
         precision: the dtype policy, as for `laperm_lib.models.build`.
 
+    Raises:
+        ValueError: for a seed that is not an integer of at least 0, or a `keep` that is one number.
+
     Examples:
         >>> model, report = InitialNetwork(model="f2", seed=0, pruned=0.5).build()
         >>> model.count_params(), round(report.fraction_pruned, 2)
@@ -37,6 +42,13 @@ class InitialNetwork:
     shared_value: float | None = None
     keep: tuple[float, ...] = ()
     precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        # Python's own numbers, which a file can hold, whatever kind they were given as.
+        object.__setattr__(self, "seed", check_seed(self.seed))
+        if isinstance(self.keep, numbers.Real):
+            raise ValueError(f"keep has a number for each kernel, as in ({self.keep!r},).")
+        object.__setattr__(self, "keep", tuple(map(float, self.keep)))
 
     def build(self) -> tuple[keras.Model, sparsity.SparsityReport]:
         """Build the network.

@@ -113,8 +113,8 @@ def save_pretrained(
         kinds: the kinds of weight vectors that were permuted; the others are stored as they are.
 
     Raises:
-        ValueError: if the model is another one than that of `initial`, or a weight vector of those
-            kinds is no permutation of its start. Nothing is written then.
+        ValueError: if the model is another one than that of `initial`, there is no such kind, or a
+            weight vector of those kinds is no permutation of its start. Nothing is written then.
 
     Examples:
         >>> import tempfile
@@ -128,6 +128,7 @@ def save_pretrained(
         >>> bool((again.get_weights()[0] == trained.get_weights()[0]).all())
         True
     """
+    kinds = weight_vectors.check_kinds(kinds)
     start, _ = initial.build()
     weights, at_start = _weights(model), _weights(start)
     if _shapes(weights) != _shapes(at_start):

@@ -193,7 +193,7 @@ def of(
         One `WeightVectors` per trainable variable of those kinds; a shared variable appears once.
 
     Raises:
-        ValueError: if it is not a layer, or not built.
+        ValueError: if it is not a layer, or not built, or there is no such kind.
         UnknownLayerError: if a layer with trainable variables is not registered.
 
     Examples:
@@ -205,11 +205,28 @@ def of(
         raise ValueError(f"Expected a Keras model or layer, got {model_or_layer!r}.")
     if not model_or_layer.built:
         raise ValueError(f"'{model_or_layer.name}' is not built, so it has no weights yet.")
-    wanted = tuple(kinds)
+    wanted = check_kinds(kinds)
     owners = _owners(model_or_layer._flatten_layers())
     variables = [v for v in model_or_layer.trainable_variables if not skip(v)]
     found = [_describe(variable, owners) for variable in variables]
     return [vectors for vectors in found if vectors.kind in wanted]
+
+
+def check_kinds(kinds: Kind | Iterable[Kind]) -> tuple[Kind, ...]:
+    """Give kinds back as a tuple; one alone is one of them.
+
+    Raises:
+        ValueError: if one is none of `KINDS`.
+
+    Examples:
+        >>> check_kinds("kernel")
+        ('kernel',)
+    """
+    found = (kinds,) if isinstance(kinds, str) else tuple(kinds)
+    for kind in found:
+        if kind not in KINDS:
+            raise ValueError(f"Unknown kind {kind!r}; there are {', '.join(KINDS)}.")
+    return found
 
 
 def of_variables(variables: Iterable[Any]) -> list[WeightVectors]:
@@ -235,11 +252,15 @@ def of_variables(variables: Iterable[Any]) -> list[WeightVectors]:
 def _owners(candidates: Iterable[Any]) -> dict[int, keras.Layer]:
     """The layer that created each variable, by the variable's id."""
     owners: dict[int, keras.Layer] = {}
+    nearest: dict[int, int] = {}
     for layer in candidates:
         for variable in getattr(layer, "_trainable_variables", ()):
-            # A layer that borrows a variable (tied weights) tracks it too, under another path.
-            if id(variable) not in owners or variable.path.startswith(f"{layer.path}/"):
-                owners[id(variable)] = layer
+            # A layer that borrows a variable (tied weights) tracks it too, under another path; one
+            # that borrows it of a layer inside of it has a part of that layer's path.
+            is_inside = variable.path.startswith(f"{layer.path}/")
+            common = len(layer.path) if is_inside else -1
+            if common > nearest.get(id(variable), -2):
+                owners[id(variable)], nearest[id(variable)] = layer, common
     return owners
 
 

@@ -1,5 +1,6 @@
 """Starts: what decides the initial weights."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -43,3 +44,18 @@ def test_the_precision_is_that_of_the_layers():
 def test_impossible_starts(wrong):
     with pytest.raises(ValueError, match=r"f3|seed|fraction"):
         replace(F2, **wrong).build()
+
+
+def test_numbers_of_any_kind_are_kept_as_those_of_python():
+    start = InitialNetwork(
+        model="f2", seed=np.int64(3), shared_value=0.1, keep=np.full(3, 0.5, np.float32)
+    )
+    assert start == InitialNetwork(model="f2", seed=3, shared_value=0.1, keep=[0.5] * 3)
+    assert json.dumps([start.seed, start.keep]) == "[3, [0.5, 0.5, 0.5]]"
+
+
+def test_starts_refused_before_they_are_built():
+    with pytest.raises(ValueError, match="keep has a number for each kernel"):
+        InitialNetwork(model="f1", seed=0, shared_value=0.1, keep=0.6)
+    with pytest.raises(ValueError, match="seed"):
+        InitialNetwork(model="f1", seed=-1)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from laperm_lib import coding, load_pretrained, manifest, models, permutation, pretrained
@@ -162,7 +163,6 @@ def test_no_file(tmp_path):
     [
         {"initial": replace(F1, model="conv3")},
         {"initial": replace(F1, keep=(0.6, 0.6))},
-        {"initial": replace(F1, seed=-1)},
         {"initial": replace(F1, precision="float3")},
         {"initial": replace(F1, precision=["float32"])},
         {"initial": replace(F1, model="f2", keep=(0.1, 0.1, 0.1))},
@@ -181,6 +181,20 @@ def test_what_does_not_go_together_gives_no_network(f1_file, wrong):
     stored.build()
     with pytest.raises(WeightFileError):
         replace(stored, **wrong).build()
+
+
+@pytest.mark.parametrize("wrong", [{"seed": -1}, {"seed": "3"}, {"keep": 0.6}, {"speed": 1}])
+def test_a_start_that_cannot_be_is_a_damaged_file(f1_file, tmp_path, wrong):
+    with safe_open(f1_file, framework="numpy") as file:
+        header = json.loads(file.metadata()["laperm_lib"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    del header["sha256"]
+    header["initial"] |= wrong
+    header["sha256"] = pretrained._content_hash(header, tensors)
+    path = tmp_path / "wrong.safetensors"
+    save_file(tensors, path, {"laperm_lib": json.dumps(header)})
+    with pytest.raises(WeightFileError, match="is damaged"):
+        load_pretrained(path)
 
 
 def test_the_networks_that_come_with_the_project_are_their_starts_rearranged(repository):
@@ -219,3 +233,14 @@ def test_networks_are_loaded_by_name(f1_file, tmp_path, monkeypatch):
     with pytest.raises(WeightFileError, match="no such file"):
         load_pretrained("f1")
     assert len(json.loads((tmp_path / "manifest.json").read_text())["networks"]) == 1
+
+
+def test_kinds_that_there_are_not_are_refused(tmp_path):
+    path = tmp_path / "f1.safetensors"
+    with pytest.raises(ValueError, match="Unknown kind 'kernels'"):
+        save_pretrained(trained(F1), path, initial=F1, kinds=("kernels",))
+    assert not path.exists()
+    model = trained(F1)
+    save_pretrained(model, path, initial=F1, kinds="kernel")
+    assert bits(load_pretrained(path)) == bits(model)
+    assert pretrained.read(path).kinds == KERNELS

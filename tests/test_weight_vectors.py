@@ -223,3 +223,36 @@ def test_tied_weights_belong_to_the_layer_that_made_them():
     found = weight_vectors.of_variables([dense.kernel])
     assert found[0].layer is dense
     assert borrower.kernel is dense.kernel
+
+
+class Borrowing(layers.Layer):
+    """Knows the kernel of a layer inside of it by a name of its own, as SpectralNormalization."""
+
+    def __init__(self, inner, **options):
+        super().__init__(**options)
+        self.inner = inner
+
+    def build(self, shape):
+        self.inner.build(shape)
+        self.kernel = self.inner.kernel
+
+    def call(self, x):
+        return self.inner(x)
+
+
+@pytest.mark.parametrize("inner_first", [True, False])
+def test_a_variable_belongs_to_the_innermost_of_the_layers_that_know_it(inner_first):
+    outer = Borrowing(layers.Dense(3, name="dense"), name="outer")
+    model = keras.Sequential([keras.Input((4,)), outer])
+    candidates = [outer.inner, outer, model] if inner_first else [model, outer, outer.inner]
+    owners = weight_vectors._owners(candidates)
+    assert {owners[id(v)].name for v in model.trainable_variables} == {"dense"}
+    (vectors,) = weight_vectors.of(model)
+    assert vectors.path == "dense/kernel"
+
+
+def test_only_kinds_that_there_are():
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
+    assert len(weight_vectors.of(model, "bias")) == 1
+    with pytest.raises(ValueError, match="Unknown kind 'kernels'; there are kernel, bias"):
+        weight_vectors.of(model, ("kernels",))
