@@ -46,6 +46,10 @@ def threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(CORES, thread_name_prefix="laperm")
 
 
+if hasattr(os, "register_at_fork"):  # a child process has none of its parent's threads
+    os.register_at_fork(after_in_child=threads.cache_clear)
+
+
 def in_blocks(work: Callable[[int, int], None], rows: int, weights: int) -> None:
     """Share the rows of a matrix among the threads.
 

@@ -377,3 +377,18 @@ def test_a_model_that_fit_builds():
     if keras.backend.backend() == "tensorflow":  # the others have built it when they call callbacks
         with pytest.raises(ValueError, match="build it before"):
             fit(unbuilt(), Lookahead())
+
+
+@several_steps_at_once
+def test_a_step_that_loss_scaling_skips_puts_a_sample_off():
+    """The step count stands still where a scaled gradient is not finite."""
+    scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam())
+    spy = Spy(sample_period=4)
+    model = network(scaled, steps_per_execution=2)
+    x = X.copy()
+    x[4 * BATCH] = np.inf  # the fifth step
+    options = {"batch_size": BATCH, "shuffle": False, "verbose": 0}
+    for _ in range(2):  # the second begins between two executions
+        model.fit(x, Y, callbacks=[spy], **options)
+    assert int(ops.convert_to_numpy(scaled.iterations)) == 22
+    assert spy.steps == [4, 9, 13, 16, 20]

@@ -1,5 +1,8 @@
 """Compiled functions do what the plain ones do, and stay as they are without Numba."""
 
+import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -55,3 +58,26 @@ def test_an_error_in_a_block_is_raised():
 
     with pytest.raises(RuntimeError, match="in a thread"):
         compiling.in_blocks(fail, rows=100, weights=10**6)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_has_threads_of_its_own():
+    script = """
+import os, signal
+from laperm_lib import compiling
+compiling.CORES = 2
+
+def work(first, last):
+    pass
+
+compiling.in_blocks(work, 2, 10**6)
+child = os.fork()
+if child == 0:
+    signal.alarm(20)  # ends a child that waits for ever
+    compiling.in_blocks(work, 2, 10**6)
+    os._exit(0)
+raise SystemExit(os.waitpid(child, 0)[1])
+"""
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -188,7 +188,8 @@ class WeightSampler(keras.callbacks.Callback):
         passed = self._passed_at(step)
         if passed == self._passed:
             return
-        if passed > self._passed + 1 or (step - self.start) % self.sample_period:
+        late = (step - self.start) % self.sample_period
+        if passed > self._passed + 1 or (late and not _may_skip_steps(model)):
             raise ValueError(
                 f"A sample was due before step {step}, but callbacks did not see that step; the "
                 f"steps of an epoch are no multiple of {model.steps_per_execution}."
@@ -215,7 +216,10 @@ class WeightSampler(keras.callbacks.Callback):
                     f"see no steps in between; got {value}."
                 )
         epochs, steps = self.params["epochs"], self.params["steps"]
-        if step % at_once or (epochs > 1 and steps is not None and steps % at_once):
+        may_skip = _may_skip_steps(self.model)
+        if (step % at_once and not may_skip) or (
+            epochs > 1 and steps is not None and steps % at_once
+        ):
             raise ValueError(
                 f"With steps_per_execution={at_once} callbacks will not see every "
                 f"{self.sample_period} steps: training goes on from step {step}, and an epoch has "
@@ -279,6 +283,14 @@ def move(average: Weights, towards: Weights, share: float) -> None:
 def _step(model: keras.Model) -> int:
     """The steps taken; a model's `batch` counts beyond the end in a last, shorter execution."""
     return int(ops.convert_to_numpy(model.optimizer.iterations))
+
+
+def _may_skip_steps(model: keras.Model) -> bool:
+    """Whether a step that has been gone through may not count: the scaled loss was too large.
+
+    Then a sample is taken at the first chance behind the step at which it was due.
+    """
+    return isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
 
 
 def _validating(callbacks: Any) -> Sequence[WeightSampler]:
