@@ -90,13 +90,14 @@ def synchronise_when(due: Any, permuted: Sequence[PermutedVariable]) -> None:
             state: it leaves all weights as they are, and `synchronise` raises when `fit` ends, for
             no step makes a NaN or an infinity finite again.
     """
-    match keras.backend.backend():
-        case "tensorflow":
-            _synchronise_when_on_tensorflow(due, permuted)
-        case "jax":
-            _synchronise_when_on_jax(due, permuted)
-        case _:
-            _synchronise_when_on_torch(due, permuted)
+    # No `match` in what a training step calls: AutoGraph, in a loop of the user's own, warns of it.
+    name = keras.backend.backend()
+    if name == "tensorflow":
+        _synchronise_when_on_tensorflow(due, permuted)
+    elif name == "jax":
+        _synchronise_when_on_jax(due, permuted)
+    else:
+        _synchronise_when_on_torch(due, permuted)
 
 
 def _synchronise_when_on_tensorflow(due: Any, permuted: Sequence[PermutedVariable]) -> None:

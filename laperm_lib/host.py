@@ -73,13 +73,11 @@ def call(function: Function, arrays: Sequence[Any], like: Sequence[Any]) -> list
         >>> keras.ops.convert_to_numpy(two).tolist()
         [2.0, 2.0]
     """
-    match keras.backend.backend():
-        case "tensorflow":
-            return _on_tensorflow(function, arrays, like)
-        case "jax":
-            return _on_jax(function, arrays, like)
-        case _:
-            return _on_torch(function, arrays)
+    if keras.backend.backend() == "tensorflow":
+        return _on_tensorflow(function, arrays, like)
+    if keras.backend.backend() == "jax":
+        return _on_jax(function, arrays, like)
+    return _on_torch(function, arrays)
 
 
 def either(

@@ -71,34 +71,30 @@ def _keys(floats: Any) -> Any:
 
 def _stable_argsort(keys: Any) -> Any:
     """Stable argsort of every row; `keras.ops.argsort` does not promise to be stable."""
-    match keras.backend.backend():
-        case "tensorflow":
-            import tensorflow as tf
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
 
-            return tf.argsort(keys, axis=-1, stable=True)
-        case "jax":
-            import jax.numpy as jnp
+        return tf.argsort(keys, axis=-1, stable=True)
+    if keras.backend.backend() == "jax":
+        import jax.numpy as jnp
 
-            return jnp.argsort(keys, axis=-1, stable=True)
-        case _:
-            import torch
+        return jnp.argsort(keys, axis=-1, stable=True)
+    import torch
 
-            return torch.argsort(keys, dim=-1, stable=True)
+    return torch.argsort(keys, dim=-1, stable=True)
 
 
 def _scatter(order: Any, values: Any) -> Any:
     """new[order] = values in every row; keras.ops.scatter would add to zeros, which loses -0."""
-    match keras.backend.backend():
-        case "tensorflow":
-            import tensorflow as tf
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
 
-            rows = tf.broadcast_to(tf.range(tf.shape(order)[0])[:, None], tf.shape(order))
-            return tf.tensor_scatter_nd_update(values, tf.stack([rows, order], -1), values)
-        case "jax":
-            import jax.numpy as jnp
+        rows = tf.broadcast_to(tf.range(tf.shape(order)[0])[:, None], tf.shape(order))
+        return tf.tensor_scatter_nd_update(values, tf.stack([rows, order], -1), values)
+    if keras.backend.backend() == "jax":
+        import jax.numpy as jnp
 
-            return jnp.put_along_axis(values, order, values, axis=-1, inplace=False)
-        case _:
-            import torch
+        return jnp.put_along_axis(values, order, values, axis=-1, inplace=False)
+    import torch
 
-            return torch.empty_like(values).scatter_(-1, order, values)
+    return torch.empty_like(values).scatter_(-1, order, values)

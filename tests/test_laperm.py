@@ -1,6 +1,9 @@
 """LaPerm as users meet it: compile, fit, save, load, go on."""
 
 import shutil
+import subprocess
+import sys
+import warnings
 
 import keras
 import numpy as np
@@ -374,3 +377,51 @@ def test_an_error_in_a_step_is_not_hidden_by_the_last_synchronisation():
     model.compile(LaPerm("adam", 4), loss=broken)
     with pytest.raises(RuntimeError, match="broken loss"):
         model.fit(X, Y, verbose=0)
+
+
+def test_a_file_in_hdf5_is_read_and_training_goes_on(tmp_path):
+    """Without the optimizer's state, which Keras loses for Adam as well."""
+    model = build_model()
+    train(model, LaPerm("adam", sync_period=3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras's own: the format is old
+        model.save(tmp_path / "model.h5")
+        again = keras.models.load_model(tmp_path / "model.h5")
+    assert_same_weights(model, again)
+    again.fit(X, Y, batch_size=BATCH, verbose=0)
+    assert again.optimizer.is_permutation()
+
+
+def test_apply_gradients_gives_the_step_count():
+    model = build_model()
+    optimizer = LaPerm("adam", sync_period=2)
+    steps = []
+    for _ in range(3):
+        zeros = [ops.zeros(variable.shape) for variable in model.trainable_variables]
+        pairs = zip(zeros, model.trainable_variables, strict=True)
+        steps.append(int(ops.convert_to_numpy(optimizer.apply_gradients(pairs))))
+    assert steps == [1, 2, 3]
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="of TensorFlow's AutoGraph")
+def test_a_training_loop_of_ones_own_is_traced_without_warnings():
+    script = """
+import keras, numpy as np, tensorflow as tf
+from laperm_lib import LaPerm
+model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+optimizer = LaPerm("adam", sync_period=2)
+
+@tf.function
+def step(x):
+    with tf.GradientTape() as tape:
+        loss = keras.ops.mean(model(x) ** 2)
+    variables = model.trainable_variables
+    optimizer.apply(tape.gradient(loss, variables), variables)
+
+for _ in range(3):
+    step(tf.ones((2, 4)))
+assert int(optimizer.iterations) == 3
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "AutoGraph" not in done.stderr

@@ -192,6 +192,18 @@ class LaPerm(PermutingOptimizer):
         self._require_built()
         self._last_sync.assign(step)
 
+    def apply_gradients(self, grads_and_vars: Any) -> Any:
+        """Take a training step, as `apply` does, in a loop of one's own.
+
+        Args:
+            grads_and_vars: pairs of gradients and variables.
+
+        Returns:
+            The inner optimizer's step count.
+        """
+        super().apply_gradients(grads_and_vars)
+        return self.iterations
+
     # -- everything else is the inner optimizer's ------------------------------------------------
 
     @property

@@ -98,6 +98,9 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
         Args:
             variables: the trainable variables, a list of `keras.Variable` objects.
         """
+        # Keras builds the optimizer of an HDF5 file before the model has variables.
+        if not variables:
+            return
         self._build(variables, self.selection.of_variables(variables))
 
     def capture(self, model: keras.Model) -> None:
