@@ -1,0 +1,61 @@
+"""What the published loop makes of F1 and F2 on MNIST with the ten masks of the recorded runs.
+
+python benchmarks/published_masks.py
+
+prints a table: for each mask the best test accuracy right after a synchronisation, beside that of
+the library's run from the same initial weights, which is in `pretrained/`. Takes ten minutes.
+"""
+
+import os
+
+os.environ["KERAS_BACKEND"] = "tensorflow"
+
+import published_loop
+
+from laperm_lib import experiments, manifest
+from laperm_lib.experiments import evaluation, training
+
+
+def best_of_the_loop(name: str, seed: int) -> float:
+    """The best test accuracy right after a synchronisation."""
+    settings = experiments.PUBLISHED[name]
+    begun = training.start(settings, seed=seed)
+    images = begun.images
+    accuracies = []
+    published_loop.train(
+        name,
+        begun.model.get_weights(),
+        images.x_train,
+        images.y_train,
+        batch_size=settings.batch_size,
+        learning_rate=settings.rate,
+        sync_period=settings.sync_period,
+        steps=len(begun.batches()),
+        seed=seed,
+        after_sync=lambda _, model: accuracies.append(
+            evaluation.accuracy(model, images.x_test, images.y_test)
+        ),
+    )
+    return max(accuracies)
+
+
+def _row(*cells: str) -> None:
+    print("|", " | ".join(cells), "|", flush=True)  # noqa: T201
+
+
+def main() -> None:
+    _row("network", "seed", "published loop, %", "library, %")
+    _row(*["---"] * 4)
+    for name in ("f1", "f2"):
+        pairs = []
+        for record in experiments.load(manifest.default_folder() / f"{name}.json"):
+            pairs.append((best_of_the_loop(name, record.seed), record.best()))
+            loop, library = (f"{100 * accuracy:.2f}" for accuracy in pairs[-1])
+            _row(name, str(record.seed), loop, library)
+        both = [experiments.summarise(column) for column in zip(*pairs, strict=True)]
+        loop, library = (f"{100 * each.mean:.1f} ± {100 * each.spread:.1f}" for each in both)
+        _row(name, f"{len(pairs)} seeds", loop, library)
+
+
+if __name__ == "__main__":
+    main()
