@@ -17,7 +17,7 @@ from laperm_lib.initializers import DISTRIBUTIONS
 from laperm_lib.rearrangement import Rearrangement
 
 PRECISIONS = ("float32", "mixed_bfloat16")
-"""What a network is computed in: dtype policies of Keras that leave the weights in float32."""
+"""The dtype policies of Keras that a network can be trained with; weights are float32 in both."""
 
 
 @dataclass(frozen=True, kw_only=True)
