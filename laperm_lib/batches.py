@@ -114,7 +114,7 @@ class Batches(keras.utils.PyDataset):
     def steps_per_epoch(self) -> int:
         """How many batches go through the data once."""
         whole, left = divmod(len(self._x), self._batch_size)
-        return max(1, whole if self._drop_remainder else whole + bool(left))
+        return whole if self._drop_remainder and whole else whole + bool(left)
 
     def __len__(self) -> int:
         """The number of steps that are left of the training."""
