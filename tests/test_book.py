@@ -77,6 +77,11 @@ def test_pages_load_nothing_from_elsewhere(html, pages):
     assert missing == []
 
 
+def test_every_page_has_an_icon(pages):
+    """Browsers ask for /favicon.ico, which is not there, where a page names none."""
+    assert [path.name for path, page in pages.items() if not page.find("link", rel="icon")] == []
+
+
 def test_mathjax_lies_beside_the_pages_and_is_loaded_once(html, pages):
     assert (html / "mathjax" / "tex-chtml.js").is_file()
     assert len(list((html / "mathjax" / "output").rglob("*.woff"))) >= 20

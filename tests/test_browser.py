@@ -164,7 +164,8 @@ class Visit:
 
     def _listen(self, message):
         if message.type in ("error", "warning"):
-            self.problems.append(f"{message.type}: {message.text}")
+            where = message.location["url"]
+            self.problems.append(f"{message.type}: {message.text} ({where})")
 
     def _check(self, response):
         if response.status >= 400:
