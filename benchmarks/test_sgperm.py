@@ -6,9 +6,9 @@ import keras
 import numpy as np
 import pytest
 
-from laperm_lib import SGPerm, compiled_cycles, cycles, models, weight_vectors
+from laperm_lib import SGPerm, models, weight_vectors
 from laperm_lib.initializers import raw_bits
-from laperm_lib.rearrangement import Rearrangement
+from laperm_lib.rearrangement import Rearrangement, compiled_cycles, cycles
 
 pytestmark = pytest.mark.skipif(not compiled_cycles.available, reason="needs Numba")
 

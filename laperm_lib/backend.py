@@ -17,10 +17,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from laperm_lib import compiled, host
+from laperm_lib import host
 from laperm_lib.errors import NonFiniteWeightError
-from laperm_lib.in_graph import reconnect_all
 from laperm_lib.permutation import from_matrix, reconnect, to_matrix
+from laperm_lib.synchronisation import compiled
+from laperm_lib.synchronisation.in_graph import reconnect_all
 
 # Compiling takes seconds once on a machine, which networks of fewer weights would not win back.
 _WORTH_COMPILING = 100_000

@@ -10,8 +10,8 @@ from typing import Any
 import keras
 
 from laperm_lib.augmentation import apply_transforms
-from laperm_lib.in_graph import reconnect_all
 from laperm_lib.optimizers.laperm import LaPerm
+from laperm_lib.synchronisation.in_graph import reconnect_all
 
 
 def _step(model: keras.Model) -> Callable[..., Any]:

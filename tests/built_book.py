@@ -14,7 +14,11 @@ ROOT = Path(__file__).resolve().parent.parent
 def chapters():
     """The pages of the table of contents, such as "notebooks/quickstart"."""
     toc = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
-    return [toc["root"], *(c["file"] for part in toc["parts"] for c in part["chapters"])]
+    listed = [chapter for part in toc["parts"] for chapter in part["chapters"]]
+    return [
+        toc["root"],
+        *(page["file"] for chapter in listed for page in (chapter, *chapter.get("sections", ()))),
+    ]
 
 
 def build(folder):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from laperm_lib import blocks
+from laperm_lib.local_search import blocks
 
 
 @pytest.mark.parametrize("name", blocks.ACTIVATIONS)

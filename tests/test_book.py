@@ -4,6 +4,7 @@ import ast
 import importlib
 import re
 import shlex
+import sys
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
@@ -80,6 +81,23 @@ def test_pages_load_nothing_from_elsewhere(html, pages):
 def test_every_page_has_an_icon(pages):
     """Browsers ask for /favicon.ico, which is not there, where a page names none."""
     assert [path.name for path, page in pages.items() if not page.find("link", rel="icon")] == []
+
+
+def test_the_api_reference_has_every_module_once():
+    pages = (ROOT / "book" / "api").glob("*.md")
+    listed = [
+        m for page in pages for m in re.findall(r":: (laperm_lib.*)", page.read_text("utf-8"))
+    ]
+    assert len(listed) == len(set(listed))
+    files = (path.relative_to(ROOT) for path in (ROOT / "laperm_lib").rglob("*.py"))
+    modules = {".".join(path.with_suffix("").parts) for path in files if path.stem[0] != "_"}
+    assert modules <= set(listed)
+
+
+def test_no_page_tells_where_it_was_built(html, pages):
+    folders = [str(ROOT), sys.prefix, str(html)]
+    told = [p.name for p in pages if any(folder in p.read_text("utf-8") for folder in folders)]
+    assert told == []
 
 
 def test_mathjax_lies_beside_the_pages_and_is_loaded_once(html, pages):

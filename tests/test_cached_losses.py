@@ -6,8 +6,8 @@ import pytest
 from keras import layers, ops
 from small_network import float64
 
-from laperm_lib.cached_losses import CachedLosses
-from laperm_lib.recomputed_losses import RecomputedLosses
+from laperm_lib.local_search.cached_losses import CachedLosses
+from laperm_lib.local_search.recomputed_losses import RecomputedLosses
 
 BACKEND = keras.backend.backend()
 RNG = np.random.default_rng(0)

@@ -7,7 +7,7 @@ from keras import layers, ops
 from small_network import float64
 
 from laperm_lib import batch_statistics
-from laperm_lib.chains import blocks_of
+from laperm_lib.local_search.chains import blocks_of
 
 BACKEND = keras.backend.backend()
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laperm_lib import coding, compiled_coding
+from laperm_lib import coding
+from laperm_lib.coding import compiled_coding
 from laperm_lib.errors import WeightFileError
 
 RNG = np.random.default_rng(0)

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from laperm_lib import LaPerm, backend, compiled, compiling, permutation
+from laperm_lib import LaPerm, backend, compiling, permutation
 from laperm_lib.errors import NonFiniteWeightError
+from laperm_lib.synchronisation import compiled
 
 pytestmark = pytest.mark.skipif(not compiled.available, reason="needs Numba")
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from laperm_lib import compiled_shuffling, cycles
+from laperm_lib.rearrangement import compiled_shuffling, cycles
 
 RNG = np.random.default_rng(0)
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, max_side=40)

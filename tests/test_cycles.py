@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from laperm_lib import compiled_cycles, compiling, cycles, permutation
+from laperm_lib import compiling, permutation
 from laperm_lib.errors import NonFiniteWeightError
 from laperm_lib.initializers import raw_bits
+from laperm_lib.rearrangement import compiled_cycles, cycles
 
 RNG = np.random.default_rng(0)
 

@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 from keras import ops
 
 from laperm_lib import permutation
-from laperm_lib.in_graph import reconnect_all
+from laperm_lib.synchronisation.in_graph import reconnect_all
 
 BACKEND = keras.backend.backend()
 AXES = ((-1,), (0,), ())

@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laperm_lib import moves
-from laperm_lib.local_search import Counts, search
+from laperm_lib.local_search import Counts, moves, search
 
 
 class Distance:

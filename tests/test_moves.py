@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laperm_lib import moves
+from laperm_lib.local_search import moves
 from laperm_lib.permutation import is_permutation, to_matrix
 
 SHAPES = [((6, 3), (-1,)), ((2, 2, 3, 4), (-1,)), ((5,), ()), ((7, 1), (-1,))]

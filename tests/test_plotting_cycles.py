@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.collections import PathCollection
 
-from laperm_lib import cycles
 from laperm_lib.errors import NonFiniteWeightError
 from laperm_lib.plotting.cycles import cycle_search
+from laperm_lib.rearrangement import cycles
 
 WEIGHTS = np.array([7.0, 3, 9, 2, 12, 10, 11, 6, 1, 5, 4, 8])
 WISHES = np.array([-7.0, -10, -6, 1, 9, 4, 8, 5, -11, -3, -2, 0])

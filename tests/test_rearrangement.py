@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from laperm_lib import cycles, permutation
+from laperm_lib import permutation
 from laperm_lib.initializers import raw_bits
-from laperm_lib.rearrangement import Rearrangement
+from laperm_lib.rearrangement import Rearrangement, cycles
 
 RNG = np.random.default_rng(0)
 SETTINGS = {

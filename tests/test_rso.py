@@ -145,7 +145,7 @@ def loss_of(model):
 @pytest.mark.parametrize("move", ["addition", "exchange"])
 @pytest.mark.parametrize("together", [1, 7])
 def test_no_move_raises_the_loss_on_its_mini_batch(move, together, monkeypatch):
-    from laperm_lib.cached_losses import CachedLosses
+    from laperm_lib.local_search.cached_losses import CachedLosses
 
     falls, keep = [], CachedLosses.keep
 

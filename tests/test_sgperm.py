@@ -6,16 +6,9 @@ import pytest
 from keras import layers, ops
 from small_network import X, assert_same_weights, build_model, matrices, train
 
-from laperm_lib import (
-    LaPerm,
-    SGPerm,
-    checkpoints,
-    compiled_cycles,
-    cycles,
-    host,
-    permutation,
-)
+from laperm_lib import LaPerm, SGPerm, checkpoints, host, permutation
 from laperm_lib.initializers import raw_bits
+from laperm_lib.rearrangement import compiled_cycles, cycles
 
 BACKEND = keras.backend.backend()
 RNG = np.random.default_rng(1)
@@ -33,7 +26,7 @@ if BACKEND == "jax":
 
 
 def by_the_definition(kernels, gradients, seed, **how):
-    """Steps in a loop of their own, from the four functions of `laperm_lib.cycles`."""
+    """Steps in a loop of their own, from the four functions of `cycles`."""
     kernels = [kernel.copy() for kernel in kernels]
     moments = [np.zeros_like(kernel) for kernel in kernels]
     spreads = [np.ptp(k.reshape(-1, k.shape[-1]), axis=0) for k in kernels]

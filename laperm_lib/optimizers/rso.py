@@ -7,8 +7,8 @@ additions this is the gradient-free LaPerm: two weights of a weight vector chang
 falls, so the network is a permutation of its start at every moment.
 
 This is no `keras.optimizers.Optimizer`, for those are given gradients and make one step of them. It
-trains a model by itself, by its own `fit`. `laperm_lib.moves` says what is tried, and
-`laperm_lib.cached_losses` and `laperm_lib.recomputed_losses` what comes of it.
+trains a model by itself, by its own `fit`. In `laperm_lib.local_search`, `moves` says what is
+tried, and `cached_losses` and `recomputed_losses` what comes of it.
 
 References:
     Tripathi and Singh, "RSO: A Gradient Free Sampling Based Approach For Training Deep Neural
@@ -23,14 +23,14 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from laperm_lib import batch_statistics, local_search, moves
+from laperm_lib import batch_statistics, local_search
 from laperm_lib.arguments import check_integer, check_number
 from laperm_lib.batches import Batches
-from laperm_lib.cached_losses import CachedLosses
-from laperm_lib.chains import blocks_of
 from laperm_lib.initializers import check_seed, raw_bits
-from laperm_lib.local_search import Counts, Losses
-from laperm_lib.recomputed_losses import RecomputedLosses
+from laperm_lib.local_search import Counts, Losses, moves
+from laperm_lib.local_search.cached_losses import CachedLosses
+from laperm_lib.local_search.chains import blocks_of
+from laperm_lib.local_search.recomputed_losses import RecomputedLosses
 from laperm_lib.selection import Selection
 from laperm_lib.weight_vectors import WeightVectors
 
@@ -75,9 +75,9 @@ class RSO:
     Batch normalisation goes by the statistics of the mini-batch while weights are searched for.
     Behind each cycle its moving averages are set to those of the last mini-batch.
 
-    The losses come from `laperm_lib.cached_losses`, which knows chains of layers, or with
-    `cached=False` from Keras, for any network but far slower. Both decide alike but for rounding,
-    and alike to the bit where a network computes in float64 (the tests say so).
+    The losses come from `laperm_lib.local_search.cached_losses`, which knows chains of layers, or
+    with `cached=False` from Keras, for any network but far slower. Both decide alike but for
+    rounding, and alike to the bit where a network computes in float64 (the tests say so).
 
     Args:
         cycles: how often each weight is visited, C. Default 50.
@@ -144,7 +144,7 @@ class RSO:
 
         Args:
             model: built; gives logits, shape (n, classes). With `cached`, a chain of layers as
-                `laperm_lib.chains.blocks_of` takes it. It need not be compiled.
+                `laperm_lib.local_search.chains.blocks_of` takes it. It need not be compiled.
             x: inputs, shape (n, ...).
             y: classes, integers of shape (n,).
             verbose: 1 shows a progress bar, 0 (the default) nothing.

@@ -3,7 +3,8 @@ r"""SGPerm: train by rearranging the weights in every step, without another opti
 The predecessor of LaPerm. No weight of the permuted variables ever takes a new value. In every
 step each place of a weight vector says, by its gradient with momentum, whether it wants a larger
 or a smaller weight; the vector is cut at random into parts; and within each part weights are handed
-on along cycles of places of which each gets what it wants. `laperm_lib.cycles` is the mathematics.
+on along cycles of places of which each gets what it wants. The mathematics is in
+`laperm_lib.rearrangement.cycles`.
 
 References:
     Qiu and Suda, "Permute to Train: A New Dimension to Training Deep Neural Networks", 2020,
@@ -19,15 +20,15 @@ import keras
 import numpy as np
 from keras import ops
 
-from laperm_lib import backend, compiled_cycles, host, rearranged
+from laperm_lib import backend, host
 from laperm_lib.arguments import check_integer, check_number
 from laperm_lib.optimizers.permuting import (
     PermutingOptimizer,
     check_scales_no_loss,
     initial_matrix,
 )
-from laperm_lib.rearranged import RearrangedVariable
-from laperm_lib.rearrangement import Rearrangement
+from laperm_lib.rearrangement import Rearrangement, compiled_cycles, rearranged
+from laperm_lib.rearrangement.rearranged import RearrangedVariable
 from laperm_lib.weight_vectors import WeightVectors
 
 _log = logging.getLogger(__name__)

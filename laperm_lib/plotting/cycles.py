@@ -17,8 +17,8 @@ from matplotlib.markers import MarkerStyle
 from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
 
-from laperm_lib.cycles import Graph, permute, search_parts
 from laperm_lib.plotting.canvas import finite
+from laperm_lib.rearrangement.cycles import Graph, permute, search_parts
 
 _TITLES = (
     "1. Recommendation: a tab above wants more, below less",
@@ -47,8 +47,8 @@ def cycle_search(
 
     Args:
         weights: the weight vector, shape (d,).
-        recommendation: what each place wants, as `laperm_lib.cycles.recommend` gives it, shape
-            (d,).
+        recommendation: what each place wants, as `laperm_lib.rearrangement.cycles.recommend` gives
+            it, shape (d,).
         places: 0 to d - 1 in random order; each `size` of them in turn make a part.
         size: the size of a part, at least 1.
         alpha: the aggressiveness, at least 0.

@@ -1,13 +1,14 @@
 """The places of weight vectors in random order, compiled by Numba.
 
 Random words fill buckets alike, by their highest bits, so sorting them takes linear time. The
-result is that of `laperm_lib.cycles.shuffle`, which also does it where Numba is not installed.
+result is that of `cycles.shuffle`, which also does it where Numba is not installed.
 """
 
 import numpy as np
 
-from laperm_lib import cycles
-from laperm_lib.compiled_sorting import (
+from laperm_lib.compiling import available, compiled, in_blocks
+from laperm_lib.rearrangement import cycles
+from laperm_lib.synchronisation.compiled_sorting import (
     CROWDED,
     DONE,
     MOST_IN_A_BUCKET,
@@ -15,11 +16,10 @@ from laperm_lib.compiled_sorting import (
     finish,
     new_ends,
 )
-from laperm_lib.compiling import available, compiled, in_blocks
 
 
 def shuffle(words: np.ndarray) -> np.ndarray:
-    """The places of weight vectors in random order, as `laperm_lib.cycles.shuffle` gives them.
+    """The places of weight vectors in random order, as `cycles.shuffle` gives them.
 
     Args:
         words: random 64-bit unsigned integers, one for each place, shape (rows, d).

@@ -11,9 +11,9 @@ within a byte of it, and not for each vector but for a whole network.
 Each place of a vector is coded in its turn, as one of the values that are still to be given out. If
 n of them are left, and c of these are the one that the place holds, it takes :math:`\log_2 (n/c)`
 bits, and the sum over all places is the logarithm above. A range coder turns such fractions of bits
-into bytes: `laperm_lib.range_coder`, and `laperm_lib.compiled_coding` in a fraction of the time. It
-reckons in integers, so a code is the same bytes on every platform. Rounding costs some
-:math:`n / 2^{56}` of a bit at a place.
+into bytes: `range_coder`, and `compiled_coding` in a fraction of the time. It reckons in integers,
+so a code is the same bytes on every platform. Rounding costs some :math:`n / 2^{56}` of a bit at a
+place.
 
 Values are told apart by their bits: -0 is not +0. One code holds any number of matrices, and ends
 only once.
@@ -27,7 +27,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from laperm_lib import compiled_coding
+from laperm_lib.coding import compiled_coding
 
 
 def encode(vectors: Sequence[np.ndarray], initial: Sequence[np.ndarray]) -> bytes:

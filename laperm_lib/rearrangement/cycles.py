@@ -9,7 +9,7 @@ functions, one for each step, knowing nothing of training:
 4. `permute`: each circle hands its weights on by one place.
 
 `rearrange_reference` is a whole step for one weight vector, in Python loops that are written for
-reading; `laperm_lib.compiled_cycles` gives the same result hundreds of times faster.
+reading; `compiled_cycles` gives the same result hundreds of times faster.
 
 References:
     Qiu and Suda, "Permute to Train: A New Dimension to Training Deep Neural Networks", 2020,

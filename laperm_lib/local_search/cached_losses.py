@@ -6,7 +6,7 @@ The loss is the mean cross-entropy of the logits :math:`l` on a mini-batch with 
 
 Change a weight by :math:`d`. Of its layer, only one output channel changes: by d times the inputs
 that the weight is multiplied with. What follows up to the next linear layer keeps channels apart
-(see `laperm_lib.blocks`). The next layer is linear, so it adds what its kernel makes of the
+(see `blocks`). The next layer is linear, so it adds what its kernel makes of the
 *difference* in that one channel; so on to the logits, each layer from the differences before it.
 Behind a rectifier most are zero and are skipped. What comes before the layer is not touched at all.
 
@@ -25,9 +25,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from laperm_lib.blocks import Block, pad, window
-from laperm_lib.chains import blocks_of
 from laperm_lib.compiling import compiled
+from laperm_lib.local_search.blocks import Block, pad, window
+from laperm_lib.local_search.chains import blocks_of
 
 _CHUNK = 2**17
 """How many numbers of a layer are worked on at once, to stay in the processor's cache."""
@@ -37,7 +37,7 @@ class CachedLosses:
     """Losses on one mini-batch, where one variable of a model changes.
 
     Args:
-        model: as `laperm_lib.chains.blocks_of` takes it; it gives logits.
+        model: as `chains.blocks_of` takes it; it gives logits.
         variable: the one that changes, of a `Dense`, `Conv2D` or `BatchNormalization` layer.
         x: the mini-batch, shape (n, ...).
         y: its classes, integers of shape (n,).
@@ -83,7 +83,7 @@ class CachedLosses:
         """The mean loss as the weights are now."""
 
     def of(self, places: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """The losses with other values, as `laperm_lib.local_search.Losses.of`."""
+        """The losses with other values, as `Losses.of`."""
         losses = np.empty(values.shape[:2])
         touched = [self._channels_of(row) for row in places]
         first = 0
@@ -102,7 +102,7 @@ class CachedLosses:
         return losses
 
     def keep(self, places: np.ndarray, values: np.ndarray) -> None:
-        """Change weights, one move after the other, as `laperm_lib.local_search.Losses.keep`."""
+        """Change weights, one move after the other, as `Losses.keep`."""
         for row, value in zip(places, values, strict=True):
             self._focus(self._channels_of(row))
             z, out = self._changed(row, value)

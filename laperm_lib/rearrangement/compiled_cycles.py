@@ -1,4 +1,4 @@
-r"""The cycles of `laperm_lib.cycles` without a graph, compiled by Numba, on all cores.
+r"""The cycles of the module `cycles` without a graph, compiled by Numba, on all cores.
 
 The graph need not be built, because within a part it is made of intervals. Sort the places by
 weight. Place s, which let us say wants more, may take from every place above it up to the distance
@@ -9,18 +9,18 @@ and lies above s lies within* :math:`\varepsilon` *of it.* A cycle through s beg
 come back to s or jump over it; only a place v above s that wants less does that, and its interval
 then reaches s. Conversely s may take from such a v, and v from s.
 
-So the search of `laperm_lib.cycles` never has to turn back where it finds something. It tries the
+So the search of `cycles` never has to turn back where it finds something. It tries the
 nearest weight first, and of equal ones a place that wants the other way. From s it therefore goes
 up through every weight that only places wanting more hold, one place for each, to the nearest
 weight that one holds who wants less. That place, v, reaches s and closes the cycle: everyone on the
 way moves up by a weight, and v comes down. Where the search finds nothing, there is no such v
 within :math:`\varepsilon`. Both are answered by "the next place above that is not used up and wants
 more (less)", which a disjoint-set forest gives in almost constant time. What remains is the
-sorting, by `laperm_lib.compiled_sorting`: about linear in the number of weights, however long the
-parts and however large :math:`\varepsilon`.
+sorting, by `laperm_lib.synchronisation.compiled_sorting`: about linear in the number of weights,
+however long the parts and however large :math:`\varepsilon`.
 
 Numba is optional (`pip install "laperm-lib[fast]"`); `available` says whether it is there. The
-result is that of `laperm_lib.cycles.rearrange_reference`, bit for bit; without Numba, that
+result is that of `cycles.rearrange_reference`, bit for bit; without Numba, that
 function, hundreds of times slower, does it.
 
 References:
@@ -29,10 +29,10 @@ References:
 
 import numpy as np
 
-from laperm_lib.compiled_sorting import order_of_size, sort_order
 from laperm_lib.compiling import available as available
 from laperm_lib.compiling import compiled, in_blocks
-from laperm_lib.cycles import rearrange_reference
+from laperm_lib.rearrangement.cycles import rearrange_reference
+from laperm_lib.synchronisation.compiled_sorting import order_of_size, sort_order
 
 
 def rearrange(
@@ -44,12 +44,12 @@ def rearrange(
     alpha: float,
     spread: np.ndarray,
 ) -> np.ndarray:
-    """Rearrange weight vectors, each row as `laperm_lib.cycles.rearrange_reference` does it.
+    """Rearrange weight vectors, each row as `cycles.rearrange_reference` does it.
 
     Args:
         weights: one weight vector per row, floats, shape (neurons, d).
         recommendation: what each place wants, float32 or float64, same shape.
-        places: rows of 0 to d - 1 in random order, same shape, as `laperm_lib.cycles.shuffle` gives
+        places: rows of 0 to d - 1 in random order, same shape, as `cycles.shuffle` gives
             them.
         size: the size of a part, at least 1.
         alpha: the aggressiveness, at least 0.

@@ -1,14 +1,14 @@
-"""The coder of `laperm_lib.range_coder`, compiled by Numba: some 25 times as fast, the same bytes.
+"""The coder of `range_coder`, compiled by Numba: some 25 times as fast, the same bytes.
 
 Numba is optional (`pip install "laperm-lib[fast]"`); `available` says whether it is there. Without
-it `laperm_lib.range_coder` does the coding.
+it `range_coder` does the coding.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from laperm_lib import range_coder
+from laperm_lib.coding import range_coder
 from laperm_lib.compiling import available as available
 from laperm_lib.compiling import compiled
 
@@ -21,7 +21,7 @@ _TOP_BYTE = _U64(8 * range_coder.WINDOW - 8)
 
 
 def encode(kinds: Sequence[np.ndarray]) -> bytes:
-    """Code rows of numbers as `laperm_lib.range_coder.encode` does.
+    """Code rows of numbers as `range_coder.encode` does.
 
     Args:
         kinds: int32 matrices (neurons, d); in a row each number from 0 to its largest occurs.

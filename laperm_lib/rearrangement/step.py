@@ -1,6 +1,6 @@
 """SGPerm's hyperparameters, and what a step of it does to the arrays of one variable.
 
-Between the mathematics of one weight vector (`laperm_lib.cycles`) and the optimizer
+Between the mathematics of one weight vector (`cycles`) and the optimizer
 (`laperm_lib.SGPerm`): how aggressiveness and partition ratio follow the step, and where the random
 parts come from. All on NumPy arrays, knowing nothing of Keras.
 """
@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from laperm_lib import compiled_cycles, compiled_shuffling, cycles
 from laperm_lib.arguments import check_integer, check_number
 from laperm_lib.initializers import check_seed, raw_bits
 from laperm_lib.permutation import from_matrix, to_matrix
+from laperm_lib.rearrangement import compiled_cycles, compiled_shuffling, cycles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ class Rearrangement:
         return float(min(self.lambda0 * growth, self.lambda_max))
 
     def recommend(self, previous: np.ndarray, gradient: np.ndarray, rate: float) -> np.ndarray:
-        """What each place of a variable wants, as `laperm_lib.cycles.recommend` says."""
+        """What each place of a variable wants, as `cycles.recommend` says."""
         return cycles.recommend(previous, gradient, learning_rate=rate, momentum=self.momentum)
 
     def rearrange(

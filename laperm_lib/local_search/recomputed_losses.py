@@ -1,6 +1,6 @@
 """The losses of a network with one weight changed, each computed anew by Keras.
 
-What `laperm_lib.cached_losses` does many times faster for chains of layers, written for reading,
+What `cached_losses` does many times faster for chains of layers, written for reading,
 and for any model that gives logits.
 """
 
@@ -42,7 +42,7 @@ class RecomputedLosses:
         """The mean loss as the weights are now."""
 
     def of(self, places: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """The losses with other values, as `laperm_lib.local_search.Losses.of`."""
+        """The losses with other values, as `Losses.of`."""
         losses = np.empty(values.shape[:2])
         try:
             for move, alternative in np.ndindex(losses.shape):
@@ -55,7 +55,7 @@ class RecomputedLosses:
         return losses
 
     def keep(self, places: np.ndarray, values: np.ndarray) -> None:
-        """Change weights, as `laperm_lib.local_search.Losses.keep`."""
+        """Change weights, as `Losses.keep`."""
         self._weights.flat[places] = values
         self._variable.assign(self._weights)
         self.loss = self._loss()

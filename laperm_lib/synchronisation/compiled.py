@@ -1,7 +1,7 @@
 """The synchronisation of kernels, compiled by Numba, on all cores.
 
 `permutation.reconnect` sorts packed keys with NumPy, on one core and on a transposed copy. Here
-each weight vector is sorted by `laperm_lib.compiled_sorting`, in about linear time. One that is too
+each weight vector is sorted by `compiled_sorting`, in about linear time. One that is too
 crowded for that is left to `permutation.reconnect`, so the time for d weights stays of the order
 d log d.
 
@@ -14,7 +14,11 @@ from functools import lru_cache
 
 import numpy as np
 
-from laperm_lib.compiled_sorting import (
+from laperm_lib.compiling import CORES, compiled, threads
+from laperm_lib.compiling import available as available
+from laperm_lib.errors import NonFiniteWeightError
+from laperm_lib.permutation import reconnect
+from laperm_lib.synchronisation.compiled_sorting import (
     CROWDED,
     DONE,
     ends_of_buckets,
@@ -23,10 +27,6 @@ from laperm_lib.compiled_sorting import (
     key_of,
     sort_packed,
 )
-from laperm_lib.compiling import CORES, compiled, threads
-from laperm_lib.compiling import available as available
-from laperm_lib.errors import NonFiniteWeightError
-from laperm_lib.permutation import reconnect
 
 _Share = list[tuple[int, int, int]]  # (kernel, first column, behind the last)
 

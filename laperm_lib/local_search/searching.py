@@ -1,7 +1,7 @@
 """Going through the moves of a variable, making those that lower the loss.
 
-`laperm_lib.moves` says what is tried, and a `Losses` what comes of it: `laperm_lib.cached_losses`
-or `laperm_lib.recomputed_losses`.
+`moves` says what is tried, and a `Losses` what comes of it: `cached_losses`
+or `recomputed_losses`.
 
 References:
     Tripathi and Singh, "RSO: A Gradient Free Sampling Based Approach For Training Deep Neural
@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from laperm_lib.moves import Moves
+from laperm_lib.local_search.moves import Moves
 
 _ROUNDING = 16
 """A loss is lower than another if the difference exceeds so many units of its rounding. Moves that

@@ -1,4 +1,4 @@
-"""A chain of Keras layers, read as the blocks of `laperm_lib.blocks`."""
+"""A chain of Keras layers, read as blocks (see `blocks`)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from laperm_lib.blocks import ACTIVATIONS, Block, Parameters, Step, window
+from laperm_lib.local_search.blocks import ACTIVATIONS, Block, Parameters, Step, window
 
 
 def blocks_of(model: keras.Model) -> list[Block]:

@@ -10,7 +10,7 @@ and whenever s falls below :math:`2^{56}`, the top byte of l is written and both
 256. A code ends with the shortest number in the last interval; the zeros behind it are left out.
 
 The numbers b and c come from a binary tree whose nodes hold how many values are left below them, so
-the time is of the order d log d for d values. `laperm_lib.compiled_coding` has the same loops
+the time is of the order d log d for d values. `compiled_coding` has the same loops
 compiled.
 
 References:

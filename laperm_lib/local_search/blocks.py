@@ -3,7 +3,7 @@
 A block is one linear layer, `Dense` or `Conv2D`, and what follows it up to the next: activations,
 pooling, batch normalisation. Only the linear layer mixes channels. So a change to one of its
 weights, to a bias or to a normalisation parameter touches one output channel of its block, and
-`laperm_lib.cached_losses` need not compute the others.
+`cached_losses` need not compute the others.
 
 Arrays are (samples, height, width, channels). A dense layer behind `Flatten` is a convolution as
 large as its input, and one behind a vector a convolution of 1 x 1, so there is one kind of linear

@@ -1,0 +1,5 @@
+"""What RSO is made of: moves of single weights, the losses they would have, and the search."""
+
+from laperm_lib.local_search.searching import Counts, Losses, search
+
+__all__ = ["Counts", "Losses", "search"]
