@@ -57,10 +57,11 @@ __all__ = [
     "permutation",
     "plotting",
     "sparsity",
+    "studies",
     "weight_vectors",
 ]
 
-_ON_DEMAND = ("experiments", "plotting")
+_ON_DEMAND = ("experiments", "plotting", "studies")
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -24,13 +24,13 @@ from laperm_lib.experiments import (
     formats,
     publishing,
     results,
-    shared_value_search,
     sweeps,
 )
 from laperm_lib.experiments.folders import RunFolder, Task
 from laperm_lib.experiments.side_by_side import groups, run_side_by_side
 from laperm_lib.experiments.stopping import Stop, Stopped
 from laperm_lib.pretrained import is_path
+from laperm_lib.studies import shared_value_search
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,9 +9,10 @@ from typing import Any
 
 from laperm_lib import experiments, manifest
 from laperm_lib.backend_choice import BACKENDS
-from laperm_lib.experiments import catalogue, formats, shared_value_search
+from laperm_lib.experiments import catalogue, formats
 from laperm_lib.experiments.folders import default_root
 from laperm_lib.experiments.profiles import PROFILES
+from laperm_lib.studies import shared_value_search
 
 Command = Callable[[argparse.Namespace], int]
 _EXPERIMENT = "one of " + ", ".join(catalogue.names())

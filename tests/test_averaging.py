@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from laperm_lib import LaPermError
-from laperm_lib.experiments import averaging
-from laperm_lib.experiments.averaging import METHODS, methods, run, write
-from laperm_lib.experiments.averaging_results import SETTINGS, Settings, load, save
+from laperm_lib.studies import averaging
+from laperm_lib.studies.averaging import METHODS, methods, run, write
+from laperm_lib.studies.averaging_results import SETTINGS, Settings, load, save
 
 
 def shortened(name, **changes):

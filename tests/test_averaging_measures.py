@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laperm_lib.experiments.averaging_measures import (
+from laperm_lib.studies.averaging_measures import (
     BETTER,
     compare,
     compare_all,
@@ -16,7 +16,7 @@ from laperm_lib.experiments.averaging_measures import (
     verdict,
     volatility,
 )
-from laperm_lib.experiments.averaging_results import SETTINGS, Result
+from laperm_lib.studies.averaging_results import SETTINGS, Result
 
 CURVE = (0.5, 0.7, 0.6, 0.8, 0.9, 0.7)
 BEGUN = (None, None, None, 0.8, 0.8, 0.9)

@@ -15,9 +15,10 @@ import pytest
 
 from laperm_lib import backend_choice, command_line, experiments
 from laperm_lib.command_options import _duration, setting
-from laperm_lib.experiments import RunFolder, Task, catalogue, shared_value_search
+from laperm_lib.experiments import RunFolder, Task, catalogue
 from laperm_lib.experiments.profiles import PROFILES
-from laperm_lib.experiments.shared_value import Result
+from laperm_lib.studies import shared_value_search
+from laperm_lib.studies.shared_value import Result
 
 SHORT = replace(experiments.quick("f1"), epochs=4, sync_period=20, evaluate_every=20)  # 48 steps
 

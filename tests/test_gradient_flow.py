@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from laperm_lib.errors import LaPermError
-from laperm_lib.experiments import gradient_flow as study
-from laperm_lib.experiments.same_capacity import Result
-from laperm_lib.experiments.signed_rank import Comparison
+from laperm_lib.studies import gradient_flow as study
+from laperm_lib.studies.same_capacity import Result
+from laperm_lib.studies.signed_rank import Comparison
 
 SEEDS = range(6)
 

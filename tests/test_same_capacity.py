@@ -8,10 +8,10 @@ import pytest
 from keras import ops
 
 from laperm_lib import weight_vectors
-from laperm_lib.experiments import same_capacity
-from laperm_lib.experiments.same_capacity import Trial, compare, train
-from laperm_lib.experiments.same_capacity_networks import Architecture
-from laperm_lib.experiments.signed_rank import wilcoxon
+from laperm_lib.studies import same_capacity
+from laperm_lib.studies.same_capacity import Trial, compare, train
+from laperm_lib.studies.same_capacity_networks import Architecture
+from laperm_lib.studies.signed_rank import wilcoxon
 
 SHORT = Trial(
     architecture=Architecture(units=(16, 16), batch_norm=True),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from keras import layers, ops
 
 from laperm_lib import weight_vectors
-from laperm_lib.experiments.same_capacity_networks import Architecture, fill_sparsely
+from laperm_lib.studies.same_capacity_networks import Architecture, fill_sparsely
 
 
 def kernels(model):

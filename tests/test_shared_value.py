@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from laperm_lib import LaPermError, experiments, weight_vectors
-from laperm_lib.experiments import shared_value, shared_value_search
-from laperm_lib.experiments.shared_value import Trial, train
+from laperm_lib.studies import shared_value, shared_value_search
+from laperm_lib.studies.shared_value import Trial, train
 
 SHORT = Trial(epochs=8, sync_period=5, value=0.2, learning_rate=0.1, batch_size=32)
 

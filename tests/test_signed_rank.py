@@ -9,7 +9,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from laperm_lib.experiments.signed_rank import wilcoxon
+from laperm_lib.studies.signed_rank import wilcoxon
 
 
 def by_enumeration(differences):

@@ -107,7 +107,7 @@ class Hyperparameters:
 
 @dataclass(frozen=True, kw_only=True)
 class SGPermHyperparameters(Hyperparameters):
-    """What a run of `laperm_lib.experiments.sgperm` depends on, beside its seed.
+    """What a run of `laperm_lib.studies.sgperm` depends on, beside its seed.
 
     The network is permuted in every step, so `sync_period` is 1, and `learning_rate`, with its
     decay, is that of the recommendation.

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from laperm_lib import files
-from laperm_lib.experiments.shared_value import Result, Trial, from_json, to_json, train
+from laperm_lib.studies.shared_value import Result, Trial, from_json, to_json, train
 
 _log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ The network is one that two slow cores can search: two convolutions of stride 2 
 with 9,098 parameters. By RSO, and by exchanges, it is trained from the same weights. The records in
 the folder `pretrained/rso` are made by::
 
-    python -c "from laperm_lib.experiments import rso; rso.write('pretrained/rso')"
+    python -c "from laperm_lib.studies import rso; rso.write('pretrained/rso')"
 
 References:
     Tripathi and Singh, "RSO: A Gradient Free Sampling Based Approach For Training Deep Neural

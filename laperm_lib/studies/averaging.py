@@ -5,7 +5,7 @@ beside it: they differ from it in nothing else. PSWA and Lookahead, from which t
 trainings of their own from the same weights on the same batches. With LaPerm, averages are measured
 as they are and synchronised. The records in `pretrained/averaging` are made by::
 
-    python -c "from laperm_lib.experiments.averaging import write; write('pretrained/averaging')"
+    python -c "from laperm_lib.studies.averaging import write; write('pretrained/averaging')"
 
 References:
     Tripathi et al., "Improving Model Training by Periodic Sampling over Weight Distributions",
@@ -29,12 +29,12 @@ from laperm_lib.callbacks import PSWA, PSWM, PWALKS, SWA, Lookahead, swapping
 from laperm_lib.callbacks.sampling import WeightSampler
 from laperm_lib.errors import LaPermError
 from laperm_lib.experiments import evaluation
-from laperm_lib.experiments.averaging_results import SETTINGS, Result, Settings, load, save
 from laperm_lib.experiments.evaluation import Images
 from laperm_lib.experiments.fitting import fit, steps_per_execution
 from laperm_lib.experiments.records import environment
 from laperm_lib.experiments.training import initial_network
 from laperm_lib.optimizers.laperm import LaPerm
+from laperm_lib.studies.averaging_results import SETTINGS, Result, Settings, load, save
 
 _log = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 The paper's F1 and F2 have weights of one value and of zero, and the published settings do not give
 the published accuracies. A `Trial` is such a network with all that could matter, `train` measures
-it. `laperm_lib.experiments.shared_value_search` looks for the best.
+it. `laperm_lib.studies.shared_value_search` looks for the best.
 
 References:
     Qiu and Suda, NeurIPS 2020, section 5.5.

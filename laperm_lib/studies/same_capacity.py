@@ -26,9 +26,9 @@ from laperm_lib.callbacks.gradient_flow import GradientFlowHistory
 from laperm_lib.constraints import keep_zeros
 from laperm_lib.experiments.evaluation import accuracy
 from laperm_lib.experiments.fitting import fit, steps_per_execution
-from laperm_lib.experiments.same_capacity_networks import Architecture, fill_sparsely
-from laperm_lib.experiments.signed_rank import Comparison, wilcoxon
 from laperm_lib.optimizers.laperm import LaPerm
+from laperm_lib.studies.same_capacity_networks import Architecture, fill_sparsely
+from laperm_lib.studies.signed_rank import Comparison, wilcoxon
 
 Capacity = Literal["dense", "sparse", "rescaled"]
 

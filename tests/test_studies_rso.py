@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from laperm_lib.errors import LaPermError
-from laperm_lib.experiments import rso
+from laperm_lib.studies import rso
 
 QUICK = rso.Settings(dataset="digits", filters=(2, 3), cycles=3, batch_size=200)
 

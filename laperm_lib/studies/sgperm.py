@@ -3,7 +3,7 @@
 The network is that of F2, dense layers 784-128-64-10 without biases, with He-uniform weights in the
 place of a single value. The records in the folder `pretrained` are made by::
 
-    python -c "from laperm_lib.experiments import sgperm; sgperm.write('pretrained')"
+    python -c "from laperm_lib.studies import sgperm; sgperm.write('pretrained')"
 
 References:
     Qiu and Suda, "Permute to Train: A New Dimension to Training Deep Neural Networks", 2020,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from laperm_lib.experiments.averaging_results import Result, name_of
+from laperm_lib.studies.averaging_results import Result, name_of
 
 
 def volatility(curve: Sequence[float]) -> float:

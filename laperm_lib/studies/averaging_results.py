@@ -1,6 +1,6 @@
 """What a study of weight averages depends on and what comes out of it, as JSON keeps it.
 
-`laperm_lib.experiments.averaging` runs the studies.
+`laperm_lib.studies.averaging` runs the studies.
 
 References:
     Tripathi et al., "Improving Model Training by Periodic Sampling over Weight Distributions",
@@ -113,7 +113,7 @@ class Result:
 
     Args:
         settings: the settings.
-        method: how it was trained, one of `laperm_lib.experiments.averaging.METHODS`.
+        method: how it was trained, one of `laperm_lib.studies.averaging.METHODS`.
         seed: the seed of initial weights, order of images, augmentation and dropout.
         steps: the steps after which it was evaluated.
         curves: for each network the accuracy on the images held out at each of them, 0 to 1; None

@@ -8,7 +8,8 @@ import pytest
 
 from laperm_lib import experiments, models, permutation, weight_vectors
 from laperm_lib.errors import LaPermError
-from laperm_lib.experiments import publishing, sgperm
+from laperm_lib.experiments import publishing
+from laperm_lib.studies import sgperm
 
 SHORT = replace(sgperm.SETTINGS, dataset="digits", epochs=8, held_out=200, evaluate_every=20)
 

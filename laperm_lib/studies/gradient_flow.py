@@ -2,8 +2,8 @@
 
 The records in the folder `pretrained/gradient_flow` are made by::
 
-    python -c "from laperm_lib.experiments import gradient_flow as study; study.write('mlp')"
-    python -c "from laperm_lib.experiments import gradient_flow as study; study.write('conv')"
+    python -c "from laperm_lib.studies import gradient_flow as study; study.write('mlp')"
+    python -c "from laperm_lib.studies import gradient_flow as study; study.write('conv')"
 
 What was cut goes on where it was.
 
@@ -24,9 +24,9 @@ import keras
 
 from laperm_lib import files
 from laperm_lib.experiments import records
-from laperm_lib.experiments.same_capacity import OPTIMIZERS, Result, Trial, train
-from laperm_lib.experiments.same_capacity_networks import Architecture
-from laperm_lib.experiments.signed_rank import Comparison, wilcoxon
+from laperm_lib.studies.same_capacity import OPTIMIZERS, Result, Trial, train
+from laperm_lib.studies.same_capacity_networks import Architecture
+from laperm_lib.studies.signed_rank import Comparison, wilcoxon
 
 _log = logging.getLogger(__name__)
 
