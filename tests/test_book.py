@@ -94,6 +94,28 @@ def test_the_api_reference_has_every_module_once():
     assert modules <= set(listed)
 
 
+def lookup(name):
+    """What a dotted name of the library stands for; an error if it stands for nothing."""
+    module, _, attribute = name.rpartition(".")
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return getattr(lookup(module), attribute)
+
+
+def test_names_in_texts_stand_for_something():
+    """Code names in prose: nothing else would notice that what they mean has moved away."""
+    patterns = ("README.md", "book/**/*.md", "notebooks/*.ipynb", "laperm_lib/**/*.py")
+    texts = [path.read_text("utf-8") for each in patterns for path in ROOT.glob(each)]
+    found = {
+        name for text in texts for name in re.findall(r"\blaperm_lib(?:\.[A-Za-z_]\w*)+", text)
+    }
+    found -= {"laperm_lib.plotting.book"}  # a style of Matplotlib
+    assert len(found) > 100
+    for name in sorted(found):
+        assert lookup(name) is not None, name
+
+
 def test_no_page_tells_where_it_was_built(html, pages):
     folders = [str(ROOT), sys.prefix, str(html)]
     told = [p.name for p in pages if any(folder in p.read_text("utf-8") for folder in folders)]
