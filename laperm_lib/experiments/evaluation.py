@@ -15,7 +15,9 @@ from laperm_lib import datasets, models
 from laperm_lib.experiments.hyperparameters import Hyperparameters
 from laperm_lib.initializers import raw_bits
 
-_BATCH = 2000
+# Outside a compiled program, Keras keeps what every layer gives until the last is done: 3 GB for
+# 500 images and resnet50 in float32.
+_BATCH = 500
 
 
 @dataclass(frozen=True)
