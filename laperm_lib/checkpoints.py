@@ -24,7 +24,9 @@ import keras
 import numpy as np
 
 from laperm_lib import files
+from laperm_lib.arguments import check_number
 from laperm_lib.errors import WeightFileError
+from laperm_lib.training_state import nested, state_of
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +77,7 @@ class Checkpoints:
         Args:
             step: training steps taken, at least 0.
             arrays: the state, by name.
-            notes: anything JSON can hold.
+            notes: anything JSON can hold. Default: nothing.
 
         Raises:
             OSError: if it cannot be written, as on a full disk; the earlier ones are left.
@@ -91,6 +93,7 @@ class Checkpoints:
         for path in self._paths():
             if path not in up_to_new[-_KEPT:]:
                 path.unlink(missing_ok=True)
+        self._clear_parts()
 
     def latest(self) -> Checkpoint | None:
         """The latest checkpoint that can be read, or None; a damaged one is logged and passed over.
@@ -122,6 +125,11 @@ class Checkpoints:
         """Delete them all: the training is finished."""
         for path in self._paths():
             path.unlink(missing_ok=True)
+        self._clear_parts()
+
+    def _clear_parts(self) -> None:
+        for path in files.parts_of(self.folder, "checkpoint-*"):
+            path.unlink(missing_ok=True)
 
     def _path(self, step: int) -> Path:
         return self.folder / f"checkpoint-{step:09d}.npz"
@@ -150,91 +158,32 @@ def _text(content: Any) -> np.ndarray:
     return np.frombuffer(json.dumps(content).encode(), np.uint8)
 
 
-def state_of(model: keras.Model) -> dict[str, np.ndarray]:
-    """Everything that the next training step of a compiled model depends on, but for its data.
-
-    Args:
-        model: built and compiled, and its optimizer built, as after a training step.
-
-    Returns:
-        Arrays by name. They hold weights, states of random generators, and all of the optimizer's
-        variables. Those of a type that NumPy does not have itself, as bfloat16, are the unsigned
-        integers of the same bits.
-    """
-    return {
-        name: _storable(np.array(keras.ops.convert_to_numpy(variable)))
-        for name, variable in _variables(model).items()
-    }
-
-
-def _storable(array: np.ndarray) -> np.ndarray:
-    return array.view(f"u{array.itemsize}") if array.dtype.kind == "V" else array
-
-
-def _restored(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    return array.view(dtype) if dtype.kind == "V" else array
-
-
-def restore(model: keras.Model, arrays: Mapping[str, np.ndarray]) -> None:
-    """Bring a model and its optimizer into a state that `state_of` gave.
-
-    Args:
-        model: built and compiled as the one that the state is from, with the same optimizer. The
-            optimizer is built here if it is not yet.
-        arrays: the state.
-
-    Raises:
-        WeightFileError: if the state is of another model or optimizer; nothing is changed then.
-    """
-    if not model.optimizer.built:
-        model.optimizer.build(model.trainable_variables)
-    variables = _variables(model)
-    if variables.keys() != arrays.keys():
-        differing = sorted(variables.keys() ^ arrays.keys())
-        raise WeightFileError(f"The state is of another model: {', '.join(differing[:3])} differ.")
-    for name, variable in variables.items():
-        if tuple(variable.shape) != arrays[name].shape:
-            raise WeightFileError(
-                f"The state is of another model: {name} has shape {arrays[name].shape}, "
-                f"not {tuple(variable.shape)}."
-            )
-    for name, variable in variables.items():
-        # Keras has imported ml_dtypes, by which NumPy knows bfloat16 and its like by name.
-        variable.assign(_restored(arrays[name], np.dtype(variable.dtype)))
-
-
-def _variables(model: keras.Model) -> dict[str, Any]:
-    """All variables by a name that is theirs alone: numbers, for layers may share a name."""
-    parts = {"model": model.variables, "optimizer": model.optimizer.variables}
-    return {
-        f"{part}/{number:04d}": variable
-        for part, variables in parts.items()
-        for number, variable in enumerate(variables)
-    }
-
-
 class SaveCheckpoints(keras.callbacks.Callback):
     """Saves a checkpoint every so often during `fit`, after whatever step has just ended.
 
-    To go on after a cut, `restore` the arrays of the latest checkpoint into a model built and
-    compiled in the same way, and fit it on `Batches(..., first_step=checkpoint.step)`. A checkpoint
-    that cannot be written, because the disk is full, is logged as a warning; training goes on and
-    the last good one stays. The optimizer's step count has to be the position in the data, so
-    gradients cannot be accumulated over steps, nor the loss scaled so that a step may be skipped.
+    To go on after a cut, bring a model built and compiled in the same way into the state of the
+    latest checkpoint with `laperm_lib.training_state.restore`, and fit it on
+    `Batches(..., first_step=checkpoint.step)`. A checkpoint that cannot be written, because the
+    disk is full, is logged as a warning; training goes on and the last good one stays. The
+    optimizer's step count has to be the position in the data, so gradients cannot be accumulated
+    over steps, nor the loss scaled so that a step may be skipped.
 
     Args:
         checkpoints: where to.
         every_seconds: the time between two checkpoints, in seconds, at least 0. Default 60.
         notes: called for what is to be remembered beside the state: anything JSON can hold.
+            Default: nothing.
 
     Raises:
-        ValueError: if `every_seconds` is negative.
+        ValueError: if `checkpoints` is something else, such as a folder, or `every_seconds` is
+            negative.
         ValueError: when `fit` starts, if the optimizer does not count every step.
 
     Examples:
         >>> import tempfile
         >>> from laperm_lib import LaPerm
         >>> from laperm_lib.batches import Batches
+        >>> from laperm_lib.training_state import restore
         >>> x, y = np.ones((8, 4), "float32"), np.ones((8, 3), "float32")
         >>> def compiled():
         ...     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
@@ -261,15 +210,15 @@ class SaveCheckpoints(keras.callbacks.Callback):
         notes: Callable[[], Any] = lambda: None,
     ) -> None:
         super().__init__()
-        if not every_seconds >= 0:
-            raise ValueError(f"every_seconds is at least 0, got {every_seconds!r}.")
+        if not isinstance(checkpoints, Checkpoints):
+            raise ValueError(f"checkpoints is Checkpoints(folder), got {checkpoints!r}.")
+        check_number("every_seconds", every_seconds, at_least=0)
         self._checkpoints, self._every_seconds, self._notes = checkpoints, every_seconds, notes
         self._saved = time.monotonic()
 
     def on_train_begin(self, logs: object = None) -> None:
         """Refuse an optimizer whose step count is not the position in the data."""
-        optimizer = self.model.optimizer
-        while optimizer is not None:
+        for optimizer in nested(self.model.optimizer):
             is_scaling = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
             if is_scaling or getattr(optimizer, "gradient_accumulation_steps", None):
                 what = "skips steps" if is_scaling else "accumulates gradients"
@@ -277,18 +226,25 @@ class SaveCheckpoints(keras.callbacks.Callback):
                     f"{type(optimizer).__name__} {what}, so its step count does not say which "
                     "batch comes next, and a training could not be taken up where it was cut."
                 )
-            optimizer = getattr(optimizer, "inner_optimizer", None)
 
     def on_train_batch_end(self, batch: int, logs: object = None) -> None:
         """Save, if it is time."""
         if time.monotonic() - self._saved < self._every_seconds:
             return
+        try:
+            self.save()
+        except OSError as error:
+            _log.warning("No new checkpoint, training goes on: %s", error)
+        self._saved = time.monotonic()
+
+    def save(self) -> None:
+        """Save a checkpoint now.
+
+        Raises:
+            OSError: if it cannot be written, as on a full disk; the earlier ones are left.
+        """
         if keras.backend.backend() == "jax":
             self.model.jax_state_sync()
         # Not from `batch`: in a last, shorter execution Keras counts it beyond the end.
         step = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
-        try:
-            self._checkpoints.save(step, state_of(self.model), self._notes())
-        except OSError as error:
-            _log.warning("No checkpoint after step %d, training goes on: %s", step, error)
-        self._saved = time.monotonic()
+        self._checkpoints.save(step, state_of(self.model), self._notes())

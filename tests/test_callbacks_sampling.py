@@ -8,7 +8,7 @@ from keras import layers, ops
 from laperm_lib import LaPerm, batch_statistics
 from laperm_lib.callbacks import PSWA, PSWM, PWALKS, SWA, Lookahead
 from laperm_lib.callbacks.sampling import WeightSampler, float_copies
-from laperm_lib.checkpoints import restore, state_of
+from laperm_lib.training_state import restore, state_of
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(2, 3, (48, 4)).astype("float32")

@@ -10,8 +10,9 @@ import pytest
 
 from laperm_lib import LaPerm
 from laperm_lib.batches import Batches
-from laperm_lib.checkpoints import Checkpoints, SaveCheckpoints, restore, state_of
+from laperm_lib.checkpoints import Checkpoint, Checkpoints, SaveCheckpoints
 from laperm_lib.errors import WeightFileError
+from laperm_lib.training_state import restore, state_of
 
 STEPS = 24
 
@@ -163,6 +164,55 @@ def test_the_state_of_another_network_is_refused(data):
         for name, value in state_of(compiled()).items()
         if name in before
     )
+
+
+def test_the_state_of_another_dtype_or_optimizer_is_refused():
+    def model(dtype, optimizer):
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, dtype=dtype)])
+        model.compile(optimizer, loss="mse")
+        model.train_on_batch(np.ones((2, 4)), np.ones((2, 3)))
+        return model
+
+    state = state_of(model("bfloat16", "adam"))
+    for dtype, optimizer, why in [
+        ("float32", "adam", "was stored as uint16, but is float32"),
+        ("bfloat16", "adamax", "optimizer/Ada"),
+    ]:
+        other = model(dtype, optimizer)
+        before = state_of(other)
+        with pytest.raises(WeightFileError, match=why):
+            restore(other, state)
+        for name, value in state_of(other).items():
+            np.testing.assert_array_equal(value, before[name])
+    with pytest.raises(WeightFileError, match="was stored as float32, but is bfloat16"):
+        restore(model("bfloat16", "adam"), state_of(model("float32", "adam")))
+
+
+def test_a_state_refused_leaves_the_initial_weights_to_be_taken(data):
+    state, other = train(compiled(), data), compiled(units=4)
+    with pytest.raises(WeightFileError, match="another model"):
+        restore(other, state)
+    assert not other.optimizer.built
+
+
+def test_what_is_no_state():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    for use in (state_of, lambda model: restore(model, {})):
+        with pytest.raises(ValueError, match="not compiled"):
+            use(model)
+    with pytest.raises(ValueError, match=r"checkpoint\.arrays"):
+        restore(compiled(), Checkpoint(1, {}, None))
+    with pytest.raises(ValueError, match=r"Checkpoints\(folder\)"):
+        SaveCheckpoints("folder")
+
+
+def test_what_a_killed_process_has_left_is_cleared(tmp_path):
+    part = tmp_path / ".checkpoint-000000007.npz.0123456789abcdef.part"
+    checkpoints = Checkpoints(tmp_path)
+    for clear in (lambda: checkpoints.save(8, {}), checkpoints.clear):
+        part.write_bytes(b"half")
+        clear()
+        assert not part.exists()
 
 
 def test_what_cannot_be_kept(tmp_path):

@@ -1,14 +1,19 @@
 """Files: whole or not at all; arrays without pickle, with their checksums compared."""
 
+import errno
+import fcntl
 import os
 import pickle
+import shutil
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
 import pytest
 
 from laperm_lib import files
-from laperm_lib.errors import LaPermError, WeightFileError
+from laperm_lib.errors import BusyError, LaPermError, WeightFileError
 
 
 def test_a_file_appears_when_it_is_complete(tmp_path):
@@ -68,6 +73,17 @@ def test_arrays_are_read_as_written(tmp_path):
     assert arrays["flag"].shape == ()
 
 
+def test_a_changed_shape_is_noticed(tmp_path):
+    """With fewer elements, what is read of the entry ends before its checksum is compared."""
+    path = tmp_path / "a.npz"
+    np.savez(path, kernel=np.zeros(9000))
+    content = path.read_bytes()
+    assert content.count(b"(9000,)") == 1
+    path.write_bytes(content.replace(b"(9000,)", b"(1000,)"))
+    with pytest.raises(WeightFileError, match=r"a\.npz is damaged"):
+        files.read_arrays(path)
+
+
 def test_every_changed_byte_of_an_array_is_noticed(tmp_path):
     path = tmp_path / "a.npz"
     np.savez(path, kernel=np.zeros(1000))
@@ -121,3 +137,59 @@ def test_other_json_is_refused_by_what_it_should_hold(tmp_path, text):
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(LaPermError, match=r"a\.json does not hold numbers"):
         files.read_json(path, lambda content: content["a"], holds="numbers")
+
+
+def test_a_folder_is_no_json(tmp_path):
+    with pytest.raises(LaPermError, match="cannot be read"):
+        files.read_json(tmp_path, dict, holds="numbers")
+
+
+def test_what_a_killed_process_leaves_can_be_found(tmp_path):
+    program = """
+import os, signal, sys
+from pathlib import Path
+from laperm_lib import files
+with files.replaced(Path(sys.argv[1], "a.bin")) as file:
+    file.write(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False)
+    (part,) = tmp_path.iterdir()
+    assert files.parts_of(tmp_path) == files.parts_of(tmp_path, "a.*") == [part]
+    assert files.parts_of(tmp_path, "b.*") == []
+
+
+def test_a_lock_keeps_others_out_until_it_is_let_go(tmp_path):
+    path = tmp_path / "new" / "lock"
+    with files.locked(path), pytest.raises(BusyError, match="another process"), files.locked(path):
+        pass
+    with files.locked(path):
+        pass
+
+
+def test_a_lock_of_a_file_that_was_deleted_is_none(tmp_path, monkeypatch):
+    """Whoever has the lock may delete it between another's opening and locking."""
+    path, lock, deleted = tmp_path / "new" / "lock", fcntl.flock, []
+
+    def lock_what_is_deleted(descriptor, how):
+        if not deleted:
+            deleted.append(os.fstat(descriptor).st_ino)
+            shutil.rmtree(path.parent)
+        lock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", lock_what_is_deleted)
+    with files.locked(path):
+        monkeypatch.undo()
+        with pytest.raises(BusyError), files.locked(path):
+            pass
+
+
+def test_a_file_system_without_locks_is_named_as_that(tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    refused = pytest.raises(LaPermError, match=r"cannot be locked.*No locks")
+    with refused as raised, files.locked(tmp_path / "lock"):
+        pass
+    assert not isinstance(raised.value, BusyError)

@@ -6,7 +6,7 @@ import pytest
 from keras import layers, ops
 from small_network import X, assert_same_weights, build_model, matrices, train
 
-from laperm_lib import LaPerm, SGPerm, checkpoints, host, permutation
+from laperm_lib import LaPerm, SGPerm, host, permutation, training_state
 from laperm_lib.initializers import raw_bits
 from laperm_lib.rearrangement import compiled_cycles, cycles
 
@@ -210,10 +210,10 @@ def make_optimizer():
 def test_a_state_restored_into_another_model_goes_on_exactly():
     uncut = build_model()
     train(uncut, make_optimizer())
-    state = checkpoints.state_of(uncut)
+    state = training_state.state_of(uncut)
     resumed = build_model(seed=1)
     resumed.compile(make_optimizer(), loss=uncut.loss)
-    checkpoints.restore(resumed, state)
+    training_state.restore(resumed, state)
     train(uncut, None)
     train(resumed, None)
     assert_same_weights(uncut, resumed)
