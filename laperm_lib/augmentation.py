@@ -19,7 +19,9 @@ References:
     Qiu and Suda, NeurIPS 2020, and the notebooks published with it, which use `ImageDataGenerator`.
 """
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -30,6 +32,7 @@ from keras import ops
 
 from laperm_lib.initializers import raw_bits
 
+_OPENCV = threading.Lock()
 _WORDS_PER_IMAGE = 6
 # OpenCV interpolates these at the exact place, and others at multiples of 1/32 pixel.
 _EXACT_CHANNELS = (1, 3, 4)
@@ -204,17 +207,25 @@ def warp(images: np.ndarray, transforms: np.ndarray) -> np.ndarray:
     new = np.empty_like(images)
     size = images.shape[2], images.shape[1]
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)  # more cost time on small images, and take cores from the training step
-    try:
+    with _one_thread():
         for i, matrix in enumerate(transforms[:, :6].reshape(-1, 2, 3)):
             distorted = cv2.warpAffine(
                 images[i], matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE
             )
             new[i] = distorted.reshape(new[i].shape)  # OpenCV drops the axis of a single channel
-    finally:
-        cv2.setNumThreads(threads)
     return new
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """OpenCV without threads: they cost time on small images, and take cores from the training."""
+    with _OPENCV:  # their number is the process's
+        threads = cv2.getNumThreads()
+        cv2.setNumThreads(1)
+        try:
+            yield
+        finally:
+            cv2.setNumThreads(threads)
 
 
 def check_images(shape: Sequence[int]) -> None:

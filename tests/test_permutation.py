@@ -99,6 +99,15 @@ def test_a_long_vector_with_many_ties():
     np.testing.assert_array_equal(permutation.sort_order(weights), expected)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_subnormal_weights_have_an_order_where_they_are_equal_to_zero(dtype):
+    """TensorFlow's threads flush subnormal numbers to 0; integers are not touched."""
+    tf = pytest.importorskip("tensorflow")
+    weights = np.array([[3, 1, 2, -1]], dtype) * np.finfo(dtype).smallest_subnormal
+    inside = tf.numpy_function(permutation.sort_order, [weights], tf.int64)
+    assert inside.numpy().tolist() == permutation.sort_order(weights).tolist() == [[3, 1, 2, 0]]
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_what_has_no_order_is_an_error(bad):
     weights = np.array([[1.0, bad]], "float32")

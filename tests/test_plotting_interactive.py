@@ -107,7 +107,7 @@ def test_logarithmic_axes_stay_so():
 
 def test_a_notebook_shows_the_picture_and_keeps_the_description():
     figure, ax = plt.subplots()
-    ax.plot([1, 2], [3, 4], label="</script><b>")
+    ax.plot([1, 2], [3, 4], label="</script><b><!--<script>")
     shown = Interactive(figure, alt='A "line".')
     page = BeautifulSoup(shown._repr_html_(), "html.parser")
     assert page.img["alt"] == 'A "line".'
@@ -116,6 +116,7 @@ def test_a_notebook_shows_the_picture_and_keeps_the_description():
     assert script["type"] == "application/json"
     assert json.loads(script.string)["root_id"] == shown.item["root_id"]
     assert page.b is None
+    assert "<" not in script.string  # "<!--<script" would keep the element from ending
     assert plt.get_fignums() == []
 
 

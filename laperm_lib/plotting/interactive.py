@@ -57,8 +57,8 @@ class Interactive:
 
     def _repr_html_(self) -> str:
         picture = base64.b64encode(self.png).decode()
-        # Within a script element only "</" could end it.
-        item = json.dumps(self.item, separators=(",", ":")).replace("</", "<\\/")
+        # "</script" would end the element, and "<!--<script" keep it from ending.
+        item = json.dumps(self.item, separators=(",", ":")).replace("<", "\\u003c")
         return (
             '<div class="laperm-interactive">'
             f'<img src="data:image/png;base64,{picture}" alt="{html.escape(self.alt)}">'

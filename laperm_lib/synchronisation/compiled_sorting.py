@@ -86,7 +86,13 @@ def ends_of_buckets(length: int) -> np.ndarray:
 
 
 def new_ends(buckets: int) -> np.ndarray:
-    """Scratch memory for the ends of so many buckets, and for one number more."""
+    """Scratch memory for the ends of so many buckets, and for one number more.
+
+    Raises:
+        ValueError: if there are too many to be numbered by 32 bits.
+    """
+    if buckets > np.iinfo(np.int32).max:
+        raise ValueError("A weight vector of more than 2**30 weights cannot be sorted here.")
     # The smaller the integers, the more of them stay in the fastest cache.
     small = buckets <= np.iinfo(np.uint16).max
     return np.empty(buckets + 1, np.uint16 if small else np.int32)
