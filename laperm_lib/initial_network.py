@@ -5,11 +5,42 @@ A network trained by permuting is its start and an arrangement. The start is a f
 
 import numbers
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 
 from laperm_lib import models, sparsity
+from laperm_lib.arguments import check_number
 from laperm_lib.initializers import check_seed
+
+
+def checked_pruning(
+    pruned: float, shared_value: float | None, keep: tuple[float, ...]
+) -> dict[str, Any]:
+    """Give what decides which weights are zero back in Python's own numbers, by name.
+
+    Args:
+        pruned: as for `InitialNetwork`.
+        shared_value: as for `InitialNetwork`.
+        keep: as for `InitialNetwork`.
+
+    Raises:
+        ValueError: if one is impossible, or they exclude each other.
+    """
+    if isinstance(keep, numbers.Real):
+        raise ValueError(f"keep has a number for each kernel, as in ({keep!r},).")
+    keep = tuple(keep)
+    if (shared_value is None) != (not keep):
+        raise ValueError("shared_value and keep are given together or not at all.")
+    if shared_value is not None and pruned:
+        raise ValueError("With a shared value, keep says what is pruned; pruned is 0.")
+    return {
+        "pruned": check_number("pruned", pruned, at_least=0, at_most=1),
+        "shared_value": None
+        if shared_value is None
+        else check_number("shared_value", shared_value),
+        "keep": tuple(check_number("keep", part, at_least=0, at_most=1) for part in keep),
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,14 +51,17 @@ class InitialNetwork:
         model: a name for `laperm_lib.models.build`.
         seed: an integer of at least 0, for the initial weights and the masks.
         initializer: the distribution of the initial weights.
+            Default "he_uniform".
         pruned: the fraction of kernel weights that `laperm_lib.sparsity.random_prune` sets to zero.
+            Default 0.
         shared_value: the value that every kept kernel weight has, where there is only one; then
-            `keep` says which, and nothing else is pruned.
+            `keep` says which, and nothing else is pruned. Default: there is none.
         keep: with a shared value, the probability that a weight is kept, for each kernel.
-        precision: the dtype policy, as for `laperm_lib.models.build`.
+        precision: the dtype policy, as for `laperm_lib.models.build`. Default "float32".
 
     Raises:
-        ValueError: for a seed that is not an integer of at least 0, or a `keep` that is one number.
+        ValueError: for a seed that is not an integer of at least 0, or for fractions, values and
+            probabilities that are none or exclude each other.
 
     Examples:
         >>> model, report = InitialNetwork(model="f2", seed=0, pruned=0.5).build()
@@ -46,9 +80,8 @@ class InitialNetwork:
     def __post_init__(self) -> None:
         # Python's own numbers, which a file can hold, whatever kind they were given as.
         object.__setattr__(self, "seed", check_seed(self.seed))
-        if isinstance(self.keep, numbers.Real):
-            raise ValueError(f"keep has a number for each kernel, as in ({self.keep!r},).")
-        object.__setattr__(self, "keep", tuple(map(float, self.keep)))
+        for name, value in checked_pruning(self.pruned, self.shared_value, self.keep).items():
+            object.__setattr__(self, name, value)
 
     def build(self) -> tuple[keras.Model, sparsity.SparsityReport]:
         """Build the network.

@@ -81,6 +81,10 @@ def test_the_plan_is_the_whole_table_once():
     assert {task.seed for task in everything} == {0}
 
 
+def test_a_plan_without_seeds_is_empty():
+    assert catalogue.plan(seeds=0) == []
+
+
 def test_short_schedules_end_at_the_published_rate():
     for name, published in experiments.PUBLISHED.items():
         short = experiments.short(name)

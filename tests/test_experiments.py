@@ -1,5 +1,6 @@
 """Experiments: what a run measures, that it repeats, that the paper's settings do as reported."""
 
+from contextlib import closing
 from dataclasses import replace
 
 import keras
@@ -7,8 +8,12 @@ import numpy as np
 import pytest
 
 from laperm_lib import datasets, experiments, models, weight_vectors
+from laperm_lib.checkpoints import Checkpoints
 from laperm_lib.errors import LaPermError
 from laperm_lib.experiments import evaluation, training
+from laperm_lib.experiments.rates import EpochRates
+from laperm_lib.experiments.stopping import Stopped
+from laperm_lib.training_state import state_of
 
 SHORT = replace(experiments.quick("f1"), epochs=10, sync_period=50, evaluate_every=50)  # 120 steps
 
@@ -159,6 +164,43 @@ def test_evaluations_are_at_synchronisations():
     assert found == {120: 0, 125: 5, 200: 0, 205: 5, 320: 0, 325: 5, 400: 0}
     adam = replace(settings, sync_period=None)
     assert evaluation.schedule(adam, 350) == {100: 0, 200: 0, 300: 0}
+
+
+def test_a_run_goes_on_from_any_step_and_is_measured_as_if_uncut(tmp_path, short_run):
+    """The device takes several steps at once, counted from the first: the plan has to be met."""
+    begun = training.start(SHORT, seed=3)
+    with closing(begun.batches()) as batches:
+        for number in range(37):
+            begun.model.train_on_batch(*batches[number])
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(37, state_of(begun.model), {"evaluations": [], "seconds": 1.0})
+    resumed = training.run(SHORT, seed=3, evaluate_after=(0, 10), checkpoints=checkpoints)
+    assert resumed.evaluations == short_run.evaluations
+    assert resumed.final == short_run.final
+
+
+def test_a_full_disk_does_not_keep_a_training_from_stopping(tmp_path, monkeypatch, caplog):
+    checkpoints = Checkpoints(tmp_path)
+
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(checkpoints, "save", full)
+    with pytest.raises(Stopped):
+        training.run(SHORT, seed=3, checkpoints=checkpoints, stop=lambda: True)
+    assert "Stops without a new checkpoint: No space left" in caplog.text
+
+
+def test_data_can_be_loaded_once_for_several_runs():
+    first = training.start(SHORT, seed=0)
+    assert training.start(SHORT, seed=1, images=first.images).images is first.images
+
+
+def test_rates_are_one_for_each_epoch():
+    with pytest.raises(ValueError, match="no rates"):
+        EpochRates([], 5)
+    with pytest.raises(ValueError, match="steps_per_epoch"):
+        EpochRates([1.0], 0)
 
 
 def test_held_out_images_are_not_trained_on():

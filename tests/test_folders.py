@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from laperm_lib import experiments, files
-from laperm_lib.errors import LaPermError
-from laperm_lib.experiments import RunFolder, Task, training
+from laperm_lib.errors import LaPermError, WeightFileError
+from laperm_lib.experiments import RunFolder, Task, records, training
+from laperm_lib.studies import sgperm
 
 QUICK = replace(experiments.quick("f1"), epochs=10, sync_period=50, evaluate_every=50)
 TASK = Task("f1", QUICK, seed=3)
@@ -60,6 +61,7 @@ def test_the_network_is_kept(tmp_path):
 
 def test_two_processes_do_not_train_the_same_run(tmp_path):
     folder = RunFolder(tmp_path, TASK)
+    folder.path.mkdir()
     with open(folder.path / "lock", "w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(LaPermError, match="another process"):
@@ -69,6 +71,8 @@ def test_two_processes_do_not_train_the_same_run(tmp_path):
 
 def test_a_folder_of_another_training_is_refused(tmp_path):
     folder = RunFolder(tmp_path, TASK)
+    with folder.lock():
+        pass
     file = folder.path / "configuration.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "evaluate_after": [0, 7]}))
     with pytest.raises(LaPermError, match="another training"):
@@ -98,7 +102,8 @@ def test_a_run_that_fails_leaves_a_folder_only_with_a_checkpoint(tmp_path, monke
             folder.run()
     assert folder.path.exists() == saved
     if not saved:  # the way is free for another training, and for the same one
-        RunFolder(tmp_path, replace(TASK, evaluate_after=(7,))).checkpoints.clear()
+        with RunFolder(tmp_path, replace(TASK, evaluate_after=(7,))).lock():
+            pass
         with pytest.raises(LaPermError, match="evaluate_after differs"):
             folder.run()
 
@@ -109,6 +114,55 @@ def test_a_finished_run_stays_whatever_fails_behind_it(tmp_path):
     with pytest.raises(ValueError, match="later"), folder.lock():
         raise ValueError("later")
     assert RunFolder(tmp_path, TASK).record() == record
+
+
+def test_a_folder_is_made_when_training_begins(tmp_path):
+    folder = RunFolder(tmp_path, TASK)
+    assert experiments.tasks_in(tmp_path) == []
+    assert not list(tmp_path.iterdir())
+    with folder.lock():
+        assert experiments.tasks_in(tmp_path) == [TASK]
+
+
+def test_a_renamed_folder_is_passed_over(tmp_path, caplog):
+    folder = RunFolder(tmp_path, TASK)
+    with folder.lock():
+        pass
+    folder.path.rename(tmp_path / "kept")
+    assert experiments.tasks_in(tmp_path) == []
+    assert f"it has been {TASK.name}" in caplog.text
+
+
+def test_the_network_of_a_run_that_cannot_be_recorded_is_not_lost(tmp_path, monkeypatch):
+    folder = RunFolder(tmp_path, TASK)
+
+    def fail(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(records, "save", fail)
+    with pytest.raises(OSError, match="No space"):
+        folder.run()
+    assert folder.network().count_params()
+
+
+def test_a_foreign_network_is_refused(tmp_path):
+    folder = RunFolder(tmp_path, TASK)
+    with pytest.raises(WeightFileError, match="no such file"):
+        folder.network()
+    folder.path.mkdir()
+    np.savez(folder.path / "network.npz", kernel=np.zeros(3))
+    with pytest.raises(WeightFileError, match="does not hold the weights of f1"):
+        folder.network()
+    (folder.path / "record.json").write_text("[]")
+    with pytest.raises(LaPermError, match="0 records, not one"):
+        folder.record()
+
+
+def test_a_task_is_one_that_a_folder_can_train():
+    assert Task("f1", QUICK, np.int64(3)) == TASK
+    assert type(Task("f1", QUICK, np.int64(3)).seed) is int
+    with pytest.raises(ValueError, match="not with SGPermHyperparameters"):
+        Task("f2", sgperm.SETTINGS, 0)
 
 
 def test_a_run_not_finished_has_no_record(tmp_path):

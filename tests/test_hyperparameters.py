@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from laperm_lib import experiments
+from laperm_lib.experiments.hyperparameters import fingerprint
 
 CONV2, F1 = experiments.PUBLISHED["conv2"], experiments.PUBLISHED["f1"]
 
@@ -20,6 +22,10 @@ CONV2, F1 = experiments.PUBLISHED["conv2"], experiments.PUBLISHED["f1"]
         ("learning_rate", float("nan"), "learning_rate is a number"),
         ("model", "conv3", "Unknown model 'conv3'"),
         ("dataset", "imagenet", "Unknown dataset 'imagenet'; there are digits, mnist, cifar10"),
+        ("dataset", "mnist", "Unknown dataset 'mnist'; there are cifar10, digits"),
+        ("milestones", ((-1, 0.1),), "the epoch of a milestone is an integer"),
+        ("milestones", ((1, None),), "the factor of a milestone is a number"),
+        ("keep", (0.5,), "together or not at all"),
         ("initializer", "zeros", "Unknown initializer 'zeros'"),
         ("precision", "float8", "Unknown precision 'float8'; there are float32, mixed_bfloat16"),
     ],
@@ -34,7 +40,18 @@ def test_a_shared_value_says_itself_what_is_pruned():
         replace(F1, pruned=0.5)
     with pytest.raises(ValueError, match="together or not at all"):
         replace(F1, keep=())
+    with pytest.raises(ValueError, match="keep is a number at least 0 and at most 1"):
+        replace(F1, keep=(0.5, 3))
 
 
 def test_nothing_or_all_may_be_pruned():
     assert [replace(CONV2, pruned=share).pruned for share in (0, 1)] == [0, 1]
+
+
+def test_equal_settings_have_one_fingerprint_whatever_their_numbers_are():
+    published = experiments.PUBLISHED["f1"]
+    ours = replace(published, learning_rate=1, epochs=np.int64(5), keep=list(published.keep))
+    same = replace(published, learning_rate=1.0, epochs=5)
+    assert ours == same
+    assert fingerprint(ours, published) == fingerprint(same, published)
+    assert hash(ours) == hash(same)

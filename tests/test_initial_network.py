@@ -42,7 +42,7 @@ def test_the_precision_is_that_of_the_layers():
 
 @pytest.mark.parametrize("wrong", [{"model": "f3"}, {"seed": -1}, {"pruned": 2.0}])
 def test_impossible_starts(wrong):
-    with pytest.raises(ValueError, match=r"f3|seed|fraction"):
+    with pytest.raises(ValueError, match=r"f3|seed|pruned"):
         replace(F2, **wrong).build()
 
 
@@ -55,6 +55,14 @@ def test_numbers_of_any_kind_are_kept_as_those_of_python():
 
 
 def test_starts_refused_before_they_are_built():
+    with pytest.raises(ValueError, match="together or not at all"):
+        InitialNetwork(model="f1", seed=0, keep=(0.6, 0.6))
+    with pytest.raises(ValueError, match="pruned is 0"):
+        InitialNetwork(model="f1", seed=0, pruned=0.5, shared_value=0.1, keep=(0.6, 0.6))
+    with pytest.raises(ValueError, match="keep is a number at least 0 and at most 1"):
+        InitialNetwork(model="f1", seed=0, shared_value=0.1, keep=(0.6, 6.0))
+    with pytest.raises(ValueError, match="shared_value is a number"):
+        InitialNetwork(model="f1", seed=0, shared_value=float("nan"), keep=(0.6, 0.6))
     with pytest.raises(ValueError, match="keep has a number for each kernel"):
         InitialNetwork(model="f1", seed=0, shared_value=0.1, keep=0.6)
     with pytest.raises(ValueError, match="seed"):

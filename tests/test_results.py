@@ -141,7 +141,11 @@ def test_what_there_is(tmp_path):
     finished, cut = made("f1", 0), Task("f2", experiments.PUBLISHED["f2"], 1)
     folder = experiments.RunFolder(runs, Task("f1", finished.hyperparameters, 0))
     experiments.save([finished], folder.path / "record.json")
-    experiments.RunFolder(runs, cut).checkpoints.save(4690, {})
+    begun = experiments.RunFolder(runs, cut)
+    for each in (folder, begun):
+        with each.lock():
+            pass
+    begun.checkpoints.save(4690, {})
     # One record is of the same run, one is new, one of an experiment that is none of the paper's.
     experiments.save([made("f1", 0, 0.9), made("f1", 1)], pretrained / "f1.json")
     experiments.save([replace(made("f1", 2), experiment="sgperm")], pretrained / "sgperm.json")

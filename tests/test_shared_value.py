@@ -1,6 +1,7 @@
 """Networks whose weights share one value, and the search among them."""
 
 import importlib.util
+import sys
 from dataclasses import replace
 
 import keras
@@ -123,6 +124,37 @@ def test_a_search_goes_on_where_it_was_cut(tmp_path, monkeypatch):
     assert {result.trial for result in confirmed.confirmed} == {study.best}
     shared_value_search.save(confirmed, tmp_path / "study.json")
     assert shared_value_search.load(tmp_path / "study.json") == confirmed
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("optuna"), reason="needs Optuna")
+def test_a_search_cut_in_its_first_trial_does_it_again(tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    trained = []
+
+    def cut(trial, **how):
+        trained.append(trial.value)
+        if len(trained) == 1:
+            raise Killed
+        return shared_value.Result(trial, how["seed"], 0.5, None, True)
+
+    monkeypatch.setattr(shared_value_search, "train", cut)
+    monkeypatch.setattr(keras.utils, "clear_session", lambda: None)
+    storage = str(tmp_path / "journal")
+    with pytest.raises(Killed):
+        shared_value_search.search("f1", trials=2, storage=storage)
+    study = shared_value_search.search("f1", trials=3, storage=storage)
+    assert trained[:2] == [0.08, 0.08]
+    assert [result.trial.value for result in study.results].count(0.08) == 1
+    study = shared_value_search.search("f1", trials=4, storage=storage)
+    assert [result.trial.value for result in study.results].count(0.08) == 1
+
+
+def test_a_search_needs_optuna(monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(LaPermError, match="pip install optuna"):
+        shared_value_search.search("f1", trials=1)
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"results": [], "confirmed": []}', "[]"])

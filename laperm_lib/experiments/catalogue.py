@@ -171,7 +171,9 @@ def plan(
     wanted += [(name, 1) for name in SWEEPS]
     found: dict[str, Task] = {}
     for name, count in wanted:
-        for task in tasks(name, seeds=range(seeds or count), profile=profile, **values):
+        for task in tasks(
+            name, seeds=range(count if seeds is None else seeds), profile=profile, **values
+        ):
             if "held_out" not in values:
                 held_out = HELD_OUT[task.settings.dataset]
                 task = replace(task, settings=replace(task.settings, held_out=held_out))

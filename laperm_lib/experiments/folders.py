@@ -13,7 +13,6 @@ set of folders: a lock of the operating system, which goes with the process that
 from training the same run.
 """
 
-import fcntl
 import logging
 import os
 import shutil
@@ -26,15 +25,16 @@ from typing import Any
 import keras
 import numpy as np
 
-from laperm_lib import files, models
+from laperm_lib import files
 from laperm_lib.checkpoints import Checkpoints
-from laperm_lib.errors import BusyError, LaPermError
+from laperm_lib.errors import LaPermError, WeightFileError
 from laperm_lib.experiments import records, training
 from laperm_lib.experiments.hyperparameters import Hyperparameters, fingerprint, from_json, to_json
 from laperm_lib.experiments.outcome import Run
 from laperm_lib.experiments.profiles import PUBLISHED
 from laperm_lib.experiments.records import Record
 from laperm_lib.experiments.stopping import StopCheck, Stopped, never
+from laperm_lib.initial_network import InitialNetwork
 from laperm_lib.initializers import check_seed
 
 _log = logging.getLogger(__name__)
@@ -47,6 +47,7 @@ RECORD, NETWORK = "record.json", "network.npz"
 
 _CONFIGURATION_FILE = "configuration.json"
 _CONFIGURATION = "the configuration of a run"
+_LOCK = "lock"
 
 
 def default_root() -> Path:
@@ -65,7 +66,8 @@ class Task:
         evaluate_after: as for `laperm_lib.experiments.run`.
 
     Raises:
-        ValueError: if the experiment is unknown or the seed not an integer of at least 0.
+        ValueError: if the experiment is unknown, the seed not an integer of at least 0, or the
+            settings those of another way of training.
 
     Examples:
         >>> from dataclasses import replace
@@ -81,7 +83,11 @@ class Task:
     evaluate_after: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
-        check_seed(self.seed)
+        object.__setattr__(self, "seed", check_seed(self.seed))
+        if type(self.settings) is not Hyperparameters:
+            raise ValueError(
+                f"A run folder trains by LaPerm or Adam, not with {type(self.settings).__name__}."
+            )
         if self.experiment not in PUBLISHED:
             raise ValueError(
                 f"Unknown experiment {self.experiment!r}; there are {', '.join(PUBLISHED)}."
@@ -98,7 +104,7 @@ class RunFolder:
     """The folder of one training.
 
     Args:
-        root: where all run folders are; made if there is none.
+        root: where all run folders are. The folder is made when the training begins.
         task: the training.
 
     Raises:
@@ -109,7 +115,8 @@ class RunFolder:
         self.task = task
         self.path = Path(root, task.name)
         self.checkpoints = Checkpoints(self.path)
-        self._claim()
+        self._configuration = self.path / _CONFIGURATION_FILE
+        self._check()
 
     @property
     def is_finished(self) -> bool:
@@ -128,10 +135,10 @@ class RunFolder:
 
         Args:
             data_dir: where the dataset lies. Default: as `laperm_lib.datasets.load`.
-            every_seconds: the time between two checkpoints.
+            every_seconds: the time between two checkpoints, in seconds. Default 60.
             stop: asked after steps; when it says yes, a checkpoint is written and training stops.
                 Default: never.
-            verbose: 1 shows Keras's progress bar.
+            verbose: 1 shows Keras's progress bar, 0 (the default) nothing.
 
         Returns:
             The record.
@@ -169,7 +176,7 @@ class RunFolder:
         Raises:
             LaPermError: if the run is not finished, or the file is damaged.
         """
-        return records.load(self._record)[0]
+        return records.load_one(self._record)
 
     def network(self) -> keras.Model:
         """The network that the run ended with.
@@ -177,17 +184,8 @@ class RunFolder:
         Raises:
             LaPermError: if the run is not finished, or the file is damaged.
         """
-        settings = self.task.settings
-        model = models.build(
-            settings.model,
-            seed=self.task.seed,
-            initializer=settings.initializer,
-            dtype=settings.precision,
-        )
-        arrays = files.read_arrays(self.path / NETWORK)
-        for weight in model.weights:
-            weight.assign(arrays[weight.path])
-        return model
+        initial = training.initial_network(self.task.settings, self.task.seed)
+        return read_network(self.path / NETWORK, initial)
 
     @property
     def _record(self) -> Path:
@@ -202,29 +200,29 @@ class RunFolder:
 
         Raises:
             BusyError: if another process has it.
+            LaPermError: if this file system has no locks.
         """
-        self._claim()
-        with open(self.path / "lock", "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise BusyError(f"{self.path}: another process is training this run.") from None
+        with files.locked(self.path / _LOCK):
+            self._check()
+            if not self._configuration.exists():
+                files.write_json(self._configuration, _configuration(self.task))
             try:
                 yield
             except Stopped:
                 raise
             except Exception:
-                if not self.is_finished and not self.checkpoints.steps():
+                if {path.name for path in self.path.iterdir()} <= {_CONFIGURATION_FILE, _LOCK}:
                     shutil.rmtree(self.path)
                 raise
 
-    def _claim(self) -> None:
-        """Write which training this folder is for, or check that it is this one."""
-        wanted, file = _configuration(self.task), self.path / _CONFIGURATION_FILE
-        if not file.exists():
-            files.write_json(file, wanted)
+    def _check(self) -> None:
+        """Raise a LaPermError if the folder is that of another training."""
+        if not self._configuration.exists():
             return
-        found = files.read_json(file, dict, holds=_CONFIGURATION)
+        wanted, found = (
+            _configuration(self.task),
+            files.read_json(self._configuration, dict, holds=_CONFIGURATION),
+        )
         if found != wanted:
             differing = [name for name in wanted if found.get(name) != wanted[name]]
             raise LaPermError(
@@ -244,8 +242,28 @@ def write_outcome(path: Path, experiment: str, done: Run) -> Record:
     return record
 
 
+def read_network(path: Path, initial: InitialNetwork) -> keras.Model:
+    """Build the network of a run, with the weights that `write_outcome` has written.
+
+    Args:
+        path: the file with the weights.
+        initial: how the network started.
+
+    Raises:
+        WeightFileError: if there is no such file, it is damaged, or holds another network.
+    """
+    model, _ = initial.build()
+    arrays = files.read_arrays(path)
+    shapes = {weight.path: tuple(weight.shape) for weight in model.weights}
+    if shapes != {name: array.shape for name, array in arrays.items()}:
+        raise WeightFileError(f"{path} does not hold the weights of {initial.model}.")
+    for weight in model.weights:
+        weight.assign(arrays[weight.path])
+    return model
+
+
 def tasks_in(root: str | os.PathLike[str]) -> Sequence[Task]:
-    """The trainings that have a folder, finished or not, by name.
+    """The trainings that have a folder, finished or not, by name; one that was renamed has none.
 
     Args:
         root: where all run folders are.
@@ -253,8 +271,14 @@ def tasks_in(root: str | os.PathLike[str]) -> Sequence[Task]:
     Raises:
         LaPermError: if a configuration cannot be read.
     """
-    configurations = sorted(Path(root).glob(f"*/{_CONFIGURATION_FILE}"))
-    return [files.read_json(file, _task, holds=_CONFIGURATION) for file in configurations]
+    found = []
+    for file in sorted(Path(root).glob(f"*/{_CONFIGURATION_FILE}")):
+        task = files.read_json(file, _task, holds=_CONFIGURATION)
+        if file.parent.name == task.name:
+            found.append(task)
+        else:
+            _log.warning("%s is passed over: it has been %s.", file.parent, task.name)
+    return found
 
 
 def _configuration(task: Task) -> dict[str, object]:

@@ -13,8 +13,11 @@ from typing import Any
 from laperm_lib import datasets, models
 from laperm_lib.arguments import check_integer, check_number
 from laperm_lib.augmentation import Augmentation
+from laperm_lib.initial_network import checked_pruning
 from laperm_lib.initializers import DISTRIBUTIONS
 from laperm_lib.rearrangement import Rearrangement
+
+_INTEGERS = {"epochs": 1, "batch_size": 1, "decay_every": 1, "evaluate_every": 1, "held_out": 0}
 
 PRECISIONS = ("float32", "mixed_bfloat16")
 """The dtype policies of Keras that a network can be trained with; weights are float32 in both."""
@@ -74,21 +77,29 @@ class Hyperparameters:
 
     def __post_init__(self) -> None:
         models.spec(self.model)
-        for name in ("epochs", "batch_size", "decay_every", "evaluate_every"):
-            check_integer(name, getattr(self, name), at_least=1)
+        numbers: dict[str, Any] = {
+            name: check_integer(name, getattr(self, name), at_least=least)
+            for name, least in _INTEGERS.items()
+        }
         if self.sync_period is not None:
-            check_integer("sync_period", self.sync_period, at_least=1)
-        check_integer("held_out", self.held_out, at_least=0)
-        check_number("pruned", self.pruned, at_least=0, at_most=1)
+            numbers["sync_period"] = check_integer("sync_period", self.sync_period, at_least=1)
         for name in ("learning_rate", "decay"):
-            check_number(name, getattr(self, name), at_least=0)
+            numbers[name] = check_number(name, getattr(self, name), at_least=0)
+        numbers["milestones"] = tuple(
+            (
+                check_integer("the epoch of a milestone", epoch, at_least=0),
+                check_number("the factor of a milestone", factor, at_least=0),
+            )
+            for epoch, factor in self.milestones
+        )
+        numbers |= checked_pruning(self.pruned, self.shared_value, self.keep)
         _check_name("dataset", self.dataset, datasets.NAMES)
+        _check_name("dataset", self.dataset, (models.spec(self.model).dataset, "digits"))
         _check_name("initializer", self.initializer, DISTRIBUTIONS)
         _check_name("precision", self.precision, PRECISIONS)
-        if (self.shared_value is None) != (not self.keep):
-            raise ValueError("shared_value and keep are given together or not at all.")
-        if self.shared_value is not None and self.pruned:
-            raise ValueError("With a shared value, keep says what is pruned; pruned is 0.")
+        # Python's own numbers: equal settings have one fingerprint, and JSON holds them.
+        for name, value in numbers.items():
+            object.__setattr__(self, name, value)
 
     def rate(self, epoch: int) -> float:
         """The learning rate in an epoch, counted from 0.
@@ -144,7 +155,7 @@ def fingerprint(settings: Hyperparameters, default: Hyperparameters) -> str:
         ('', 8)
     """
     ours, theirs = to_json(settings), to_json(default)
-    differing = {name: value for name, value in ours.items() if value != theirs[name]}
+    differing = {name: value for name, value in ours.items() if (name, value) not in theirs.items()}
     if not differing:
         return ""
     text = json.dumps(differing, sort_keys=True)

@@ -86,6 +86,8 @@ class Run(Outcome):
 
     Args:
         model: the trained network, synchronised.
+        environment: versions, hardware and code revision, when the training began.
     """
 
     model: keras.Model
+    environment: dict[str, str]

@@ -12,12 +12,11 @@ from pathlib import Path
 
 import keras
 
-from laperm_lib import coding, files, manifest, permutation, pretrained
+from laperm_lib import coding, manifest, permutation, pretrained
 from laperm_lib.errors import LaPermError, WeightFileError
 from laperm_lib.experiments import evaluation, records
-from laperm_lib.experiments.folders import NETWORK, RECORD
+from laperm_lib.experiments.folders import NETWORK, RECORD, read_network
 from laperm_lib.experiments.training import initial_network
-from laperm_lib.initial_network import InitialNetwork
 from laperm_lib.manifest import Entry
 from laperm_lib.weight_vectors import Kind
 
@@ -47,12 +46,12 @@ def publish(
     """
     path = Path(folder)
     destination = Path(destination or manifest.default_folder())
-    record = _record(path / RECORD)
+    record = records.load_one(path / RECORD)
     settings = record.hyperparameters
     if settings.sync_period is None:
         raise LaPermError(f"{path}: {record.experiment} was not trained by permuting.")
     initial = initial_network(settings, record.seed)
-    model = _network(path / NETWORK, initial)
+    model = read_network(path / NETWORK, initial)
     name = path.resolve().name
     file = destination / f"{name}{pretrained.SUFFIX}"
     kinds: tuple[Kind, ...] = ("kernel", "bias") if settings.permute_biases else ("kernel",)
@@ -181,30 +180,10 @@ def verify(
         vectors, length = first.shape
         same = permutation.is_permutation(first, last)
         proofs.append(Proof(each.path, vectors, length, same))
-    record = _record(folder / f"{entry.name}.json")
+    record = records.load_one(folder / f"{entry.name}.json")
     images = evaluation.images_for(record.hyperparameters, data_dir)
     accuracy = evaluation.accuracy(model, images.x_test, images.y_test)
     return Verification(entry, tuple(proofs), images.fingerprint, accuracy)
-
-
-def _record(path: Path) -> records.Record:
-    """The one record of a file."""
-    found = records.load(path)
-    if len(found) != 1:
-        raise LaPermError(f"{path} holds {len(found)} records, not one.")
-    return found[0]
-
-
-def _network(path: Path, initial: InitialNetwork) -> keras.Model:
-    """The network of a run, from its weights."""
-    model, _ = initial.build()
-    arrays = files.read_arrays(path)
-    shapes = {weight.path: tuple(weight.shape) for weight in model.weights}
-    if shapes != {name: array.shape for name, array in arrays.items()}:
-        raise WeightFileError(f"{path} does not hold the weights of {initial.model}.")
-    for weight in model.weights:
-        weight.assign(arrays[weight.path])
-    return model
 
 
 def _hdf5_size(model: keras.Model) -> int:

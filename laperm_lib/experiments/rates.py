@@ -5,6 +5,8 @@ from typing import Any
 
 import keras
 
+from laperm_lib.arguments import check_integer
+
 
 @keras.saving.register_keras_serializable(package="laperm_lib")
 class EpochRates(keras.optimizers.schedules.LearningRateSchedule):
@@ -14,6 +16,9 @@ class EpochRates(keras.optimizers.schedules.LearningRateSchedule):
         rates: the rates of epoch 0, 1, ...; the last one holds from then on.
         steps_per_epoch: the steps of an epoch, at least 1.
 
+    Raises:
+        ValueError: if there are no rates, or no steps.
+
     Examples:
         >>> rates = EpochRates([0.5, 0.25], steps_per_epoch=10)
         >>> [float(rates(step)) for step in (0, 9, 10, 99)]
@@ -22,7 +27,9 @@ class EpochRates(keras.optimizers.schedules.LearningRateSchedule):
 
     def __init__(self, rates: Iterable[float], steps_per_epoch: int) -> None:
         self.rates = [float(rate) for rate in rates]
-        self.steps_per_epoch = int(steps_per_epoch)
+        if not self.rates:
+            raise ValueError("There are no rates: give one for each epoch.")
+        self.steps_per_epoch = check_integer("steps_per_epoch", steps_per_epoch, at_least=1)
 
     def __call__(self, step: Any) -> Any:
         """The rate at a step, counted from 0."""

@@ -4,20 +4,15 @@ References:
     Qiu and Suda, NeurIPS 2020, section 5.5 (the table that the summaries stand beside).
 """
 
-import importlib
 import os
-import platform
-import subprocess
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
-from functools import cache
-from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
 from laperm_lib import files
+from laperm_lib.errors import LaPermError
 from laperm_lib.experiments.evaluation import Evaluation
 from laperm_lib.experiments.hyperparameters import from_json, to_json
 from laperm_lib.experiments.outcome import Outcome, Run
@@ -29,7 +24,7 @@ class Record(Outcome):
 
     Args:
         experiment: its name, such as "f1".
-        environment: versions, hardware and code revision.
+        environment: versions, hardware and code revision, when the training began.
     """
 
     experiment: str
@@ -37,14 +32,14 @@ class Record(Outcome):
 
 
 def record(experiment: str, run: Run) -> Record:
-    """Keep what is known of a run, and of the machine it is made on.
+    """Keep what is known of a run.
 
     Args:
         experiment: its name.
-        run: the run, made in this process.
+        run: the run.
     """
     outcome = {field.name: getattr(run, field.name) for field in fields(Outcome)}
-    return Record(**outcome, experiment=experiment, environment=dict(environment()))
+    return Record(**outcome, experiment=experiment, environment=run.environment)
 
 
 def save(records: Iterable[Record], path: str | os.PathLike[str]) -> None:
@@ -71,6 +66,21 @@ def load(path: str | os.PathLike[str]) -> tuple[Record, ...]:
     )
 
 
+def load_one(path: str | os.PathLike[str]) -> Record:
+    """Read the one record of a JSON file.
+
+    Args:
+        path: a file written by `save`.
+
+    Raises:
+        LaPermError: if there is no such file, or it does not hold one record.
+    """
+    found = load(path)
+    if len(found) != 1:
+        raise LaPermError(f"{path} holds {len(found)} records, not one.")
+    return found[0]
+
+
 def _to_json(entry: Record) -> dict[str, Any]:
     return asdict(entry) | {"hyperparameters": to_json(entry.hyperparameters)}
 
@@ -79,30 +89,6 @@ def _from_json(values: dict[str, Any]) -> Record:
     evaluations = tuple(Evaluation(**evaluation) for evaluation in values["evaluations"])
     settings = from_json(values["hyperparameters"])
     return Record(**{**values, "hyperparameters": settings, "evaluations": evaluations})
-
-
-@cache
-def environment() -> dict[str, str]:
-    """Versions, hardware and code revision, as far as they are known, when first asked for."""
-    backend = keras.backend.backend()
-    module = importlib.import_module(backend)
-    repository = Path(__file__).resolve().parents[2]
-    revision = subprocess.run(
-        ["git", "-C", str(repository), "describe", "--always", "--dirty", "--abbrev=12"],
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
-    return {
-        "python": platform.python_version(),
-        "keras": keras.version(),
-        backend: module.__version__,
-        "numpy": np.__version__,
-        "machine": platform.machine(),
-        "cores": str(os.cpu_count()),
-        "system": platform.system(),
-        "revision": revision or "unknown",
-    }
 
 
 @dataclass(frozen=True)

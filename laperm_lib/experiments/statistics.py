@@ -22,6 +22,7 @@ from laperm_lib import batch_statistics, files, manifest, pretrained
 from laperm_lib.augmentation import Augmentation
 from laperm_lib.batches import Batches
 from laperm_lib.experiments import records
+from laperm_lib.experiments.environment import environment
 from laperm_lib.experiments.evaluation import Images, accuracy, images_for
 
 # Behind so many batches of a momentum of 0.99 the statistics from before count for 0.2 %.
@@ -135,7 +136,7 @@ def write(
         ValueError: as `measure`, or if the network was trained on images as they are.
     """
     folder = folder or manifest.default_folder()
-    (record,) = records.load(folder / f"{name}.json")
+    record = records.load_one(folder / f"{name}.json")
     settings = record.hyperparameters
     if settings.augmentation is None:
         raise ValueError(f"{name} was not trained on distorted images.")
@@ -145,7 +146,7 @@ def write(
         model, images, settings.augmentation, batch_size=settings.batch_size, verbose=verbose
     )
     path = folder / "statistics" / f"{name}.json"
-    files.write_json(path, asdict(found) | {"environment": records.environment()})
+    files.write_json(path, asdict(found) | {"environment": environment()})
     return path
 
 

@@ -1,5 +1,6 @@
 """How a training is brought to stop between two steps: by a time limit, or by a signal."""
 
+import logging
 import os
 import signal
 import time
@@ -11,6 +12,8 @@ from typing import Any
 import keras
 
 from laperm_lib.checkpoints import Checkpoints, SaveCheckpoints
+
+_log = logging.getLogger(__name__)
 
 StopCheck = Callable[[], bool]
 """Asked behind training steps; when it says yes, a checkpoint is written and training stops."""
@@ -76,6 +79,8 @@ def never() -> bool:
 class StopWhenAsked(keras.callbacks.Callback):
     """Stops `fit` after a step, with a checkpoint, when it is told to.
 
+    Where the checkpoint cannot be written, on a full disk say, it stops too, with the one before.
+
     Args:
         stop: asked after steps.
         checkpoints: where the checkpoint is kept. With None there is none.
@@ -99,6 +104,9 @@ class StopWhenAsked(keras.callbacks.Callback):
         if self._checkpoints is not None:
             now = SaveCheckpoints(self._checkpoints, every_seconds=0, notes=self._notes)
             now.set_model(self.model)
-            now.on_train_batch_end(batch)
+            try:
+                now.save()
+            except OSError as error:
+                _log.warning("Stops without a new checkpoint: %s", error)
         # What fit still does, a synchronisation, comes behind the checkpoint and is thrown away.
         self.model.stop_training = self.has_stopped = True

@@ -14,8 +14,9 @@ import keras
 
 from laperm_lib import batch_statistics
 from laperm_lib.batches import Batches
-from laperm_lib.checkpoints import Checkpoints, SaveCheckpoints, restore
+from laperm_lib.checkpoints import Checkpoints, SaveCheckpoints
 from laperm_lib.experiments import evaluation, fitting
+from laperm_lib.experiments.environment import environment
 from laperm_lib.experiments.evaluation import Evaluation, Images
 from laperm_lib.experiments.hyperparameters import Hyperparameters
 from laperm_lib.experiments.outcome import Run
@@ -23,6 +24,7 @@ from laperm_lib.experiments.rates import EpochRates
 from laperm_lib.experiments.stopping import StopCheck, Stopped, StopWhenAsked, never
 from laperm_lib.initial_network import InitialNetwork
 from laperm_lib.optimizers.laperm import LaPerm
+from laperm_lib.training_state import restore
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +45,7 @@ class Start:
         fraction_pruned: the share of kernel weights that are zero, 0 to 1.
         evaluation_steps: when it is evaluated, as `laperm_lib.experiments.evaluation.schedule`
             says.
+        environment: versions, hardware and code revision.
     """
 
     settings: Hyperparameters
@@ -51,6 +54,7 @@ class Start:
     images: Images
     fraction_pruned: float
     evaluation_steps: dict[int, int]
+    environment: dict[str, str]
 
     @property
     def steps_per_epoch(self) -> int:
@@ -80,7 +84,7 @@ class Start:
 
         Args:
             callbacks: what looks on.
-            first_step: the step to go on from.
+            first_step: the step to go on from. Default 0.
             verbose: 1 shows Keras's progress bar, 0 (the default) nothing.
         """
         fitting.fit(self.model, self.batches(first_step), callbacks, verbose=verbose)
@@ -108,6 +112,7 @@ class Start:
             seconds=round(seconds, 2),
             data_fingerprint=self.images.fingerprint,
             model=self.model,
+            environment=self.environment,
         )
 
     def _test_accuracy(self) -> float:
@@ -120,6 +125,8 @@ def start(
     seed: int,
     data_dir: str | None = None,
     evaluate_after: Sequence[int] = (0,),
+    images: Images | None = None,
+    first_step: int = 0,
 ) -> Start:
     """Load the data of an experiment, and build and compile its network.
 
@@ -134,6 +141,8 @@ def start(
             images, their augmentation, and dropout. The images held out are the same for each.
         data_dir: where the dataset lies. Default: as `laperm_lib.datasets.load`.
         evaluate_after: as for `run`.
+        images: the data, where it has been loaded. Default: it is loaded.
+        first_step: the step that `fit` will go on from. Default 0.
 
     Returns:
         The `Start`.
@@ -142,7 +151,7 @@ def start(
         ValueError: for an impossible hyperparameter, seed or `evaluate_after`.
         DatasetUnavailableError: if the data cannot be had.
     """
-    images = evaluation.images_for(settings, data_dir)
+    images = images or evaluation.images_for(settings, data_dir)
     steps_per_epoch = -(-len(images.x_train) // settings.batch_size)
     evaluation_steps = evaluation.schedule(
         settings, settings.epochs * steps_per_epoch, evaluate_after
@@ -157,9 +166,18 @@ def start(
     model.compile(
         optimizer,
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        steps_per_execution=fitting.steps_per_execution(evaluation_steps),
+        # Counted from the first step, so it has to be among those that executions end with.
+        steps_per_execution=fitting.steps_per_execution([first_step, *evaluation_steps]),
     )
-    return Start(settings, seed, model, images, report.fraction_pruned, evaluation_steps)
+    return Start(
+        settings,
+        seed,
+        model,
+        images,
+        report.fraction_pruned,
+        evaluation_steps,
+        dict(environment()),
+    )
 
 
 def initial_network(settings: Hyperparameters, seed: int) -> InitialNetwork:
@@ -198,10 +216,10 @@ def run(
         seed: as for `start`.
         data_dir: where the dataset lies. Default: as `laperm_lib.datasets.load`.
         evaluate_after: after how many steps from a synchronisation the test accuracy is measured,
-            each from 0 (right after it) to the sync period minus 1.
+            each from 0 (right after it) to the sync period minus 1. Default: 0 alone.
         checkpoints: where checkpoints are kept; a training that was cut goes on from its latest,
             and ends, on the same machine, bit for bit as if it had not been. Default: none are.
-        every_seconds: the time between two checkpoints.
+        every_seconds: the time between two checkpoints, in seconds. Default 60.
         stop: asked after steps; when it says yes, a checkpoint is written and training stops.
             Default: never.
         verbose: 1 shows Keras's progress bar, 0 (the default) nothing.
@@ -215,17 +233,22 @@ def run(
         WeightFileError: if the checkpoint is of another network.
         Stopped: if `stop` said so.
     """
-    begun = start(settings, seed=seed, data_dir=data_dir, evaluate_after=evaluate_after)
+    latest = None if checkpoints is None else checkpoints.latest()
+    first_step = 0 if latest is None else latest.step
+    begun = start(
+        settings,
+        seed=seed,
+        data_dir=data_dir,
+        evaluate_after=evaluate_after,
+        first_step=first_step,
+    )
     keeping = _Progress(begun)
     callbacks: list[keras.callbacks.Callback] = [keeping]
-    first_step = 0
+    if latest is not None:
+        restore(begun.model, latest.arrays)
+        keeping.take_up(latest.notes)
+        _log.info("%s, seed %d: goes on after step %d", settings.model, seed, first_step)
     if checkpoints is not None:
-        latest = checkpoints.latest()
-        if latest is not None:
-            restore(begun.model, latest.arrays)
-            keeping.take_up(latest.notes)
-            first_step = latest.step
-            _log.info("%s, seed %d: goes on after step %d", settings.model, seed, first_step)
         # Behind the evaluation of the same step, so that it is in the notes.
         callbacks.append(
             SaveCheckpoints(checkpoints, every_seconds=every_seconds, notes=keeping.notes)

@@ -29,9 +29,9 @@ from laperm_lib.callbacks import PSWA, PSWM, PWALKS, SWA, Lookahead, swapping
 from laperm_lib.callbacks.sampling import WeightSampler
 from laperm_lib.errors import LaPermError
 from laperm_lib.experiments import evaluation
+from laperm_lib.experiments.environment import environment
 from laperm_lib.experiments.evaluation import Images
 from laperm_lib.experiments.fitting import fit, steps_per_execution
-from laperm_lib.experiments.records import environment
 from laperm_lib.experiments.training import initial_network
 from laperm_lib.optimizers.laperm import LaPerm
 from laperm_lib.studies.averaging_results import SETTINGS, Result, Settings, load, save

@@ -23,7 +23,7 @@ from typing import Any
 import keras
 
 from laperm_lib import files
-from laperm_lib.experiments import records
+from laperm_lib.experiments.environment import environment
 from laperm_lib.studies.same_capacity import OPTIMIZERS, Result, Trial, train
 from laperm_lib.studies.same_capacity_networks import Architecture
 from laperm_lib.studies.signed_rank import Comparison, wilcoxon
@@ -254,7 +254,7 @@ def write(
 def save(results: Iterable[Result], path: str | os.PathLike[str]) -> None:
     """Write results and the environment of this process to a JSON file, atomically."""
     content = {
-        "environment": records.environment(),
+        "environment": environment(),
         "results": [_to_json(result) for result in results],
     }
     files.write_json(path, content, indent=None)

@@ -26,8 +26,8 @@ from keras import layers
 
 from laperm_lib import datasets, files, weight_vectors
 from laperm_lib.checkpoints import Checkpoints
+from laperm_lib.experiments.environment import environment
 from laperm_lib.experiments.evaluation import accuracy
-from laperm_lib.experiments.records import environment
 from laperm_lib.initializers import SeededInitializer
 from laperm_lib.local_search import moves
 from laperm_lib.optimizers.rso import RSO

@@ -147,11 +147,10 @@ def train(
         seed: for the mask and the order of the images.
         hold_out: True measures on training images held out, False trains on all of them and
             measures on the test images.
-        dataset: "mnist" or "digits".
+        dataset: "mnist" (the default) or "digits".
         data_dir: where the dataset lies. Default: as `laperm_lib.datasets.load`.
 
     Raises:
-        ValueError: if there are no more training images than are held out.
         DatasetUnavailableError: if the data cannot be had.
     """
     data = datasets.load(dataset, data_dir, shape=(28, 28, 1) if dataset == "digits" else None)
@@ -172,7 +171,7 @@ def train(
     optimizer = LaPerm(
         keras.optimizers.Adam(rates, epsilon=epsilon), EpochRates(trial.periods(), steps)
     )
-    keras.utils.set_random_seed(seed)
+    keras.utils.set_random_seed(seed % 2**32)
     model.compile(
         optimizer,
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),

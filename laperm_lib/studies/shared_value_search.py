@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from laperm_lib import files
+from laperm_lib.errors import LaPermError
 from laperm_lib.studies.shared_value import Result, Trial, from_json, to_json, train
 
 _log = logging.getLogger(__name__)
@@ -157,7 +158,8 @@ def search(
         space: a key of `SPACES`.
         trials: how many, those of an earlier search in `storage` included.
         seed: for the suggestions; trial i has the seed 1000 + i, the finalists have 2000 to 2002.
-        dataset: "mnist" or "digits".
+            Default 0.
+        dataset: "mnist" (the default) or "digits".
         data_dir: where the dataset lies. Default: as `laperm_lib.datasets.load`.
         storage: a file that keeps the trials, so that a search that was cut can go on. Default:
             none.
@@ -167,12 +169,19 @@ def search(
 
     Raises:
         ValueError: if there is no such space.
+        LaPermError: if Optuna is not installed.
         DatasetUnavailableError: if the data cannot be had.
     """
     if space not in SPACES:
         raise ValueError(f"Unknown space {space!r}; there are {', '.join(SPACES)}.")
-    import optuna  # an extra: pip install "laperm-lib[search]"
-    from optuna.storages.journal import JournalFileBackend
+    try:
+        import optuna
+        from optuna.storages.journal import JournalFileBackend
+        from optuna.trial import TrialState
+    except ImportError:
+        raise LaPermError(
+            'The search needs Optuna: pip install "laperm-lib[search]" (or: pip install optuna).'
+        ) from None
 
     suggest, first = SPACES[space]
     measure = _measurement(dataset, data_dir)
@@ -193,7 +202,9 @@ def search(
         _log.info("%s, trial %d: %.4f", space, asked.number, result.held_out)
         return result.held_out or 0.0
 
-    if not study.trials:
+    # One that was cut in its first trial still has it to do.
+    is_done = any(t.params == first and "result" in t.user_attrs for t in study.trials)
+    if not is_done and not any(t.state == TrialState.WAITING for t in study.trials):
         study.enqueue_trial(first)
     finished = sum(trial.state.is_finished() for trial in study.trials)
     # A search that goes on must not suggest again what it began with.
