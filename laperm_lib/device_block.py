@@ -14,19 +14,58 @@ from laperm_lib.optimizers.laperm import LaPerm
 from laperm_lib.synchronisation.in_graph import reconnect_all
 
 
-def _step(model: keras.Model) -> Callable[..., Any]:
-    """One training step of one run, as a function of its state."""
-    import jax
+def _total_loss(model: keras.Model) -> Callable[..., Any]:
+    """A run's loss with all penalties, and its other variables then, as a function of its state."""
+    import jax.numpy as jnp
 
-    optimizer = model.optimizer
-    inner = optimizer.inner_optimizer if isinstance(optimizer, LaPerm) else optimizer
     loss_of = keras.losses.get(model.loss)
 
     def total_loss(trainable: Any, others: Any, x: Any, y: Any) -> Any:
         outputs, others, penalties = model.stateless_call(
             trainable, others, x, training=True, return_losses=True
         )
-        return loss_of(y, outputs) + sum(penalties), others
+        # A loss that was given by its name is a function with one result for each sample.
+        return jnp.mean(loss_of(y, outputs)) + sum(penalties), others
+
+    return total_loss
+
+
+def computation(model: keras.Model, x: Any, y: Any) -> str:
+    """What a run computes in a step, but for the optimizer: loss, penalties and constraints.
+
+    Weights and the states of random layers are arguments of it and not part of the text, so runs of
+    one architecture have one text, however their layers are named, nested or written.
+
+    Args:
+        model: compiled with a loss, and built.
+        x: images of one step.
+        y: their targets.
+
+    Returns:
+        The program that JAX gives to the compiler, as text.
+    """
+    import jax
+
+    total_loss = _total_loss(model)
+    trainable, others = model.trainable_variables, model.non_trainable_variables
+
+    def computed(trainable_values: Any, other_values: Any, x: Any, y: Any) -> Any:
+        mapping = list(zip(trainable, trainable_values, strict=True))
+        with keras.StatelessScope(state_mapping=mapping):
+            constrained = [v.constraint(v) for v in trainable if v.constraint is not None]
+        return total_loss(trainable_values, other_values, x, y), constrained
+
+    values = [[variable.value for variable in part] for part in (trainable, others)]
+    return str(jax.jit(computed).lower(*values, x, y).as_text())
+
+
+def _step(model: keras.Model) -> Callable[..., Any]:
+    """One training step of one run, as a function of its state."""
+    import jax
+
+    optimizer = model.optimizer
+    inner = optimizer.inner_optimizer if isinstance(optimizer, LaPerm) else optimizer
+    total_loss = _total_loss(model)
 
     def step(state: Any, x: Any, y: Any) -> Any:
         trainable, others, slots = state

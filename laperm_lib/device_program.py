@@ -23,11 +23,13 @@ from typing import Any
 import keras
 import numpy as np
 
+from laperm_lib.arguments import check_integer
 from laperm_lib.augmentation import Augmentation
 from laperm_lib.batches import epoch_order
-from laperm_lib.device_block import block_of_steps, count_correct, step_on_samples
+from laperm_lib.device_block import block_of_steps, computation, count_correct, step_on_samples
 from laperm_lib.initializers import check_seed
 from laperm_lib.optimizers.laperm import LaPerm
+from laperm_lib.training_state import nested
 
 _EVALUATION_BATCH = 1000
 
@@ -39,8 +41,10 @@ class DeviceProgram:
     `write_back`.
 
     Args:
-        models: one per run, each compiled with a loss and an optimizer, `LaPerm` or any of Keras's.
-            The optimizers are alike but for the sync period.
+        models: one per run, each compiled with a loss and an optimizer, `LaPerm` or one of Keras's
+            that neither scales the loss nor accumulates gradients. The runs compute the same, with
+            weights and random states of their own; the optimizers are alike but for the sync
+            period.
         x: training images, shape (n, height, width, channels), float32.
         y: targets, shape (n, ...).
         batch_size: images per step; the last batch of an epoch holds what is left.
@@ -49,8 +53,8 @@ class DeviceProgram:
         first_step: training steps that the models have taken already. Default 0.
 
     Raises:
-        ValueError: if the backend is not JAX, the models or optimizers do not match, or there are
-            none.
+        ValueError: if the backend is not JAX, there are no models, they or their optimizers do not
+            match, or an optimizer scales the loss or accumulates gradients.
     """
 
     def __init__(
@@ -64,7 +68,7 @@ class DeviceProgram:
         augmentation: Augmentation | None = None,
         first_step: int = 0,
     ) -> None:
-        _check(models, seeds)
+        _check(models, seeds, x[:batch_size], y[:batch_size])
         import jax
 
         self.step = first_step
@@ -79,10 +83,6 @@ class DeviceProgram:
         self._state = self._gather(_variables)
         self._initial = self._gather(_sorted_initial)
         self._last_sync = [_last_sync(model.optimizer) for model in models]
-        self._next_sync = [
-            _next_sync(model.optimizer, last, first_step)
-            for model, last in zip(models, self._last_sync, strict=True)
-        ]
         self._block = jax.jit(
             block_of_steps(models[0], self._several), static_argnames="size", donate_argnums=0
         )
@@ -102,10 +102,17 @@ class DeviceProgram:
             steps: how many, at least 0.
 
         Returns:
-            The mean loss over these steps, one number per run, shape (runs,).
+            The mean loss over these steps, one number per run, shape (runs,); 0 for no steps.
+
+        Raises:
+            ValueError: if `steps` is not an integer of at least 0.
         """
-        end = self.step + steps
-        losses = []
+        end = self.step + check_integer("steps", steps, at_least=0)
+        next_sync = [
+            _next_sync(model.optimizer, last, self.step, end)
+            for model, last in zip(self._models, self._last_sync, strict=True)
+        ]
+        losses = [np.zeros(len(self._models))]
         while self.step < end:
             epoch, batch = divmod(self.step, self.steps_per_epoch)
             whole = self._count // self._batch_size
@@ -113,8 +120,8 @@ class DeviceProgram:
                 size, most = self._batch_size, whole - batch
             else:  # what is left of an epoch makes a smaller batch
                 size, most = self._count % self._batch_size, 1
-            count = int(min(end - self.step, most, *(at - self.step for at in self._next_sync)))
-            due = [at == self.step + count for at in self._next_sync]
+            count = int(min(end - self.step, most, *(at - self.step for at in next_sync)))
+            due = [at == self.step + count for at in next_sync]
             self._state, loss = self._block(
                 self._state,
                 self._initial,
@@ -131,7 +138,7 @@ class DeviceProgram:
             for run, model in enumerate(self._models):
                 if due[run]:
                     self._last_sync[run] = self.step
-                    self._next_sync[run] = _next_sync(model.optimizer, self.step, self.step)
+                    next_sync[run] = _next_sync(model.optimizer, self.step, self.step, end)
         return np.sum([np.atleast_1d(loss) for loss in losses], axis=0) / max(1, steps)
 
     def accuracy(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -223,44 +230,65 @@ def _last_sync(optimizer: keras.optimizers.Optimizer) -> int:
     return optimizer.last_sync if isinstance(optimizer, LaPerm) else 0
 
 
-def _next_sync(optimizer: keras.optimizers.Optimizer, last_sync: int, step: int) -> float:
-    """The first step behind `step` that ends with a synchronisation, as `LaPerm.apply` has it."""
+def _next_sync(optimizer: keras.optimizers.Optimizer, last_sync: int, step: int, end: int) -> float:
+    """The first step behind `step` that ends with a synchronisation, as `LaPerm.apply` has it.
+
+    A schedule is asked step by step, and no further than to `end`; infinity if none comes by then.
+    """
     if not isinstance(optimizer, LaPerm):
         return np.inf
     period = optimizer.sync_period
     if not callable(period):
         return max(step + 1, last_sync + period)
-    candidate = step + 1
-    while candidate - last_sync < float(keras.ops.convert_to_numpy(period(candidate))):
-        candidate += 1
-    return candidate
+    for candidate in range(step + 1, end + 1):
+        if candidate - last_sync >= float(keras.ops.convert_to_numpy(period(candidate))):
+            return candidate
+    return np.inf
 
 
-def _check(models: Sequence[keras.Model], seeds: Sequence[int]) -> None:
+def _check(models: Sequence[keras.Model], seeds: Sequence[int], x: Any, y: Any) -> None:
     if keras.backend.backend() != "jax":
         raise ValueError(
             f"A device program needs JAX: set KERAS_BACKEND=jax (it is {keras.backend.backend()})."
         )
     if not models or len(models) != len(seeds):
         raise ValueError(f"{len(models)} models and {len(seeds)} seeds make no runs.")
-    likeness = {_likeness(model) for model in models}
-    if len(likeness) > 1:
+    for model in models:
+        if getattr(model, "optimizer", None) is None:
+            raise ValueError(f"'{model.name}' is not compiled.")
+        _check_steps_plainly(model.optimizer)
+    # One run alone has nothing to be like, and need not be traced for it.
+    if len(models) > 1 and len({_likeness(model, x, y) for model in models}) > 1:
         raise ValueError(
-            "Runs side by side have one architecture, loss and optimizer; they may differ in "
-            "weights, seed and sync period only."
+            "Runs side by side have one architecture, loss, constraints and optimizer; they may "
+            "differ in weights, seed and sync period only."
         )
 
 
-def _likeness(model: keras.Model) -> str:
+def _check_steps_plainly(outer: keras.optimizers.Optimizer) -> None:
+    """Refuse an optimizer, or one inside of it, for which a batch is not a step."""
+    for optimizer in nested(outer):
+        name = type(optimizer).__name__
+        is_wrapper = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        if is_wrapper or optimizer.loss_scale_factor is not None:
+            raise ValueError(
+                f"{name} scales the loss, which a device program does not; with mixed_bfloat16 "
+                "there is no need to."
+            )
+        if optimizer.gradient_accumulation_steps:
+            raise ValueError(f"{name} accumulates gradients, which a device program does not.")
+
+
+def _likeness(model: keras.Model, x: Any, y: Any) -> str:
     """What runs side by side must have in common, as text."""
-    if getattr(model, "optimizer", None) is None:
-        raise ValueError(f"'{model.name}' is not compiled.")
     optimizer = _without_names(model.optimizer.get_config())
     optimizer.pop("sync_period", None)
-    layers = [type(layer).__name__ for layer in model.layers]
-    variables = [(tuple(v.shape), str(v.dtype)) for v in model.variables]
-    loss = keras.losses.serialize(keras.losses.get(model.loss))
-    return repr((type(model.optimizer).__name__, optimizer, layers, variables, loss))
+    variables = [
+        [(tuple(v.shape), str(v.dtype)) for v in part]
+        for part in (model.trainable_variables, model.non_trainable_variables)
+    ]
+    kind = type(model.optimizer).__name__
+    return repr((kind, optimizer, variables, computation(model, x, y)))
 
 
 def _without_names(config: Any) -> Any:

@@ -7,6 +7,7 @@ import pytest
 from laperm_lib import LaPerm, weight_vectors
 from laperm_lib.augmentation import Augmentation
 from laperm_lib.batches import Batches
+from laperm_lib.constraints import keep_zeros
 from laperm_lib.device_program import DeviceProgram, _next_sync
 from laperm_lib.initializers import SeededInitializer
 
@@ -25,7 +26,7 @@ def data():
     return x, (x.mean(axis=(1, 2, 3)) > 0.5).astype("int64")
 
 
-def compiled(seed=0, sync_period=6, pruned=0.0):
+def compiled(seed=0, sync_period=6, pruned=0.0, *, activation="relu", rate=0.3, l2=0.01, loss=None):
     """A small network with everything that has a state: batch normalisation, dropout, L2."""
 
     def values(name):
@@ -33,23 +34,26 @@ def compiled(seed=0, sync_period=6, pruned=0.0):
 
     inputs = keras.Input((8, 8, 1))
     x = keras.layers.Conv2D(
-        4, 3, activation="relu", kernel_initializer=values("conv"), kernel_regularizer="l2"
+        4,
+        3,
+        activation=activation,
+        kernel_initializer=values("conv"),
+        kernel_regularizer=keras.regularizers.L2(l2),
     )(inputs)
     x = keras.layers.BatchNormalization()(x)
-    x = keras.layers.Dropout(0.3, seed=seed)(keras.layers.Flatten()(x))
+    x = keras.layers.Dropout(rate, seed=seed)(keras.layers.Flatten()(x))
     x = keras.layers.Dense(2, kernel_initializer=values("dense"))(x)
     model = keras.Model(inputs, x)
     if pruned:
         kernel = model.layers[-1].kernel
         mask = np.random.default_rng(seed).random(tuple(kernel.shape)) >= pruned
         kernel.assign(keras.ops.convert_to_numpy(kernel) * mask)
-    rate = keras.optimizers.schedules.ExponentialDecay(1e-3, 7, 0.9, staircase=True)
+    rates = keras.optimizers.schedules.ExponentialDecay(1e-3, 7, 0.9, staircase=True)
     # With its own epsilon of 1e-7 Adam makes steps of the last bits of a gradient that is nearly 0.
-    optimizer = keras.optimizers.Adam(rate, epsilon=1e-3)
+    optimizer = keras.optimizers.Adam(rates, epsilon=1e-3)
     if sync_period is not None:
         optimizer = LaPerm(optimizer, sync_period)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer, loss)
+    model.compile(optimizer, loss or keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     return model
 
 
@@ -93,6 +97,14 @@ def test_equals_the_step_by_step_path(data, sync_period, augmentation):
 
 
 @needs_jax
+def test_a_loss_given_by_its_name(data):
+    data = (data[0], np.eye(2, dtype="float32")[data[1]])
+    expected = by_fit(compiled(loss="mse"), data, 3)
+    (model,) = by_program([compiled(loss="mse")], data, [3])
+    assert_same(model, expected)
+
+
+@needs_jax
 def test_runs_side_by_side_equal_each_alone(data):
     """Runs that differ in seed, pruning and sync period, and an epoch that ends in a part batch."""
     settings = [(0, 6, 0.0), (1, 6, 0.5), (2, 4, 0.0), (3, 1000, 0.8)]
@@ -122,6 +134,16 @@ def test_a_block_may_be_cut_anywhere(data):
     model.optimizer.finalize_variable_values(model.trainable_variables)
     for first, second in zip(whole.weights, model.weights, strict=True):
         np.testing.assert_array_equal(first.numpy(), second.numpy())
+
+
+@needs_jax
+def test_no_steps_and_impossible_ones(data):
+    program = DeviceProgram([compiled(0), compiled(1)], *data, batch_size=8, seeds=[0, 1])
+    assert program.advance(0).tolist() == [0, 0]
+    for steps in (-1, 1.5):
+        with pytest.raises(ValueError, match="steps is an integer of at least 0"):
+            program.advance(steps)
+    assert program.step == 0
 
 
 @needs_jax
@@ -175,6 +197,97 @@ def test_runs_that_do_not_match(data):
         program(keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()]), seeds=[0])
 
 
+@needs_jax
+@pytest.mark.parametrize(
+    "difference",
+    [
+        {"activation": "tanh"},
+        {"rate": 0.4},
+        {"l2": 0.02},
+        {"loss": keras.losses.SparseCategoricalCrossentropy()},
+    ],
+    ids=lambda difference: next(iter(difference)),
+)
+def test_networks_of_the_same_layers_that_compute_something_else(data, difference):
+    with pytest.raises(ValueError, match="one architecture"):
+        DeviceProgram([compiled(), compiled(**difference)], *data, batch_size=8, seeds=[0, 1])
+
+
+def nested(activation="relu"):
+    """A layer that is used twice, in a model inside of a model."""
+    inner = keras.Sequential([keras.layers.Dense(64, activation=activation)])
+    inputs = keras.Input((8, 8, 1))
+    x = inner(inner(keras.layers.Flatten()(inputs)))
+    return keras.Model(inputs, keras.layers.Dense(2)(x))
+
+
+class Subclassed(keras.Model):
+    """What it computes is in its code; it has no configuration."""
+
+    def __init__(self, activation="relu"):
+        super().__init__()
+        self.function = keras.activations.get(activation)
+        self.hidden, self.last = keras.layers.Dense(8), keras.layers.Dense(2)
+        self.build((None, 8, 8, 1))
+
+    def build(self, shape):
+        self.hidden.build((None, 64))
+        self.last.build((None, 8))
+        self.built = True
+
+    def call(self, x, training=None):
+        return self.last(self.function(self.hidden(keras.ops.reshape(x, (-1, 64)))))
+
+
+@needs_jax
+@pytest.mark.parametrize("network", [nested, Subclassed])
+def test_networks_alike_are_told_by_what_they_compute(data, network):
+    models = [network(), network(), network("tanh")]
+    for model in models:
+        model.compile(LaPerm("adam", 6), keras.losses.SparseCategoricalCrossentropy(True))
+    with pytest.raises(ValueError, match="one architecture"):
+        DeviceProgram(models, *data, batch_size=8, seeds=[0, 1, 2])
+    by_program(models[:2], data, [0, 1])
+
+
+@needs_jax
+def test_pruned_weights_that_are_kept_at_zero(data):
+    """The masks are part of the program, so they have to be those of all runs."""
+
+    def pruned(seed):
+        model = compiled(seed, None, 0.5)
+        keep_zeros(model)
+        return model
+
+    with pytest.raises(ValueError, match="constraints"):
+        DeviceProgram([pruned(0), pruned(1)], *data, batch_size=8, seeds=[0, 1])
+    alike = [pruned(0), pruned(0)]
+    zeros = keras.ops.convert_to_numpy(alike[0].layers[-1].kernel) == 0
+    for model in by_program(alike, data, [0, 1]):
+        np.testing.assert_array_equal(np.asarray(model.layers[-1].kernel) == 0, zeros)
+
+
+@needs_jax
+@pytest.mark.parametrize(
+    ("optimizer", "why"),
+    [
+        (lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD()), "scales the loss"),
+        (lambda: keras.optimizers.LossScaleOptimizer(LaPerm("sgd", 6)), "scales the loss"),
+        (lambda: keras.optimizers.SGD(loss_scale_factor=1024), "SGD scales the loss"),
+        (lambda: keras.optimizers.Adam(gradient_accumulation_steps=2), "accumulates gradients"),
+        (
+            lambda: LaPerm(keras.optimizers.Adam(gradient_accumulation_steps=2), 6),
+            "Adam accumulates gradients",
+        ),
+    ],
+)
+def test_optimizers_for_which_a_batch_is_no_step(data, optimizer, why):
+    model = compiled()
+    model.compile(optimizer(), model.loss)
+    with pytest.raises(ValueError, match=why):
+        DeviceProgram([model], *data, batch_size=8, seeds=[0])
+
+
 def test_synchronisations_come_when_step_by_step_they_would():
     growing = keras.optimizers.schedules.PiecewiseConstantDecay([10], [4, 9])
     for period in (1, 5, growing):
@@ -185,12 +298,32 @@ def test_synchronisations_come_when_step_by_step_they_would():
             if step - last >= float(now):
                 last = step
                 found.append(step)
-        last, step, predicted = 0, 0, []
-        while (step := _next_sync(optimizer, last, step)) < 60:
-            last = step
-            predicted.append(step)
-        assert predicted == found
-    assert _next_sync(keras.optimizers.SGD(), 0, 0) == np.inf
+        for stretch in (1, 7, 59):  # that many steps are looked through at a time
+            last, step, predicted = 0, 0, []
+            while step < 59:
+                end = min(59, step + stretch)
+                coming = _next_sync(optimizer, last, step, end)
+                step = min(coming, end)
+                if step == coming:
+                    last = step
+                    predicted.append(step)
+            assert predicted == found
+    assert _next_sync(keras.optimizers.SGD(), 0, 0, 60) == np.inf
+
+
+@needs_jax
+def test_a_schedule_is_asked_no_further_than_training_goes(data):
+    asked = []
+
+    def period(step):
+        asked.append(int(step))
+        return 20_000
+
+    program = DeviceProgram([compiled(sync_period=period)], *data, batch_size=8, seeds=[0])
+    asked.clear()
+    program.advance(3)
+    program.advance(2)
+    assert asked == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX is what is needed")

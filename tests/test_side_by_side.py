@@ -9,7 +9,7 @@ import pytest
 from laperm_lib import experiments
 from laperm_lib.device_program import DeviceProgram
 from laperm_lib.errors import LaPermError
-from laperm_lib.experiments import RunFolder, Task, side_by_side
+from laperm_lib.experiments import RunFolder, Task, evaluation, side_by_side
 from laperm_lib.experiments.side_by_side import groups, run_side_by_side
 
 needs_jax = pytest.mark.skipif(
@@ -77,6 +77,28 @@ def test_a_cut_is_taken_up_bit_for_bit(tmp_path, monkeypatch):
     # All are finished: nothing is trained again.
     assert run_side_by_side(TASKS, tmp_path / "cut") == resumed
     assert len(begun) == 1
+
+
+@needs_jax
+def test_the_images_are_held_once(tmp_path, monkeypatch):
+    loaded = []
+    load = evaluation.images_for
+
+    def noting(*arguments):
+        loaded.append(load(*arguments))
+        return loaded[-1]
+
+    class Cut(Exception):
+        pass
+
+    def cut(*arguments, **others):
+        raise Cut
+
+    monkeypatch.setattr(evaluation, "images_for", noting)
+    monkeypatch.setattr(side_by_side, "DeviceProgram", cut)
+    with pytest.raises(Cut):
+        run_side_by_side(TASKS, tmp_path)
+    assert len(loaded) == 1
 
 
 def test_groups_differ_in_what_may_differ():

@@ -14,7 +14,6 @@ from dataclasses import asdict, replace
 
 import keras
 
-from laperm_lib.checkpoints import restore, state_of
 from laperm_lib.device_program import DeviceProgram
 from laperm_lib.errors import WeightFileError
 from laperm_lib.experiments.evaluation import Evaluation
@@ -23,6 +22,7 @@ from laperm_lib.experiments.records import Record
 from laperm_lib.experiments.stopping import StopCheck, Stopped, never
 from laperm_lib.experiments.training import Start, start
 from laperm_lib.optimizers.laperm import LaPerm
+from laperm_lib.training_state import restore, state_of
 
 _log = logging.getLogger(__name__)
 
@@ -117,15 +117,17 @@ def _train(
     stop: StopCheck,
     verbose: int,
 ) -> None:
-    starts = [
-        start(
+    starts: list[Start] = []
+    for folder in folders:
+        begun = start(
             folder.task.settings,
             seed=folder.task.seed,
             data_dir=data_dir,
             evaluate_after=folder.task.evaluate_after,
+            # All runs of a group have the same images; a dataset is held once, not once a run.
+            images=starts[0].images if starts else None,
         )
-        for folder in folders
-    ]
+        starts.append(begun)
     evaluations, seconds = _take_up(folders, starts, step)
     images, settings = starts[0].images, starts[0].settings
     program = DeviceProgram(
