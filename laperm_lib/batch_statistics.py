@@ -41,8 +41,8 @@ def reestimate(model: keras.Model, batches: Iterable[Any]) -> int:
 
     Raises:
         ValueError: if the model is not built, a batch normalisation is called twice, with a mask,
-            or with `renorm`, the batches are none or can be gone through only once, or an input of
-            a batch normalisation is NaN or infinite.
+            or with `renorm`, the batches are none, one array, or can be gone through only once, or
+            an input of a batch normalisation is NaN or infinite.
 
     Examples:
         >>> normalise = keras.layers.BatchNormalization()
@@ -55,8 +55,7 @@ def reestimate(model: keras.Model, batches: Iterable[Any]) -> int:
     layers = _normalizations(model)
     if not layers:
         return 0
-    if iter(batches) is batches:
-        raise ValueError("The batches can be gone through only once; give a list, say.")
+    check_batches(batches)
     called = _in_order_of_calls(model, layers, batches)
     before = _statistics(called)
     try:
@@ -68,6 +67,14 @@ def reestimate(model: keras.Model, batches: Iterable[Any]) -> int:
         _restore(before)
         raise
     return len(called)
+
+
+def check_batches(batches: Iterable[Any]) -> None:
+    """Raise a ValueError unless these can be batches that are gone through several times."""
+    if hasattr(batches, "shape"):
+        raise ValueError("batches is a list of batches; of a single one, x, it is [x].")
+    if iter(batches) is batches:
+        raise ValueError("The batches can be gone through only once; give a list, say.")
 
 
 @contextmanager

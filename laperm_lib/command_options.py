@@ -136,7 +136,8 @@ def _add_training(command: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE[,VALUE...]",
-        help="another value, or several, for a hyperparameter, as in sync_period=20,100",
+        help="another value, or several, for a hyperparameter, as in sync_period=20,100; there are "
+        + ", ".join(field.name for field in fields(experiments.Hyperparameters)),
     )
     command.add_argument(
         "--checkpoint-every", type=float, default=60, metavar="SECONDS", help="(default 60)"

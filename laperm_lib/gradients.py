@@ -48,9 +48,12 @@ def gradients(
     """
     if not model.built or not model.trainable_variables:
         raise ValueError(f"'{model.name}' is not built or has no trainable variable.")
+    if not (callable(loss) or isinstance(loss, str)):
+        raise ValueError(
+            "loss is a Keras loss, its name, or a function of targets and outputs; with several "
+            f"outputs, that function adds up their losses. Got {loss!r}."
+        )
     function = keras.losses.get(loss)
-    if function is None:
-        raise ValueError("There is no loss to differentiate.")
     inputs, targets = (keras.tree.map_structure(ops.convert_to_tensor, part) for part in (x, y))
     counts = {tuple(part.shape)[:1] for part in keras.tree.flatten((inputs, targets))}
     if len(counts) != 1 or counts & {(), (0,)}:

@@ -157,6 +157,7 @@ def with_nan():
     ("batches", "message"),
     [
         (Once([X, X]), "only once"),
+        (X, "a list of batches"),
         ([], "no samples"),
         ([X[:0]], "no samples"),
         (with_nan(), "NaN or infinite"),

@@ -46,6 +46,13 @@ def test_run_writes_records(command, tmp_path):
     assert "over 2 runs" in out
 
 
+def test_run_says_which_folder_it_leaves(command, tmp_path, caplog):
+    with caplog.at_level("INFO", logger="laperm_lib"):
+        assert command("run", "f1")[0] == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert f"What came out is in {folder}" in caplog.text
+
+
 def test_errors_are_one_line(command, tmp_path):
     status, _, err = command("run", "f1", "--profile", "paper", "--data-dir", str(tmp_path))
     assert status == 1

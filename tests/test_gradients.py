@@ -157,7 +157,8 @@ def test_subclassed_models_in_mixed_precision():
         (X[:0], Y[:0], LOSS, "at least one"),
         (X, Y[:5], LOSS, "same number"),
         (X, np.float32(1), LOSS, "same number"),
-        (X, Y, None, "no loss"),
+        (X, Y, None, "Got None"),
+        (X, Y, {"a": "mse", "b": "mse"}, "with several outputs"),
         (X, Y, "no_such_loss", "no_such_loss"),
     ],
 )

@@ -33,6 +33,12 @@ def test_impossible_grids():
         sweeps.grid("f1", speed=[1])
     with pytest.raises(ValueError, match="sync_period is an integer"):
         sweeps.grid("f1", sync_period=[0])
+    with pytest.raises(ValueError, match="sync_period is a list of values to try, got 20"):
+        sweeps.grid("f1", sync_period=20)
+    with pytest.raises(ValueError, match="initializer is a list"):
+        sweeps.grid("f1", initializer="he_normal")
+    with pytest.raises(ValueError, match="seeds is a list"):
+        sweeps.grid("f1", seeds=3)
     with pytest.raises(ValueError, match="Unknown experiment"):
         sweeps.grid("f3")
     with pytest.raises(ValueError, match=r"the same training, f1-seed0-.*given twice"):

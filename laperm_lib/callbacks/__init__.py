@@ -1,4 +1,4 @@
-"""Callbacks of `fit`: averages of sampled weights, and gradient flow; one algorithm a file."""
+"""Callbacks of `fit`: averages of sampled weights, gradient flow, networks synchronised in time."""
 
 from laperm_lib.callbacks.gradient_flow import GradientFlowHistory
 from laperm_lib.callbacks.lookahead import Lookahead
@@ -6,5 +6,14 @@ from laperm_lib.callbacks.pswa import PSWA
 from laperm_lib.callbacks.pswm import PSWM
 from laperm_lib.callbacks.pwalks import PWALKS
 from laperm_lib.callbacks.swa import SWA
+from laperm_lib.callbacks.synchronising import SynchroniseAtEpochEnd
 
-__all__ = ["PSWA", "PSWM", "PWALKS", "SWA", "GradientFlowHistory", "Lookahead"]
+__all__ = [
+    "PSWA",
+    "PSWM",
+    "PWALKS",
+    "SWA",
+    "GradientFlowHistory",
+    "Lookahead",
+    "SynchroniseAtEpochEnd",
+]

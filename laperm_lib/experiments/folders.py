@@ -168,6 +168,7 @@ class RunFolder:
         """Write what came out of a run, and forget its checkpoints."""
         record = write_outcome(self.path, self.task.experiment, done)
         self.checkpoints.clear()
+        _log.info("What came out is in %s", self.path)
         return record
 
     def record(self) -> Record:

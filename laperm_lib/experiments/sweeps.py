@@ -8,7 +8,7 @@ latest checkpoint; a finished run is not run again.
 import itertools
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -33,18 +33,18 @@ def grid(
 
     Args:
         experiment: a key of `laperm_lib.experiments.PUBLISHED`.
-        seeds: the seeds.
-        profile: what to start from: "paper", the published settings, or "short" or "quick", as
-            `laperm_lib.experiments.profiles.PROFILES` has them.
-        evaluate_after: as for `laperm_lib.experiments.run`.
+        seeds: the seeds. Default: 0 alone.
+        profile: what to start from: "paper" (the default), the published settings, or "short" or
+            "quick", as `laperm_lib.experiments.profiles.PROFILES` has them.
+        evaluate_after: as for `laperm_lib.experiments.run`. Default: 0 alone.
         **values: for a field of `Hyperparameters`, the values to try.
 
     Returns:
         The tasks, those of one setting together.
 
     Raises:
-        ValueError: if the experiment, the profile, a field or a value is not possible, or one
-            comes twice.
+        ValueError: if the experiment, the profile, a field or a value is not possible, one comes
+            twice, or there is no list of them.
 
     Examples:
         >>> [task.name[:11] for task in grid("conv7", seeds=[0, 1], sync_period=[20, 1200])]
@@ -55,6 +55,9 @@ def grid(
         raise ValueError(f"There is no hyperparameter {', '.join(sorted(unknown))}.")
     if profile not in PROFILES:
         raise ValueError(f"Unknown profile {profile!r}; there are {', '.join(PROFILES)}.")
+    for name, given in {"seeds": seeds, **values}.items():
+        if isinstance(given, str) or not isinstance(given, Iterable):
+            raise ValueError(f"{name} is a list of values to try, got {given!r}.")
     start = PROFILES[profile](experiment)
     settings = [
         replace(start, **dict(zip(values, combination, strict=True)))
@@ -84,8 +87,9 @@ def sweep(
         scheduler: the address of a Dask scheduler, such as "tcp://10.0.0.1:8786". Default: a
             cluster on this machine, for this call.
         workers: how many processes that cluster has, at least 1. Default 1.
-        data_dir: where the datasets lie, seen from the workers.
-        every_seconds: the time between two checkpoints of a run.
+        data_dir: where the datasets lie, seen from the workers. Default: as
+            `laperm_lib.datasets.load`.
+        every_seconds: the time between two checkpoints of a run, in seconds. Default 60.
 
     Returns:
         For the name of each task its record, or what went wrong, as text. One failure does not

@@ -1,0 +1,70 @@
+"""Networks are synchronised when they are validated, compared and saved."""
+
+import keras
+import numpy as np
+import pytest
+from small_network import BATCH, X, Y, build_model
+
+from laperm_lib import LaPerm
+from laperm_lib.callbacks import SynchroniseAtEpochEnd
+
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def trained(callbacks, *, validation=True, optimizer=None):
+    """Five epochs of a number of steps that the sync period does not divide."""
+    keras.utils.set_random_seed(0)
+    model = build_model()
+    model.compile(optimizer or LaPerm("adam", sync_period=7), loss=LOSS, metrics=["accuracy"])
+    data = {"validation_data": (X, Y)} if validation else {}
+    history = model.fit(
+        X, Y, batch_size=BATCH, epochs=5, shuffle=False, verbose=0, callbacks=callbacks, **data
+    )
+    assert len(X) // BATCH % 7
+    return model, history.history
+
+
+def best_weights():
+    return keras.callbacks.EarlyStopping(patience=0, restore_best_weights=True, min_delta=1e9)
+
+
+def test_the_weights_put_back_are_a_permutation():
+    assert not trained([best_weights()])[0].optimizer.is_permutation()
+    assert trained([SynchroniseAtEpochEnd(), best_weights()])[0].optimizer.is_permutation()
+
+
+def test_what_is_measured_is_what_is_left():
+    model, history = trained([SynchroniseAtEpochEnd()])
+    loss, accuracy = model.evaluate(X, Y, batch_size=BATCH, verbose=0)
+    assert history["val_accuracy"][-1] == pytest.approx(accuracy)
+    assert history["val_loss"][-1] == pytest.approx(loss, rel=1e-5)
+    _, without = trained([])
+    assert without["val_loss"][-1] != pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("validation", [True, False])
+def test_what_is_saved_is_a_permutation(tmp_path, validation):
+    path = tmp_path / "epoch-{epoch}.keras"
+    saving = keras.callbacks.ModelCheckpoint(path)
+    trained([SynchroniseAtEpochEnd(), saving], validation=validation)
+    for epoch in range(1, 6):
+        saved = keras.saving.load_model(tmp_path / f"epoch-{epoch}.keras")
+        assert saved.optimizer.is_permutation()
+
+
+def test_the_sync_period_runs_on_undisturbed():
+    model, _ = trained([SynchroniseAtEpochEnd()])
+    steps = 5 * len(X) // BATCH
+    assert model.optimizer.last_sync == steps - steps % 7
+
+
+def test_an_optimizer_inside_another_is_found():
+    scaled = keras.optimizers.LossScaleOptimizer(LaPerm("adam", sync_period=7))
+    model, _ = trained([SynchroniseAtEpochEnd(), best_weights()], optimizer=scaled)
+    assert model.optimizer.inner_optimizer.is_permutation()
+
+
+def test_without_laperm_there_is_nothing_to_do():
+    with pytest.raises(ValueError, match="Adam is not LaPerm"):
+        trained([SynchroniseAtEpochEnd()], optimizer=keras.optimizers.Adam())
+    assert np.isfinite(trained([], optimizer=keras.optimizers.Adam())[1]["loss"]).all()
