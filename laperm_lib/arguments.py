@@ -21,7 +21,7 @@ def check_number(
     Args:
         name: what the argument is called.
         value: what was given for it.
-        above: it must be larger.
+        above: it must be larger. Default: no limit, like the others.
         at_least: it must be as large.
         below: it must be smaller.
         at_most: it must be as small.
@@ -41,7 +41,8 @@ def check_number(
         return float(value)
     limits = {"above": above, "at least": at_least, "below": below, "at most": at_most}
     words = [f"{word} {limit:g}" for word, limit in limits.items() if math.isfinite(limit)]
-    raise ValueError(f"{name} is a number {' and '.join(words)}, got {value!r}.")
+    wanted = f"number {' and '.join(words)}" if words else "finite number"
+    raise ValueError(f"{name} is a {wanted}, got {value!r}.")
 
 
 def check_integer(name: str, value: Any, *, at_least: int) -> int:

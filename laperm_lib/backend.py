@@ -87,9 +87,10 @@ def synchronise_when(due: Any, permuted: Sequence[PermutedVariable]) -> None:
 
     Raises:
         NonFiniteWeightError: if a weight is NaN or infinite; names the variable. TensorFlow wraps
-            it in its InvalidArgumentError. A step compiled by XLA cannot raise without losing its
-            state: it leaves all weights as they are, and `synchronise` raises when `fit` ends, for
-            no step makes a NaN or an infinity finite again.
+            it in its InvalidArgumentError. With JAX, and where weights are sorted in the graph, no
+            step can raise it (one compiled by XLA would lose its state): all weights are left as
+            they are, and `synchronise` raises when `fit` ends, for no step makes a NaN or an
+            infinity finite again.
     """
     # No `match` in what a training step calls: AutoGraph, in a loop of the user's own, warns of it.
     name = keras.backend.backend()
@@ -217,7 +218,8 @@ def _on_host(permuted: Sequence[PermutedVariable], *arrays: np.ndarray) -> list[
             new_values[number] = new_values[number].reshape(before.shape)
         else:
             new = reconnect(to_matrix(before, axes), initial[number])
-            new_values[number] = np.ascontiguousarray(from_matrix(new, before.shape, axes))
+            # `np.ascontiguousarray` would make shape (1,) of ().
+            new_values[number] = np.asarray(from_matrix(new, before.shape, axes), order="C")
     return [new_values[number] for number in range(len(permuted))]
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 import keras
 import numpy as np
 
+from laperm_lib.arguments import check_integer
 from laperm_lib.augmentation import Augmentation, check_images, warp
 from laperm_lib.initializers import check_seed, raw_bits
 
@@ -59,8 +60,8 @@ class Batches(keras.utils.PyDataset):
 
     Raises:
         ValueError: if the lengths of `x` and `y` differ or are 0, the seed is negative,
-            `batch_size` or `epochs` is below 1, the training has no such `first_step`, or `x` are
-            not images that can be distorted.
+            `batch_size` or `epochs` is no integer of at least 1, the training has no such
+            `first_step`, or `x` are not images that can be distorted.
 
     Examples:
         >>> batches = Batches(np.arange(5), np.arange(5), batch_size=2, epochs=3, seed=0)
@@ -83,20 +84,18 @@ class Batches(keras.utils.PyDataset):
         super().__init__()
         if len(x) != len(y) or len(x) == 0:
             raise ValueError(f"{len(x)} inputs and {len(y)} targets make no batches.")
-        if batch_size < 1 or epochs < 1:
-            raise ValueError(
-                f"Got batch_size={batch_size} and epochs={epochs}; both are at least 1."
-            )
         if augmentation is not None:
             check_images(x.shape)
         self._x, self._y = x, y
-        self._batch_size, self._epochs, self._seed = batch_size, epochs, check_seed(seed)
+        self._batch_size = check_integer("batch_size", batch_size, at_least=1)
+        self._epochs = check_integer("epochs", epochs, at_least=1)
+        self._seed = check_seed(seed)
         self._augmentation, self._drop_remainder = augmentation, drop_remainder
-        self._first_step = first_step
-        if not 0 <= first_step <= epochs * self.steps_per_epoch:
+        self._first_step = check_integer("first_step", first_step, at_least=0)
+        if self._first_step > self._epochs * self.steps_per_epoch:
             raise ValueError(
                 f"first_step={first_step}, but the training has batches for the steps 0 to "
-                f"{epochs * self.steps_per_epoch}."
+                f"{self._epochs * self.steps_per_epoch}."
             )
         self._drawn: tuple[int, np.ndarray, np.ndarray | None] = (-1, np.empty(0, np.intp), None)
 
@@ -117,8 +116,8 @@ class Batches(keras.utils.PyDataset):
         return whole if self._drop_remainder and whole else whole + bool(left)
 
     def __len__(self) -> int:
-        """The number of steps that are left of the training."""
-        return self._epochs * self.steps_per_epoch - self._first_step
+        """The number of steps that are left of the training; 0 once closed."""
+        return max(0, self._epochs * self.steps_per_epoch - self._first_step)
 
     def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """The inputs and targets of a step, counted from 0 at `first_step`.

@@ -26,7 +26,7 @@ import numpy as np
 from laperm_lib import files
 from laperm_lib.arguments import check_number
 from laperm_lib.errors import WeightFileError
-from laperm_lib.training_state import nested, state_of
+from laperm_lib.training_state import nested, state_of, steps_taken
 
 _log = logging.getLogger(__name__)
 
@@ -243,8 +243,5 @@ class SaveCheckpoints(keras.callbacks.Callback):
         Raises:
             OSError: if it cannot be written, as on a full disk; the earlier ones are left.
         """
-        if keras.backend.backend() == "jax":
-            self.model.jax_state_sync()
-        # Not from `batch`: in a last, shorter execution Keras counts it beyond the end.
-        step = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
-        self._checkpoints.save(step, state_of(self.model), self._notes())
+        model = self.model  # with JAX, asking for it gives it its state back
+        self._checkpoints.save(steps_taken(model), state_of(model), self._notes())

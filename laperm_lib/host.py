@@ -15,33 +15,6 @@ from keras import ops
 Function = Callable[..., Sequence[np.ndarray]]
 
 
-def check() -> None:
-    """Refuse, before training starts, where no NumPy function can be called.
-
-    Raises:
-        ValueError: if several devices train together, or the backend is JAX on an accelerator or
-            older than 0.6.1.
-    """
-    if keras.distribution.distribution() is not None:
-        raise ValueError("SGPerm trains on one device, not under a keras.distribution.")
-    match keras.backend.backend():
-        case "tensorflow":
-            import tensorflow as tf
-
-            if tf.distribute.get_strategy().num_replicas_in_sync > 1:
-                raise ValueError("SGPerm trains on one device, not under a tf.distribute strategy.")
-        case "jax":
-            import jax
-
-            if jax.default_backend() != "cpu":
-                raise ValueError(
-                    "SGPerm rearranges weights on the CPU, and with the JAX backend it can train "
-                    "only there: set JAX_PLATFORMS=cpu, or KERAS_BACKEND=tensorflow or torch."
-                )
-            if not jax_can_call():
-                raise ValueError("With the JAX backend, SGPerm needs JAX 0.6.1 or later.")
-
-
 def jax_can_call() -> bool:
     """Whether JAX has what `call` needs: it is experimental, new in 0.6.1, and may go."""
     try:

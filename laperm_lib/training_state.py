@@ -1,4 +1,4 @@
-"""The state of a training: everything that its next step depends on, as arrays by name."""
+"""The state of a training: how many steps it has taken, and all that the next one depends on."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -55,6 +55,26 @@ def restore(model: keras.Model, arrays: Mapping[str, np.ndarray]) -> None:
     values |= _values(_of_optimizer(model), {n: arrays[n] for n in arrays.keys() - in_model.keys()})
     for name, variable in variables.items():
         variable.assign(values[name])
+
+
+def steps_taken(model: keras.Model) -> int:
+    """How many steps a model has been trained for, as its optimizer counts them.
+
+    Not the `batch` that Keras gives callbacks: it counts beyond the end in a last, shorter
+    execution of `steps_per_execution`.
+
+    Args:
+        model: compiled. In a callback its `self.model`: JAX's `fit` keeps the state of a model
+            apart, and asking for that one puts it back.
+
+    Examples:
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        >>> model.compile("sgd", loss="mse")
+        >>> history = model.fit(np.ones((8, 4)), np.ones((8, 3)), batch_size=2, verbose=0)
+        >>> steps_taken(model)
+        4
+    """
+    return int(keras.ops.convert_to_numpy(model.optimizer.iterations))
 
 
 def nested(optimizer: Any) -> Iterator[Any]:

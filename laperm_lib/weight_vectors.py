@@ -9,6 +9,7 @@ References:
 """
 
 import gc
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -25,6 +26,23 @@ Kind = Literal["kernel", "bias", "normalization"]
 KINDS: tuple[Kind, ...] = ("kernel", "bias", "normalization")
 
 
+def check_kinds(kinds: Kind | Iterable[Kind]) -> tuple[Kind, ...]:
+    """Give kinds back as a tuple; one alone is one of them.
+
+    Raises:
+        ValueError: if one is none of `KINDS`.
+
+    Examples:
+        >>> check_kinds("kernel")
+        ('kernel',)
+    """
+    found = (kinds,) if isinstance(kinds, str) else tuple(kinds)
+    for kind in found:
+        if kind not in KINDS:
+            raise ValueError(f"Unknown kind {kind!r}; there are {', '.join(KINDS)}.")
+    return found
+
+
 @dataclass(frozen=True)
 class Axes:
     """How one variable splits into weight vectors.
@@ -33,7 +51,10 @@ class Axes:
         neurons: the axes that run over neurons (negative from the end). The other axes, in C
             order, form a weight vector; `()` makes the whole variable one vector.
         kind: "kernel" (connections), "bias" (one number per neuron) or "normalization" (scale and
-            offset of a normalisation layer).
+            offset of a normalisation layer). Default "kernel".
+
+    Raises:
+        ValueError: if the neurons are no tuple of ints, or there is no such kind.
 
     Examples:
         >>> Axes(neurons=(-1,))  # a convolution kernel (height, width, in, out)
@@ -43,15 +64,19 @@ class Axes:
     neurons: tuple[int, ...]
     kind: Kind = "kernel"
 
+    def __post_init__(self) -> None:
+        is_tuple = isinstance(self.neurons, tuple)
+        if not is_tuple or any(type(axis) is not int for axis in self.neurons):
+            raise ValueError(f"The axes of neurons are a tuple of ints, got {self.neurons!r}.")
+        check_kinds((self.kind,))
+
 
 Rule = Mapping[str, Axes] | Callable[[Any], Mapping[str, Axes]]
 """Axes by variable name (the last part of its path), or a function of the layer that gives them."""
 
 _COLUMNS = Axes((-1,))
 _BIAS = Axes((), "bias")
-_NORMALIZATION = {
-    name: Axes((), "normalization") for name in ("gamma", "beta", "scale")
-}  # fmt: skip
+_NORMALIZATION = {name: Axes((), "normalization") for name in ("gamma", "beta", "scale")}
 _DENSE = {
     "kernel": _COLUMNS,
     "bias": _BIAS,
@@ -188,6 +213,7 @@ def of(
         model_or_layer: a built model or layer; nested layers are included.
         kinds: which kinds of variables to return. Default: kernels.
         skip: a function of a variable; where it says True, the variable is not looked up.
+            Default: none is skipped.
 
     Returns:
         One `WeightVectors` per trainable variable of those kinds; a shared variable appears once.
@@ -212,28 +238,12 @@ def of(
     return [vectors for vectors in found if vectors.kind in wanted]
 
 
-def check_kinds(kinds: Kind | Iterable[Kind]) -> tuple[Kind, ...]:
-    """Give kinds back as a tuple; one alone is one of them.
-
-    Raises:
-        ValueError: if one is none of `KINDS`.
-
-    Examples:
-        >>> check_kinds("kernel")
-        ('kernel',)
-    """
-    found = (kinds,) if isinstance(kinds, str) else tuple(kinds)
-    for kind in found:
-        if kind not in KINDS:
-            raise ValueError(f"Unknown kind {kind!r}; there are {', '.join(KINDS)}.")
-    return found
-
-
 def of_variables(variables: Iterable[Any]) -> list[WeightVectors]:
     """The weight vectors of variables whose model is not at hand, as in an optimizer.
 
     A Keras variable does not know its layer, so the layers alive in this process are looked
-    through. That takes about 0.1 s and is done once a training.
+    through. That takes about 0.1 s and is done once a training. `gc.freeze()` hides the layers that
+    there are then: call `of`, or an optimizer's `capture`, which take the model.
 
     Args:
         variables: trainable `keras.Variable` objects.
@@ -268,9 +278,12 @@ def _describe(variable: Any, owners: Mapping[int, keras.Layer]) -> WeightVectors
     """Look up the rule of the variable's layer."""
     layer = owners.get(id(variable))
     if layer is None:
+        name = repr(variable.path) if hasattr(variable, "path") else f"of {type(variable).__name__}"
         raise UnknownLayerError(
-            f"No live Keras layer owns the variable '{getattr(variable, 'path', variable)}', so "
-            "its weight vectors are not known. Make it with add_weight in a layer, or exclude it."
+            f"No live Keras layer owns the variable {name}, so its weight vectors are not known. "
+            "Pass variables of Keras, as model.trainable_variables; make them with add_weight in "
+            "a layer, or exclude them. If gc.freeze() has hidden the layer, call the optimizer's "
+            "capture(model) first."
         )
     for ancestor in type(layer).__mro__:
         if ancestor in _RULES:
@@ -282,6 +295,14 @@ def _describe(variable: Any, owners: Mapping[int, keras.Layer]) -> WeightVectors
         f"The weight vectors of '{variable.path}' (layer class {type(layer).__name__}, shape "
         f"{tuple(variable.shape)}) are not known. Say which axes run over neurons, as in "
         f"laperm_lib.weight_vectors.register({type(layer).__name__}, "
-        f"{{'{variable.name}': laperm_lib.weight_vectors.Axes(neurons=(-1,))}}), "
-        "or exclude the variable from permuting. Then compile the model again."
+        f"{{'{variable.name}': laperm_lib.weight_vectors.{_example(variable)}}}), or exclude the "
+        "variable from permuting. Then compile the model again."
     )
+
+
+def _example(variable: Any) -> str:
+    """Axes that a variable of this shape may have."""
+    example = "Axes(neurons=(-1,))" if len(variable.shape) > 1 else "Axes((), 'bias')"
+    if re.fullmatch(r"variable(_\d+)?", variable.name):
+        return f"{example}, once add_weight has given it a name of its own"
+    return example

@@ -24,6 +24,13 @@ def test_open_limits():
         check_number("x", 1, below=1)
 
 
+@pytest.mark.parametrize("value", ["x", np.inf, np.nan])
+def test_no_limits(value):
+    assert check_number("x", -1e300) == -1e300
+    with pytest.raises(ValueError, match=r"^x is a finite number, got .*\.$"):
+        check_number("x", value)
+
+
 def test_integers():
     assert type(check_integer("n", np.int64(3), at_least=3)) is int
     for value in (2, 3.0, "3", True, None):

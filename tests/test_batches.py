@@ -143,17 +143,20 @@ def test_there_are_no_other_steps(augmented, step):
         (3, 2, {}),
         (0, 0, {}),
         (3, 3, {"batch_size": 0}),
+        (3, 3, {"batch_size": 2.5}),
         (3, 3, {"epochs": 0}),
+        (3, 3, {"epochs": 1.5}),
         (3, 3, {"seed": -1}),
         (3, 3, {"seed": 0.5}),
         (3, 3, {"first_step": -1}),
         (3, 3, {"first_step": 3}),
+        (3, 3, {"first_step": 0.5}),
         (3, 3, {"augmentation": AUGMENTATION}),
     ],
 )
 def test_bad_input(count, targets, arguments):
     make = {"batch_size": 2, "epochs": 1, "seed": 0} | arguments
-    with pytest.raises(ValueError, match=r"batch|seed|step|channels"):
+    with pytest.raises(ValueError, match=r"batch|epochs|seed|step|channels"):
         Batches(np.zeros(count), np.zeros(targets), **make)
 
 
@@ -169,6 +172,16 @@ def test_closed_batches_let_go_of_the_data():
     del x
     gc.collect()
     assert alive() is None
+
+
+@pytest.mark.parametrize("first_step", [0, 4])
+def test_closed_batches_are_none(augmented, first_step):
+    batches = augmented(first_step=first_step)
+    batches.close()
+    assert len(batches) == 0
+    assert list(batches.blocks(2)) == []
+    with pytest.raises(IndexError):
+        batches[0]
 
 
 @pytest.mark.parametrize(("samples", "steps"), [(8, 2), (9, 2), (11, 2), (12, 3), (3, 1), (4, 1)])

@@ -1,5 +1,9 @@
 """Sampling weights in `fit`: when, on which weights validation looks, and what is left behind."""
 
+import gc
+import weakref
+from contextlib import nullcontext
+
 import keras
 import numpy as np
 import pytest
@@ -191,6 +195,51 @@ def test_validation_that_raises_leaves_the_training_weights(normalised):
     assert [w.tobytes() for w in model.get_weights()] == [w.tobytes() for w in plain.get_weights()]
     # What is left of it is no harm: an evaluation of one's own is not on the average.
     assert model.evaluate(X, Y, verbose=0) == pytest.approx(plain.evaluate(X, Y, verbose=0))
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_an_evaluate_of_the_models_own_is_called_and_stays(raises):
+    model, first = network(), SWA(sample_period=2)
+    of_class, seen = model.evaluate, []
+
+    def own(*args, **kwargs):
+        seen.append(everything(model))
+        if raises:
+            raise OSError("gone")
+        return of_class(*args, **kwargs)
+
+    model.evaluate = own
+    for sampler in (first, PSWM(sample_period=2)):
+        with pytest.raises(OSError, match="gone") if raises else nullcontext():
+            fit(model, sampler, validation_data=(X, Y))
+        with sampler.averaged():
+            assert everything(model)[:4] == seen[-1][:4]
+    assert len(seen) == 2
+    fit(model, PSWA(sample_period=2, window=2))
+    assert vars(model)["evaluate"] is own
+
+
+def test_a_fit_that_raises_leaves_nothing_that_acts_or_adds_up():
+    class Broken(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            raise OSError("gone")
+
+    model = network()
+    for _ in range(3):
+        sampler = SWA(sample_period=2)
+        with pytest.raises(OSError, match="gone"):
+            fit(model, sampler, Broken(), validation_data=(X, Y))
+        forgotten = weakref.ref(sampler)
+        del sampler
+        gc.collect()
+        assert forgotten() is None
+    plain = network()
+    for each in (plain, model):
+        fit(each, validation_data=(X, Y))
+    assert everything(model) == everything(plain)
+    assert model.evaluate(X, Y, verbose=0) == plain.evaluate(X, Y, verbose=0)
+    fit(model, SWA(sample_period=2), PSWM(sample_period=2, in_validation=False))
+    assert "evaluate" not in vars(model)
 
 
 def test_an_evaluation_of_ones_own_that_raises():

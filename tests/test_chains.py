@@ -91,6 +91,14 @@ def test_vectors_and_functional_models():
     np.testing.assert_allclose(forward(model, x), expected, rtol=1e-4, atol=1e-6)
 
 
+def test_a_vector_has_no_channels_that_could_come_first():
+    model = chain(
+        layer(layers.Flatten, data_format="channels_first"), HEAD[1], shape=(7,), dtype="float32"
+    )
+    x = np.random.default_rng(0).normal(size=(5, 7)).astype("float32")
+    np.testing.assert_allclose(forward(model, x), model.predict(x, verbose=0), rtol=1e-4, atol=1e-6)
+
+
 def branching():
     inputs = keras.Input((4,))
     hidden = layers.Dense(4)(inputs)
@@ -136,6 +144,19 @@ UNKNOWN = {
         simple(CONV, layer(layers.Flatten), layer(layers.BatchNormalization), HEAD[1]),
         "batch_normalization",
     ),
+    **{
+        f"{kind.__name__}, channels first": (
+            simple(CONV, layer(kind, *sizes, data_format="channels_first"), *HEAD),
+            rf"\({kind.__name__}\) has its channels first",
+        )
+        for kind, *sizes in [
+            (layers.Flatten,),
+            (layers.MaxPooling2D, 2),
+            (layers.AveragePooling2D, 2),
+            (layers.GlobalMaxPooling2D,),
+            (layers.GlobalAveragePooling2D,),
+        ]
+    },
     "axis": (simple(CONV, layer(layers.BatchNormalization, axis=1), *HEAD), "another axis"),
     "nothing": (simple(layer(layers.Flatten)), "no Dense or Conv2D"),
     "sequence": (simple(layer(layers.Flatten), layer(layers.Dense, 2), shape=(4, 4)), "no vectors"),

@@ -1,6 +1,7 @@
 """Compiled functions do what the plain ones do, and stay as they are without Numba."""
 
 import os
+import runpy
 import subprocess
 import sys
 import threading
@@ -39,6 +40,17 @@ def test_all_share_the_same_threads():
     together = threading.Barrier(compiling.CORES, timeout=10)  # passed only by so many at once
     waiting = [threads.submit(together.wait) for _ in range(compiling.CORES)]
     assert sorted(future.result() for future in waiting) == list(range(compiling.CORES))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+def test_there_are_as_many_threads_as_cores_that_the_process_may_use():
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        assert runpy.run_path(compiling.__file__)["CORES"] == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert len(allowed) == compiling.CORES
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 7])

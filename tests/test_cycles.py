@@ -68,6 +68,14 @@ def test_the_recommendation_is_a_gradient_with_momentum():
     assert new.dtype == np.float32
 
 
+def test_a_recommendation_of_a_single_number():
+    previous, gradient = np.array(1, "float32"), np.array(-2, "float32")
+    new = cycles.recommend(previous, gradient, learning_rate=0.5, momentum=0.5)
+    assert isinstance(new, np.ndarray)
+    assert (new.shape, new.dtype, float(new)) == ((), "float32", -0.5)
+    assert cycles.recommend(new, new * 0, learning_rate=0.5, momentum=1e-44) == 0
+
+
 def test_what_only_decays_becomes_zero():
     m = np.array([1.0, -1.0], "float32")
     for _ in range(900):

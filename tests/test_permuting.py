@@ -1,5 +1,7 @@
 """What LaPerm and SGPerm have in common, seen from outside."""
 
+import gc
+
 import keras
 import numpy as np
 import pytest
@@ -127,7 +129,7 @@ def test_an_unknown_layer_stops_training_before_it_starts(make):
 
 @both
 def test_there_must_be_something_to_permute(make):
-    with pytest.raises(ValueError, match="Nothing is left to train"):
+    with pytest.raises(ValueError, match="Nothing is left to work on"):
         train(build_model(), make(exclude=["kernel"]))
 
 
@@ -137,3 +139,36 @@ def test_a_nan_at_the_start_is_an_error(make):
     model.get_layer("dense").kernel.assign(np.full((64, 3), np.nan))
     with pytest.raises(NonFiniteWeightError, match=r"initial values of .*dense/kernel"):
         make().capture(model)
+
+
+@both
+@pytest.mark.parametrize("execution", [{}, {"run_eagerly": True}], ids=str)
+def test_a_variable_that_is_one_number_is_a_vector_of_one(make, execution):
+    inputs = keras.Input((6, 6, 2))
+    steps = layers.Reshape((18, 4))(inputs)
+    attention = layers.Attention(use_scale=True)
+    outputs = layers.Dense(3)(layers.Flatten()(attention([steps, steps])))
+    model = keras.Model(inputs, outputs)
+    attention.scale.assign(0.7)
+    optimizer = make(skip_bias=False)
+    train(model, optimizer, **execution)
+    assert any(variable is attention.scale for variable in optimizer.permuted_variables)
+    assert ops.convert_to_numpy(attention.scale) == np.float32(0.7)
+
+
+@both
+def test_layers_hidden_by_gc_freeze_are_found_by_capture(make):
+    model, optimizer = build_model(), make()
+    start = matrices(model)
+    gc.freeze()
+    try:
+        with pytest.raises(
+            UnknownLayerError, match=r"gc\.freeze\(\) has hidden .* capture\(model\)"
+        ):
+            train(model, make())
+        optimizer.capture(model)
+        model.compiled = False
+        train(model, optimizer)
+    finally:
+        gc.unfreeze()
+    assert_permuted(start, matrices(model))

@@ -170,6 +170,18 @@ def test_layer_without_such_weights_is_refused():
         plotting.weight_profile(layer)
 
 
+def test_kinds_are_named_as_they_were_given():
+    layer = keras.layers.Dense(2, use_bias=False, name="dense")
+    layer.build((None, 2))
+    for kinds, words in [
+        ("bias", "no trainable bias to draw"),
+        (iter(["bias", "normalization"]), "no trainable bias or normalization to draw"),
+        ("biases", "Unknown kind 'biases'"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            plotting.weight_profile(layer, kinds=kinds)
+
+
 def test_non_finite_weight_is_named_and_nothing_is_drawn():
     model = small_model()
     weights = model.get_weights()

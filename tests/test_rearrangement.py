@@ -58,6 +58,13 @@ def test_each_weight_vector_is_rearranged_as_the_reference_does_it(shape, neuron
     assert not np.array_equal(new, weights)
 
 
+def test_a_variable_that_is_one_number_stays_one():
+    number, spread = np.array(2, "float32"), np.zeros(1, "float32")
+    how = Rearrangement(**SETTINGS)
+    new = how.rearrange(number, -number, spread, neuron_axes=(), number=0, step=0)
+    assert (new.shape, float(new)) == ((), 2)
+
+
 @pytest.mark.parametrize("change", [{"seed": 4}, {"number": 1}, {"step": 1}, {}])
 def test_the_parts_depend_on_seed_number_and_step(change):
     weights, wishes = RNG.normal(size=(2, 40, 5)).astype("float32")

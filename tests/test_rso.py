@@ -340,6 +340,13 @@ def test_bad_input_is_refused_before_anything_is_changed(name):
         np.testing.assert_array_equal(old, new)
 
 
+@pytest.mark.parametrize("first_cycle", [-1, 3, 0.5])
+def test_a_cycle_that_there_is_not_is_refused(first_cycle):
+    with pytest.raises(ValueError, match="first_cycle is"):
+        RSO(cycles=2).iterate(build(), X, Y, first_cycle=first_cycle)
+    assert list(RSO(cycles=2).iterate(build(), X, Y, first_cycle=2)) == []
+
+
 def test_spreads_of_another_search_are_refused():
     with pytest.raises(ValueError, match="spreads of 2"):
         RSO().iterate(build(), X, Y, spreads=[0.1, 0.1])

@@ -6,9 +6,9 @@ import pytest
 from keras import layers, ops
 from small_network import X, assert_same_weights, build_model, matrices, train
 
-from laperm_lib import LaPerm, SGPerm, host, permutation, training_state
+from laperm_lib import LaPerm, SGPerm, permutation, training_state
 from laperm_lib.initializers import raw_bits
-from laperm_lib.rearrangement import compiled_cycles, cycles
+from laperm_lib.rearrangement import compiled_cycles, cycles, rearranged
 
 BACKEND = keras.backend.backend()
 RNG = np.random.default_rng(1)
@@ -399,7 +399,7 @@ def test_jax_on_an_accelerator_is_refused(monkeypatch):
 def test_several_devices_are_refused(monkeypatch):
     monkeypatch.setattr(keras.distribution, "distribution", lambda: object())
     with pytest.raises(ValueError, match="one device"):
-        host.check()
+        rearranged.check_device()
     if BACKEND == "tensorflow":
         import tensorflow as tf
 
@@ -410,4 +410,4 @@ def test_several_devices_are_refused(monkeypatch):
 
         monkeypatch.setattr(tf.distribute, "get_strategy", TwoReplicas)
         with pytest.raises(ValueError, match="one device"):
-            host.check()
+            rearranged.check_device()

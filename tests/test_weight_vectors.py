@@ -251,6 +251,18 @@ def test_a_variable_belongs_to_the_innermost_of_the_layers_that_know_it(inner_fi
     assert vectors.path == "dense/kernel"
 
 
+@pytest.mark.parametrize("neurons", [-1, [-1], (-1.0,), ("0",), (True,), None])
+def test_axes_are_a_tuple_of_ints(neurons):
+    with pytest.raises(ValueError, match="tuple of ints, got"):
+        Axes(neurons)
+
+
+@pytest.mark.parametrize("kind", ["biases", "", None, ["bias"]])
+def test_axes_are_of_a_kind_that_there_is(kind):
+    with pytest.raises(ValueError, match=r"Unknown kind .*; there are kernel, bias"):
+        Axes((), kind)
+
+
 def test_only_kinds_that_there_are():
     model = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
     assert len(weight_vectors.of(model, "bias")) == 1

@@ -11,6 +11,7 @@ import keras
 
 from laperm_lib.arguments import check_integer, check_number
 from laperm_lib.metrics import GradientFlow, effective_gradient_flow
+from laperm_lib.training_state import nested, steps_taken
 
 
 class GradientFlowHistory(keras.callbacks.Callback):
@@ -41,7 +42,8 @@ class GradientFlowHistory(keras.callbacks.Callback):
 
     Raises:
         ValueError: if `every` or `p` is below 1.
-        ValueError: when training starts, as `laperm_lib.metrics.effective_gradient_flow`.
+        ValueError: when training starts, if `every` is no multiple of LaPerm's sync period, or as
+            `laperm_lib.metrics.effective_gradient_flow`.
         UnknownLayerError: when training starts, if the kernels of a layer are not known.
 
     Examples:
@@ -69,14 +71,15 @@ class GradientFlowHistory(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Measure the network as it starts."""
+        self._check_period()
         self.history = {}
-        self._measure(self._step())
+        self._measure()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Measure, if that is due."""
-        step = self._step()
+        step = steps_taken(self.model)
         if step // self._every > max(self.history) // self._every:
-            self._measure(step)
+            self._measure()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Put the latest means into the logs of the epoch."""
@@ -86,14 +89,19 @@ class GradientFlowHistory(keras.callbacks.Callback):
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Measure the trained network, anew if it has been: `fit` may synchronise it at its end."""
-        self._measure(self._step())
+        self._measure()
 
-    def _step(self) -> int:
-        if keras.backend.backend() == "jax":
-            self.model.jax_state_sync()
-        # Not from `batch`: in a last, shorter execution Keras counts it beyond the end.
-        return int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+    def _check_period(self) -> None:
+        for optimizer in nested(self.model.optimizer):
+            period = getattr(optimizer, "sync_period", 1)
+            if not callable(period) and self._every % period:
+                raise ValueError(
+                    f"every={self._every} is no multiple of the sync period {period}: between two "
+                    "synchronisations a sparse network has no zeros."
+                )
 
-    def _measure(self, step: int) -> None:
+    def _measure(self) -> None:
         loss = self.model.loss if self._loss is None else self._loss
-        self.history[step] = effective_gradient_flow(self.model, self._x, self._y, loss, p=self._p)
+        self.history[steps_taken(self.model)] = effective_gradient_flow(
+            self.model, self._x, self._y, loss, p=self._p
+        )

@@ -15,7 +15,7 @@ References:
     2019, arXiv:1905.05774.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -23,8 +23,10 @@ import keras
 import numpy as np
 from keras import ops
 
+from laperm_lib import batch_statistics
 from laperm_lib.arguments import check_integer
 from laperm_lib.callbacks import swapping
+from laperm_lib.training_state import steps_taken
 
 Weights: TypeAlias = list[np.ndarray]
 """One array for each trainable variable of a model, in the order of `model.trainable_variables`."""
@@ -46,7 +48,7 @@ class WeightSampler(keras.callbacks.Callback):
         start: the steps before sampling begins, at least 0. Default 0.
         batches: inputs to re-estimate the statistics of batch normalisation with, whenever an
             average is put into the model, as for `laperm_lib.batch_statistics.reestimate`. A model
-            with batch normalisation needs them; others do not use them.
+            with batch normalisation needs them; others do not use them. Default: none.
         synchronise: whenever an average is put into the model, let its `LaPerm` synchronise it.
             Default False: the average is no permutation of the initial weights.
         in_validation: the validation of `fit` sees the average, once there is one. Default True.
@@ -71,8 +73,7 @@ class WeightSampler(keras.callbacks.Callback):
         super().__init__()
         self.sample_period = check_integer("sample_period", sample_period, at_least=1)
         self.start = check_integer("start", start, at_least=0)
-        if iter(batches) is batches:
-            raise ValueError("The batches can be gone through only once; give a list, say.")
+        batch_statistics.check_batches(batches)
         self.batches = batches
         self.synchronise = bool(synchronise)
         self.in_validation = bool(in_validation)
@@ -164,7 +165,7 @@ class WeightSampler(keras.callbacks.Callback):
         model = self.model
         if getattr(model, "optimizer", None) is None:
             raise ValueError(f"'{model.name}' has no optimizer, so its steps are not counted.")
-        step = _step(model)
+        step = steps_taken(model)
         self._check_steps(model.steps_per_execution, step)
         if swapping.has_batch_normalization(model) and next(iter(self.batches), None) is None:
             raise ValueError(
@@ -178,13 +179,13 @@ class WeightSampler(keras.callbacks.Callback):
         if model.built and any(others):
             raise ValueError("The samples so far are of another model; use a new callback.")
         self._passed = self._passed_at(step)
-        if self.in_validation:
-            self._intercept_validation(model)
+        if self.in_validation and not isinstance(model.evaluate, _Evaluate):
+            model.evaluate = _Evaluate(model)
 
     def on_train_batch_end(self, batch: int, logs: object = None) -> None:
         """Take a sample, if one is due."""
         model = self.model  # on JAX, asking for it gives the model its state back
-        step = _step(model)
+        step = steps_taken(model)
         passed = self._passed_at(step)
         if passed == self._passed:
             return
@@ -201,8 +202,8 @@ class WeightSampler(keras.callbacks.Callback):
     def on_train_end(self, logs: object = None) -> None:
         """Let validation alone again."""
         model = self.model
-        if "evaluate" in vars(model):
-            del model.evaluate
+        if isinstance(model.evaluate, _Evaluate):
+            model.evaluate.remove(model)
 
     def _passed_at(self, step: int) -> int:
         return max(0, (step - self.start) // self.sample_period)
@@ -226,27 +227,38 @@ class WeightSampler(keras.callbacks.Callback):
                 f"{steps}. Both must be multiples of it."
             )
 
-    def _intercept_validation(self, model: keras.Model) -> None:
-        """Let the evaluations that this `fit` makes see the average.
 
-        Not by `on_test_begin` and `on_test_end`: if an evaluation raises, Keras calls no callback,
-        and the training weights would be lost.
-        """
-        evaluate = model.evaluate
+class _Evaluate:
+    """A model's `evaluate` by which the evaluations that `fit` makes see an average.
 
-        def on_average(*args: Any, **kwargs: Any) -> Any:
-            samplers = _validating(kwargs.get("callbacks"))
-            if self not in samplers or self._average() is None:
-                return evaluate(*args, **kwargs)
-            if len(samplers) > 1:
-                raise ValueError(
-                    "Validation can see only one average: pass in_validation=False to all other "
-                    "callbacks that average weights."
-                )
-            with self.averaged():
-                return evaluate(*args, **kwargs)
+    Not by `on_test_begin` and `on_test_end`: if an evaluation raises, Keras calls no callback, and
+    the training weights would be lost. If `fit` itself raises, this is left on the model: it does
+    nothing then until the next `fit` with such callbacks, which removes it.
+    """
 
-        model.evaluate = on_average
+    def __init__(self, model: keras.Model) -> None:
+        self._evaluate, self._own = model.evaluate, vars(model).get("evaluate")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        given: Any = kwargs.get("callbacks")
+        of_fit = given.callbacks if isinstance(given, keras.callbacks.CallbackList) else []
+        samplers = [c for c in of_fit if isinstance(c, WeightSampler) and c.in_validation]
+        if not any(sampler._average() is not None for sampler in samplers):
+            return self._evaluate(*args, **kwargs)
+        if len(samplers) > 1:
+            raise ValueError(
+                "Validation can see only one average: pass in_validation=False to all other "
+                "callbacks that average weights."
+            )
+        with samplers[0].averaged():
+            return self._evaluate(*args, **kwargs)
+
+    def remove(self, model: keras.Model) -> None:
+        """Put back what was there: the model's class's, or one of its own."""
+        if self._own is None:
+            del model.evaluate
+        else:
+            model.evaluate = self._own
 
 
 def float_copies(model: keras.Model) -> Weights:
@@ -280,21 +292,9 @@ def move(average: Weights, towards: Weights, share: float) -> None:
         mean += weights
 
 
-def _step(model: keras.Model) -> int:
-    """The steps taken; a model's `batch` counts beyond the end in a last, shorter execution."""
-    return int(ops.convert_to_numpy(model.optimizer.iterations))
-
-
 def _may_skip_steps(model: keras.Model) -> bool:
     """Whether a step that has been gone through may not count: the scaled loss was too large.
 
     Then a sample is taken at the first chance behind the step at which it was due.
     """
     return isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
-
-
-def _validating(callbacks: Any) -> Sequence[WeightSampler]:
-    """Those callbacks of a `fit` whose average validation is to see."""
-    if not isinstance(callbacks, keras.callbacks.CallbackList):
-        return []
-    return [c for c in callbacks.callbacks if isinstance(c, WeightSampler) and c.in_validation]

@@ -45,9 +45,10 @@ def replace(
         model: built.
         weights: one array for each of `model.trainable_variables`, in that order and of that shape.
         batches: the inputs that the statistics of batch normalisation are re-estimated with, as for
-            `laperm_lib.batch_statistics.reestimate`. May be left out for a model without; None
-            leaves the statistics as they are.
+            `laperm_lib.batch_statistics.reestimate`; None leaves the statistics as they are.
+            Default: none, for a model without.
         synchronise: let the model's `LaPerm` put its initial values into the order of the weights.
+            Default False.
 
     Raises:
         ValueError: for weights of another number or shape; if there is batch normalisation and no

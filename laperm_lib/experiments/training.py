@@ -24,7 +24,7 @@ from laperm_lib.experiments.rates import EpochRates
 from laperm_lib.experiments.stopping import StopCheck, Stopped, StopWhenAsked, never
 from laperm_lib.initial_network import InitialNetwork
 from laperm_lib.optimizers.laperm import LaPerm
-from laperm_lib.training_state import restore
+from laperm_lib.training_state import restore, steps_taken
 
 _log = logging.getLogger(__name__)
 
@@ -289,10 +289,7 @@ class _Progress(keras.callbacks.Callback):
         }
 
     def on_train_batch_end(self, batch: int, logs: object = None) -> None:
-        if keras.backend.backend() == "jax":
-            self.model.jax_state_sync()
-        # Not from `batch`: in a last, shorter execution Keras counts it beyond the end.
-        step = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+        step = steps_taken(self.model)
         if step in self._start.evaluation_steps:
             since_sync = self._start.evaluation_steps[step]
             self.evaluations.append(self._start.images.evaluate(self.model, step, since_sync))

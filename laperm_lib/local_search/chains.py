@@ -86,6 +86,8 @@ class _Reader:
         """Add a layer to the blocks."""
         if layer.compute_dtype != self._dtype or self._dtype not in ("float32", "float64"):
             raise self._unknown(layer, f"computes in {layer.compute_dtype}")
+        if not self._flat and getattr(layer, "data_format", None) == "channels_first":
+            raise self._unknown(layer, "has its channels first")
         match layer:
             case layers.Dropout():
                 pass
@@ -106,9 +108,8 @@ class _Reader:
         self._flat = True
 
     def _conv(self, layer: layers.Conv2D) -> None:
-        plain = layer.data_format == "channels_last" and layer.groups == 1
-        if self._flat or not plain or layer.dilation_rate != (1, 1):
-            raise self._unknown(layer, "has groups, dilation or channels first, or a flat input")
+        if self._flat or layer.groups != 1 or layer.dilation_rate != (1, 1):
+            raise self._unknown(layer, "has groups or dilation, or a flat input")
         size, padding = [], []
         for axis in (0, 1):
             length, reach, stride = self._shape[axis], layer.kernel_size[axis], layer.strides[axis]

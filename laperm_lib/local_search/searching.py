@@ -12,7 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+import keras
 import numpy as np
+from keras import layers
 
 from laperm_lib.local_search.moves import Moves
 
@@ -71,6 +73,43 @@ class Counts:
             self.changed + other.changed,
             self.candidates + other.candidates,
         )
+
+
+def check_samples(model: keras.Model, x: np.ndarray, y: np.ndarray) -> None:
+    """Refuse what are no inputs and classes of a model's, before a loss is computed of them.
+
+    Args:
+        model: built; to give logits, shape (n, classes).
+        x: to be its inputs, shape (n, ...).
+        y: to be classes, integers of shape (n,).
+
+    Raises:
+        ValueError: if the model takes or gives something else, or `y` are no such integers.
+    """
+    wanted = getattr(model, "input_shape", None)  # a subclassed model has none
+    if wanted is not None and not _fits(x.shape, wanted):
+        raise ValueError(f"Inputs of '{model.name}' have the shape {wanted}, got {x.shape}.")
+    last = model.layers[-1] if model.layers else None
+    activation = getattr(last, "activation", None)
+    if isinstance(last, layers.Softmax) or activation in (
+        keras.activations.softmax,
+        keras.activations.sigmoid,
+    ):
+        raise ValueError(f"'{model.name}' gives probabilities; leave out its last activation.")
+    shape = getattr(model, "output_shape", None) or tuple(model(x[:1], training=False).shape)
+    if len(shape) != 2:
+        raise ValueError(f"Logits have the shape (n, classes), those of '{model.name}' {shape}.")
+    if y.ndim != 1 or y.dtype.kind not in "iu":
+        raise ValueError(f"Classes are integers of shape (n,), got {y.dtype} {y.shape}.")
+    if y.size and (y.min() < 0 or y.max() >= shape[1]):
+        raise ValueError(f"There are the classes 0 to {shape[1] - 1}, got {y.min()} to {y.max()}.")
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    """Whether samples have a shape that is given but for their number, and whatever is None."""
+    is_as_long = len(shape) == len(wanted)
+    pairs = zip(shape[1:], wanted[1:], strict=False)
+    return is_as_long and all(size in (None, given) for given, size in pairs)
 
 
 def search(losses: Losses, weights: np.ndarray, found: Iterable[Moves], together: int) -> Counts:

@@ -40,9 +40,11 @@ class LaPerm(PermutingOptimizer):
 
     The initial weights are those at the first training step (or at `capture`). The learning rate,
     the step count, clipping, weight decay and averaging are the inner optimizer's. When `fit` ends,
-    the model is synchronised. Under `keras.distribution.DataParallel` (JAX) and under
-    `tf.distribute.MirroredStrategy`, each device synchronises its own copy of the weights, and the
-    copies stay equal.
+    the model is synchronised. Constraints of layers act in each step of the inner optimizer; what a
+    synchronisation puts back are the initial values. Under `keras.distribution.DataParallel` (JAX)
+    and under `tf.distribute.MirroredStrategy`, each device synchronises its own copy of the
+    weights, and the copies stay equal. Weights that a synchronisation cannot change are logged as a
+    warning when training starts.
 
     Args:
         inner_optimizer: a `keras.optimizers.Optimizer`, or its name.
@@ -54,7 +56,7 @@ class LaPerm(PermutingOptimizer):
             normalisation layers, to the inner optimizer. Default True.
         exclude: regular expressions; a variable in whose `path`, such as "sequential/dense/kernel",
             one of them is found is left to the inner optimizer, as `exclude_from_weight_decay` does
-            in Keras.
+            in Keras. Default: none.
         name: name of the optimizer. Default "laperm".
 
     Raises:
@@ -62,10 +64,11 @@ class LaPerm(PermutingOptimizer):
             that is no regular expression, or an inner optimizer that cannot be wrapped.
         ValueError: when training starts, if every variable is skipped or excluded.
         UnknownLayerError: when training starts, for a layer whose weight vectors are not known.
+        NonFiniteWeightError: when training starts, or by `capture`, if a weight is NaN or infinite.
         NonFiniteWeightError: when a vector to be sorted holds a NaN or an infinity; no weight is
-            synchronised then. TensorFlow wraps it in its InvalidArgumentError; with JAX, and with
-            TensorFlow's `jit_compile=True`, it is raised when `fit` ends, which
-            `keras.callbacks.TerminateOnNaN` brings forward.
+            synchronised then. TensorFlow wraps it in its InvalidArgumentError. It is raised only
+            when `fit` ends, which `keras.callbacks.TerminateOnNaN` brings forward, with JAX, in
+            TensorFlow's graphs with a GPU or `jit_compile=True`, and with torch off the CPU.
 
     Examples:
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
@@ -90,8 +93,7 @@ class LaPerm(PermutingOptimizer):
         exclude: Iterable[str] = (),
         name: str = "laperm",
     ) -> None:
-        inner_optimizer = keras.optimizers.get(inner_optimizer)
-        _check_inner_optimizer(inner_optimizer)
+        inner_optimizer = _checked_inner_optimizer(inner_optimizer)
         _check_sync_period(sync_period)
         super().__init__(
             learning_rate=0.0,  # the inner optimizer's is the one used
@@ -101,7 +103,7 @@ class LaPerm(PermutingOptimizer):
             name=name,
         )
         self.inner_optimizer = inner_optimizer
-        self.sync_period = sync_period if callable(sync_period) else int(sync_period)
+        self._sync_period = sync_period if callable(sync_period) else int(sync_period)
 
     # -- the algorithm --------------------------------------------------------------------------
 
@@ -153,11 +155,16 @@ class LaPerm(PermutingOptimizer):
         self._permuted = permuted
         if not self.inner_optimizer.built:
             self.inner_optimizer.build(variables)
+        self._count_from_here()
 
     def _capture_again(self) -> None:
         captured = [_sorted_values(entry.variable, entry.neuron_axes) for entry in self._permuted]
         for entry, values in zip(self._permuted, captured, strict=True):
             entry.sorted_initial.assign(values)
+        self._count_from_here()
+
+    def _count_from_here(self) -> None:
+        """Begin a sync period; the inner optimizer may have taken steps without LaPerm."""
         # A number of its own: JAX cannot train with two variables that share one buffer.
         self._last_sync.assign(int(ops.convert_to_numpy(self.iterations)))
 
@@ -176,6 +183,11 @@ class LaPerm(PermutingOptimizer):
         )
 
     @property
+    def sync_period(self) -> SyncPeriod:
+        """The steps between synchronisations, or a schedule; compiled into the training step."""
+        return self._sync_period
+
+    @property
     def permuted(self) -> list[backend.PermutedVariable]:
         """The variables that are synchronised, with their sorted initial values and neuron axes."""
         self._require_built()
@@ -183,7 +195,7 @@ class LaPerm(PermutingOptimizer):
 
     @property
     def last_sync(self) -> int:
-        """The step of the last synchronisation; 0, or the step of `capture`, before the first."""
+        """The step of the last synchronisation; before the first, that of the initial weights."""
         self._require_built()
         return int(ops.convert_to_numpy(self._last_sync))
 
@@ -253,10 +265,14 @@ def _sorted_values(variable: Any, neuron_axes: tuple[int, ...]) -> np.ndarray:
     return sort_values(initial_matrix(variable, neuron_axes))
 
 
-def _check_inner_optimizer(optimizer: keras.optimizers.Optimizer) -> None:
-    if isinstance(optimizer, LaPerm):
-        raise ValueError("LaPerm cannot wrap another LaPerm.")
+def _checked_inner_optimizer(given: Any) -> keras.optimizers.Optimizer:
+    optimizer = keras.optimizers.get(given) if given is not None else None
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        raise ValueError(f"inner_optimizer is an optimizer of Keras or its name, got {given!r}.")
+    if isinstance(optimizer, PermutingOptimizer):
+        raise ValueError(f"LaPerm cannot wrap {type(optimizer).__name__}, which permutes too.")
     check_scales_no_loss(optimizer, "The inner optimizer", around="LaPerm")
+    return optimizer
 
 
 def _check_sync_period(period: SyncPeriod) -> None:

@@ -4,6 +4,7 @@ Both take a model's weights as they are at the first training step, or at `captu
 those that are neither skipped by kind nor excluded by pattern. How is each subclass's own matter.
 """
 
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ from laperm_lib.errors import NonFiniteWeightError
 from laperm_lib.permutation import to_matrix
 from laperm_lib.selection import Selection
 from laperm_lib.weight_vectors import WeightVectors
+
+_log = logging.getLogger(__name__)
 
 
 class PermutingOptimizer(keras.optimizers.Optimizer):
@@ -78,10 +81,10 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
 
         Args:
             grads: one gradient per variable, or None where there is none.
-            trainable_variables: the variables; may be left out once the optimizer is built.
+            trainable_variables: the variables. Default: those that it was built with.
 
         Raises:
-            ValueError: if they are left out before.
+            ValueError: if they are left out and it is not built yet.
         """
         if not self.built:
             if trainable_variables is None:
@@ -107,7 +110,7 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
         """Take a model's present weights as its initial ones.
 
         The first training step does this by itself. Call it for weights that are loaded or pruned
-        later, or before that.
+        later, or before that; or where `gc.freeze()` has hidden the layers from the first step.
 
         Args:
             model: a built model whose trainable variables this optimizer trains.
@@ -143,10 +146,21 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
         with backend.outside_graph():
             self._create_state(list(variables), chosen)
             super().build(variables)
+            stuck = [v.path for v in chosen if v.kind == "kernel" and _is_stuck(v)]
+        if stuck:
+            _log.warning(
+                "Permuting cannot change %s: all weights of a vector are equal.", ", ".join(stuck)
+            )
 
     def _require_built(self) -> None:
         if not self.built:
             raise ValueError("No initial values yet: train a step, or call capture(model).")
+
+
+def _is_stuck(vectors: WeightVectors) -> bool:
+    """Whether the values have one permutation only: vectors of one weight, or of equal ones."""
+    matrix = vectors.matrix()
+    return bool((matrix == matrix[:, :1]).all())
 
 
 def initial_matrix(variable: Any, neuron_axes: tuple[int, ...]) -> np.ndarray:

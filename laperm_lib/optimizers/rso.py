@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import keras
 import numpy as np
-from keras import layers, ops
+from keras import ops
 
 from laperm_lib import batch_statistics, local_search
 from laperm_lib.arguments import check_integer, check_number
@@ -93,7 +93,7 @@ class RSO:
         skip_batch_norm: leave scale and offset of batch normalisation, and of the other
             normalisation layers, as they are. Default True.
         exclude: regular expressions; a variable in whose `path`, such as "sequential/dense/kernel",
-            one of them is found is left as it is.
+            one of them is found is left as it is. Default: none.
         cached: whether losses are computed from what is known. Default True.
 
     Raises:
@@ -180,7 +180,7 @@ class RSO:
             model: as for `fit`.
             x: as for `fit`.
             y: as for `fit`.
-            first_cycle: how many cycles the model has been through. Default 0.
+            first_cycle: how many cycles the model has been through, 0 (the default) to all.
             spreads: the `spreads` before the first of them, to go on as if there had been no
                 interruption. Default: those of the present weights.
 
@@ -188,15 +188,17 @@ class RSO:
             An iterator that trains for one cycle whenever it is asked for the next result.
 
         Raises:
-            ValueError: as `fit`.
+            ValueError: as `fit`, and if there is no such `first_cycle`.
             UnknownLayerError: as `fit`.
         """
+        if check_integer("first_cycle", first_cycle, at_least=0) > self.cycles:
+            raise ValueError(f"first_cycle is 0 to {self.cycles}, got {first_cycle}.")
         trained = self.selection.of_model(model)
         spreads = self.spreads(model) if spreads is None else spreads
         if len(spreads) != len(trained):
             raise ValueError(f"There are {len(trained)} variables, and spreads of {len(spreads)}.")
         x, y = np.asarray(x), np.asarray(y)
-        _check_classes(model, y)
+        local_search.check_samples(model, x, y)
         if self.cached:
             blocks_of(model)  # raises for a model that is no chain
         batches = Batches(
@@ -287,21 +289,3 @@ class RSO:
         if self.cycles == 1:
             return 1.0
         return 1 - (1 - self.last_scale) * cycle / (self.cycles - 1)
-
-
-def _check_classes(model: keras.Model, y: np.ndarray) -> None:
-    """Refuse what are no classes of this model's."""
-    last = model.layers[-1] if model.layers else None
-    activation = getattr(last, "activation", None)
-    if isinstance(last, layers.Softmax) or activation in (
-        keras.activations.softmax,
-        keras.activations.sigmoid,
-    ):
-        raise ValueError(f"'{model.name}' gives probabilities; leave out its last activation.")
-    shape = model.output_shape
-    if len(shape) != 2:
-        raise ValueError(f"Logits have the shape (n, classes), those of '{model.name}' {shape}.")
-    if y.ndim != 1 or y.dtype.kind not in "iu":
-        raise ValueError(f"Classes are integers of shape (n,), got {y.dtype} {y.shape}.")
-    if y.size and (y.min() < 0 or y.max() >= shape[1]):
-        raise ValueError(f"There are the classes 0 to {shape[1] - 1}, got {y.min()} to {y.max()}.")

@@ -75,9 +75,9 @@ class SGPerm(PermutingOptimizer):
         skip_batch_norm: leave scale and offset of batch normalisation, and of the other
             normalisation layers, as they are. Default True.
         exclude: regular expressions; a variable in whose `path`, such as "sequential/dense/kernel",
-            one of them is found is left as it is.
+            one of them is found is left as it is. Default: none.
         hand_over: None, or (step, optimizer): after that many steps the optimizer, a
-            `keras.optimizers.Optimizer` or its name, goes on with all variables.
+            `keras.optimizers.Optimizer` or its name, goes on with all variables. Default None.
         name: name of the optimizer. Default "sgperm".
 
     Raises:
@@ -85,6 +85,7 @@ class SGPerm(PermutingOptimizer):
         ValueError: when training starts, if every variable is skipped or excluded, several devices
             train together, XLA compiles the step on TensorFlow, or JAX runs on an accelerator.
         UnknownLayerError: when training starts, for a layer whose weight vectors are not known.
+        NonFiniteWeightError: when training starts, or by `capture`, if a weight is NaN or infinite.
         NonFiniteWeightError: when a gradient holds a NaN or an infinity; no weight is moved then.
             TensorFlow wraps it in its InvalidArgumentError; JAX raises when `fit` ends.
 
@@ -185,7 +186,7 @@ class SGPerm(PermutingOptimizer):
     # -- the state --------------------------------------------------------------------------------
 
     def _create_state(self, variables: list[Any], chosen: list[WeightVectors]) -> None:
-        host.check()
+        rearranged.check_device()
         if not compiled_cycles.available:
             _log.warning('Steps take hundreds of times longer: pip install "laperm-lib[fast]".')
         # All are read before anything is made.

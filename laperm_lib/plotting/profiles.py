@@ -85,7 +85,7 @@ def weight_profile(
         The figure, a grid of up to four panels a row, or with `presorted` a row per variable.
 
     Raises:
-        ValueError: if there is no variable of those kinds, or the model is not built.
+        ValueError: if there is no such kind or no variable of it, or the model is not built.
         NonFiniteWeightError: if a weight is NaN or infinite; the message names the variable.
 
     Examples:
@@ -96,10 +96,10 @@ def weight_profile(
     References:
         Qiu and Suda, NeurIPS 2020, section 2.
     """
-    found = weight_vectors.of(model_or_layer, kinds=kinds)
+    wanted = weight_vectors.check_kinds(kinds)
+    found = weight_vectors.of(model_or_layer, kinds=wanted)
     if not found:
-        wanted = " or ".join(kinds)
-        raise ValueError(f"'{model_or_layer.name}' has no trainable {wanted} to draw.")
+        raise ValueError(f"'{model_or_layer.name}' has no trainable {' or '.join(wanted)} to draw.")
     matrices = [finite(vectors.matrix(), f"'{vectors.path}'") for vectors in found]
 
     columns = 2 if presorted else min(_GRID_COLUMNS, len(found))

@@ -49,7 +49,8 @@ def recommend(
         array([-1.,  1.])
     """
     dtype = previous.dtype.type
-    new = dtype(learning_rate) * gradient.astype(dtype) + dtype(momentum) * previous
+    # NumPy makes a number of what it calculates with arrays of shape ().
+    new = np.asarray(dtype(learning_rate) * gradient.astype(dtype) + dtype(momentum) * previous)
     # Where the gradient stays zero m only decays, and would want the same for ever. TensorFlow's
     # threads take subnormal numbers for zero, other threads do not: here all of them do.
     new[np.abs(new) < np.finfo(dtype).tiny] = 0

@@ -133,4 +133,5 @@ class Rearrangement:
             alpha=self.aggressiveness(step),
             spread=spread,
         )
-        return np.ascontiguousarray(from_matrix(new, weights.shape, neuron_axes))
+        # `np.ascontiguousarray` would make shape (1,) of ().
+        return np.asarray(from_matrix(new, weights.shape, neuron_axes), order="C")

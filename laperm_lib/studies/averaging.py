@@ -35,6 +35,7 @@ from laperm_lib.experiments.fitting import fit, steps_per_execution
 from laperm_lib.experiments.training import initial_network
 from laperm_lib.optimizers.laperm import LaPerm
 from laperm_lib.studies.averaging_results import SETTINGS, Result, Settings, load, save
+from laperm_lib.training_state import steps_taken
 
 _log = logging.getLogger(__name__)
 
@@ -232,7 +233,7 @@ class _Watch(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: object = None) -> None:
         model = self.model
-        step = int(keras.ops.convert_to_numpy(model.optimizer.iterations))
+        step = steps_taken(model)
         if step % self._settings.training.evaluate_every:
             return
         for name, network in self._networks(model):

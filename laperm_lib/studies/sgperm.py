@@ -33,6 +33,7 @@ from laperm_lib.experiments.training import run as run_beside
 from laperm_lib.optimizers.sgperm import SGPerm
 from laperm_lib.permutation import is_permutation
 from laperm_lib.rearrangement import Rearrangement
+from laperm_lib.training_state import steps_taken
 
 _log = logging.getLogger(__name__)
 
@@ -154,9 +155,7 @@ class _Watch(keras.callbacks.Callback):
         return all(map(is_permutation, self._initial, now))
 
     def on_train_batch_end(self, batch: int, logs: object = None) -> None:
-        if keras.backend.backend() == "jax":
-            self.model.jax_state_sync()
-        step = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+        step = steps_taken(self.model)
         if step in self._start.evaluation_steps:
             self.evaluations.append(self._start.images.evaluate(self.model, step, since_sync=0))
             self.was_permutation &= self.is_permutation()
