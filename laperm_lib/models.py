@@ -54,7 +54,7 @@ def build(
     Args:
         name: one of `names()`.
         seed: an integer of at least 0.
-        initializer: "he_uniform" (as published), "he_normal" or "glorot_uniform".
+        initializer: "he_uniform" (the default, as published), "he_normal" or "glorot_uniform".
         dtype: Keras's name of a dtype policy, such as "mixed_bfloat16", in which weights are
             float32 and computed with in bfloat16. The last layer, whose logits the loss takes, is
             float32 always.

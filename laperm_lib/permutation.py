@@ -29,7 +29,8 @@ def to_matrix(array: Any, neuron_axes: tuple[int, ...], xp: ModuleType = np) -> 
         array: the values of a variable, of any shape.
         neuron_axes: the axes that run over neurons; the others, in C order, form one neuron's
             weight vector. Negative axes count from the end. `()` makes one vector of everything.
-        xp: the module whose `transpose` and `reshape` are used: `numpy` or `keras.ops`.
+        xp: the module whose `transpose` and `reshape` are used: `numpy` (the default) or
+            `keras.ops`.
 
     Returns:
         A matrix of shape (neurons, d).
@@ -55,7 +56,7 @@ def from_matrix(
         matrix: shape (neurons, d).
         shape: the shape of the variable.
         neuron_axes: as given to `to_matrix`.
-        xp: `numpy` or `keras.ops`.
+        xp: `numpy` (the default) or `keras.ops`.
 
     Returns:
         An array of shape `shape`.

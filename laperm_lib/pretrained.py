@@ -111,6 +111,7 @@ def save_pretrained(
         path: the file, as a rule with the suffix ".safetensors".
         initial: how it started.
         kinds: the kinds of weight vectors that were permuted; the others are stored as they are.
+            Default: kernels.
 
     Raises:
         ValueError: if the model is another one than that of `initial`, there is no such kind, or a

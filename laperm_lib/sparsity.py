@@ -80,7 +80,8 @@ def random_prune(
         fraction: the probability of being pruned, 0 to 1.
         seed: an integer of at least 0. A mask depends on it, on the kernel's place in the model and
             on its shape, and is the same on every backend and platform.
-        first_layer_keep: the least probability of being kept in the first kernel, 0 to 1.
+        first_layer_keep: the least probability of being kept in the first kernel, 0 to 1. Default
+            0.8, as published.
 
     Returns:
         The `SparsityReport`.

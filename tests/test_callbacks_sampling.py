@@ -441,3 +441,8 @@ def test_a_step_that_loss_scaling_skips_puts_a_sample_off():
         model.fit(x, Y, callbacks=[spy], **options)
     assert int(ops.convert_to_numpy(scaled.iterations)) == 22
     assert spy.steps == [4, 9, 13, 16, 20]
+
+
+def test_batches_are_a_list_from_the_beginning():
+    with pytest.raises(ValueError, match="a list of batches"):
+        WeightSampler(sample_period=2, batches=np.zeros((4, 2)))

@@ -12,7 +12,7 @@ from keras import layers, ops
 from small_network import BATCH, X, Y, assert_same_weights, build_model, matrices, train
 
 import laperm_lib
-from laperm_lib import LaPerm, NonFiniteWeightError, permutation
+from laperm_lib import LaPerm, NonFiniteWeightError, SGPerm, permutation
 
 BACKEND = keras.backend.backend()
 RNG = np.random.default_rng(1)
@@ -425,3 +425,39 @@ assert int(optimizer.iterations) == 3
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "AutoGraph" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("inner", "why"),
+    [
+        (None, "inner_optimizer is an optimizer of Keras or its name, got None"),
+        (lambda: 3, "optimizer"),
+        (lambda: SGPerm(), "LaPerm cannot wrap SGPerm, which permutes too"),
+    ],
+)
+def test_what_cannot_be_wrapped(inner, why):
+    with pytest.raises(ValueError, match=why):
+        LaPerm(inner and inner(), 20)
+
+
+def test_the_sync_period_is_compiled_into_the_steps():
+    optimizer = LaPerm("adam", 20)
+    assert optimizer.sync_period == 20
+    with pytest.raises(AttributeError):
+        optimizer.sync_period = 7
+
+
+def test_the_first_period_begins_with_the_initial_weights():
+    """The inner optimizer may have taken steps before."""
+    adam, model = keras.optimizers.Adam(), build_model()
+    train(model, adam)  # nine steps
+    optimizer = LaPerm(adam, sync_period=5)
+    model.compile(optimizer, loss=model.loss)
+    optimizer.capture(model)
+    assert optimizer.last_sync == 9
+    model.train_on_batch(X[:BATCH], Y[:BATCH])
+    assert not optimizer.is_permutation()
+    for _ in range(4):
+        model.train_on_batch(X[:BATCH], Y[:BATCH])
+    assert optimizer.last_sync == 14
+    assert optimizer.is_permutation()

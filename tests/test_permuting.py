@@ -172,3 +172,18 @@ def test_layers_hidden_by_gc_freeze_are_found_by_capture(make):
     finally:
         gc.unfreeze()
     assert_permuted(start, matrices(model))
+
+
+@pytest.mark.parametrize("make", [lambda: LaPerm("adam", 2), lambda: SGPerm()])
+def test_kernels_that_no_permutation_can_change_are_named(make, caplog):
+    model = keras.Sequential(
+        [
+            keras.Input((1,)),
+            keras.layers.Dense(4, name="of_one"),
+            keras.layers.Dense(3, name="equal", kernel_initializer="ones"),
+            keras.layers.Dense(2, name="free"),
+        ]
+    )
+    make().capture(model)
+    assert "Permuting cannot change of_one/kernel, equal/kernel: " in caplog.text
+    assert "free" not in caplog.text

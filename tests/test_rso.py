@@ -5,6 +5,7 @@ from itertools import islice
 import keras
 import numpy as np
 import pytest
+import small_network
 from keras import layers, ops
 from small_network import float64
 
@@ -430,3 +431,35 @@ def small(frozen=None):
     if frozen:
         model.get_layer(frozen).trainable = False
     return model
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("shape", [(2, 6, 6), (72,), (6, 12)])
+def test_inputs_of_another_layout_are_refused_before_anything_changes(shape, cached):
+    """With as many numbers: they would be taken for those of other places."""
+    model = small_network.build_model()
+    before = model.get_weights()
+    optimizer = RSO(cycles=1, batch_size=small_network.BATCH, cached=cached)
+    with pytest.raises(ValueError, match=r"have the shape \(None, 6, 6, 2\), got"):
+        optimizer.fit(model, small_network.X.reshape(-1, *shape), small_network.Y)
+    for first, second in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+def test_a_subclassed_model_is_trained_by_recomputed_losses():
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.flat, self.dense = keras.layers.Flatten(), keras.layers.Dense(3)
+
+        def call(self, x):
+            return self.dense(self.flat(x))
+
+    keras.utils.set_random_seed(0)
+    model = Own()
+    model(small_network.X[:1])
+    before = model.get_weights()
+    RSO(cycles=1, batch_size=20, cached=False).fit(
+        model, small_network.X[:20], small_network.Y[:20]
+    )
+    assert any(not np.array_equal(*pair) for pair in zip(before, model.get_weights(), strict=True))

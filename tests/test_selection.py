@@ -69,3 +69,15 @@ def test_nothing_left_is_an_error():
 def test_a_pattern_must_be_a_regular_expression():
     with pytest.raises(ValueError, match="regular expressions"):
         paths(exclude="(")
+
+
+@pytest.mark.parametrize("of_variables", [False, True])
+def test_a_pattern_that_is_found_nowhere_is_logged(of_variables, caplog):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="head")])
+    selection = Selection(skip_bias=True, skip_batch_norm=True, exclude=["headd", "bias"])
+    if of_variables:
+        selection.of_variables(model.trainable_variables)
+    else:
+        selection.of_model(model)
+    assert "exclude='headd' is found in none of " in caplog.text
+    assert "exclude='bias'" not in caplog.text

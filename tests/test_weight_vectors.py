@@ -1,6 +1,7 @@
 """Every Keras layer with weights splits into weight vectors as its neurons do."""
 
 import inspect
+import re
 
 import keras
 import numpy as np
@@ -268,3 +269,31 @@ def test_only_kinds_that_there_are():
     assert len(weight_vectors.of(model, "bias")) == 1
     with pytest.raises(ValueError, match="Unknown kind 'kernels'; there are kernel, bias"):
         weight_vectors.of(model, ("kernels",))
+
+
+class Gate(keras.layers.Layer):
+    """Weights of several shapes, one of them without a name of its own."""
+
+    def build(self, shape):
+        self.weight = self.add_weight(shape=self.form, name=self.variable)
+
+
+@pytest.mark.parametrize(
+    ("form", "variable", "example"),
+    [
+        ((3, 4), "gate", "Axes(neurons=(-1,))})"),
+        ((4,), "gate", "Axes((), 'bias')})"),
+        ((), "gate", "Axes((), 'bias')})"),
+        ((3, 4), None, "once add_weight has given it a name of its own})"),
+    ],
+)
+def test_the_axes_proposed_for_an_unknown_layer_fit_its_variable(form, variable, example):
+    layer = type("Own", (Gate,), {"form": form, "variable": variable})()
+    layer.build((None, 3))
+    with pytest.raises(UnknownLayerError, match=re.escape(example)):
+        weight_vectors.of(layer)
+
+
+def test_an_array_that_is_no_variable_is_not_printed():
+    with pytest.raises(UnknownLayerError, match=r"of ndarray, .*model\.trainable_variables"):
+        weight_vectors.of_variables([np.zeros(1000)])

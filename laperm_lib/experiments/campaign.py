@@ -141,12 +141,12 @@ def run_missing(
         root: where all run folders are.
         pretrained: as for `laperm_lib.experiments.results.states`.
         side_by_side: train those that can be as one device program, on JAX and an accelerator; see
-            `laperm_lib.experiments.side_by_side.groups`.
+            `laperm_lib.experiments.side_by_side.groups`. Default False.
         data_dir: where the datasets lie. Default: as `laperm_lib.datasets.load`.
-        every_seconds: the time between two checkpoints.
+        every_seconds: the time between two checkpoints, in seconds. Default 60.
         stop: asked after steps and between runs; when it says yes, the run of that moment gets a
             checkpoint, and no other is begun. Default: never.
-        verbose: 1 shows Keras's progress bar.
+        verbose: 1 shows Keras's progress bar, 0 (the default) nothing.
 
     Returns:
         The `Report`.

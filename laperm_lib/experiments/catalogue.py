@@ -124,7 +124,7 @@ def tasks(
 
     Args:
         name: one of `names()`.
-        seeds: the seeds.
+        seeds: the seeds. Default: 0 alone.
         profile: as for `laperm_lib.experiments.sweeps.grid`.
         **values: as for `laperm_lib.experiments.sweeps.grid`, `evaluate_after` among them. What
             they say of a sweep's own setting counts instead of its values.

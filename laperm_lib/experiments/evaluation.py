@@ -50,7 +50,7 @@ def schedule(
         settings: the hyperparameters.
         total_steps: the steps of the whole training.
         evaluate_after: in steps, each from 0 (right after a synchronisation) to the sync period
-            minus 1.
+            minus 1. Default: 0 alone.
 
     Returns:
         For each step, in ascending order, the steps since the last synchronisation.

@@ -32,25 +32,25 @@ class Hyperparameters:
         dataset: a name for `laperm_lib.datasets.load`.
         epochs: how often the training images are gone through.
         sync_period: steps between synchronisations; None trains by Adam alone.
-        permute_biases: synchronise the biases too.
-        batch_size: images per step.
-        learning_rate: Adam's rate at the start.
-        decay: the factor on the rate after every `decay_every` epochs.
-        decay_every: in epochs.
+        permute_biases: synchronise the biases too. Default False.
+        batch_size: images per step. Default 50.
+        learning_rate: Adam's rate at the start. Default 0.001.
+        decay: the factor on the rate after every `decay_every` epochs. Default 1.
+        decay_every: in epochs. Default 1.
         milestones: pairs (epoch, factor): behind that epoch, counted from 0, the starting rate is
-            multiplied by the factor, until the next milestone.
-        augmentation: how the training images are distorted; None leaves them.
-        initializer: the distribution of the initial weights.
+            multiplied by the factor, until the next milestone. Default: there are none.
+        augmentation: how the training images are distorted; None (the default) leaves them.
+        initializer: the distribution of the initial weights. Default "he_uniform".
         pruned: the fraction of kernel weights that `laperm_lib.sparsity.random_prune` sets to zero
-            before training.
+            before training. Default 0.
         shared_value: the value that every kept weight starts with, where there is only one; then
-            `keep` says which, and nothing else is pruned.
+            `keep` says which, and nothing else is pruned. Default: there is none.
         keep: with a shared value, the probability that a weight is kept, for each kernel.
-        precision: one of `PRECISIONS`.
-        held_out: how many training images are left out, to choose a network by them; none as
+        precision: one of `PRECISIONS`. Default "float32".
+        held_out: how many training images are left out, to choose a network by them. Default 0, as
             published.
         evaluate_every: the steps between two evaluations, at least; each is at the first
-            synchronisation from there.
+            synchronisation from there. Default 1000.
 
     Raises:
         ValueError: for a setting that no run could have.

@@ -70,10 +70,10 @@ def run_side_by_side(
         tasks: trainings of one group; see `groups`.
         root: where all run folders are.
         data_dir: where the dataset lies. Default: as `laperm_lib.datasets.load`.
-        every_seconds: the time between two checkpoints.
+        every_seconds: the time between two checkpoints, in seconds. Default 60.
         stop: asked between blocks of steps; when it says yes, each run gets a checkpoint and
             training stops. Default: never.
-        verbose: 1 shows Keras's progress bar.
+        verbose: 1 shows Keras's progress bar, 0 (the default) nothing.
 
     Returns:
         The records, in the order of the tasks. Their seconds are those of all runs together.
