@@ -12,7 +12,7 @@ _WORTH_A_THREAD = 4096  # With fewer weights than this, handing them to a thread
 
 # Not all of the machine's: a job on a cluster may be held to a few of them.
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-"""How many threads work at once: as many as there are cores that this process may use."""
+"""How many threads work at once, as many as there are cores that this process may use."""
 
 available = find_spec("numba") is not None
 """Whether Numba is installed."""

@@ -61,7 +61,7 @@ def test_starts_refused_before_they_are_built():
         InitialNetwork(model="f1", seed=0, pruned=0.5, shared_value=0.1, keep=(0.6, 0.6))
     with pytest.raises(ValueError, match="keep is a number at least 0 and at most 1"):
         InitialNetwork(model="f1", seed=0, shared_value=0.1, keep=(0.6, 6.0))
-    with pytest.raises(ValueError, match="shared_value is a number"):
+    with pytest.raises(ValueError, match="shared_value is a finite number"):
         InitialNetwork(model="f1", seed=0, shared_value=float("nan"), keep=(0.6, 0.6))
     with pytest.raises(ValueError, match="keep has a number for each kernel"):
         InitialNetwork(model="f1", seed=0, shared_value=0.1, keep=0.6)
