@@ -15,17 +15,17 @@ from laperm_lib.synchronisation.in_graph import reconnect_all
 
 
 def _total_loss(model: keras.Model) -> Callable[..., Any]:
-    """A run's loss with all penalties, and its other variables then, as a function of its state."""
-    import jax.numpy as jnp
+    """A run's loss with all penalties, and its other variables then, as a function of its state.
 
-    loss_of = keras.losses.get(model.loss)
+    It is the one of `fit`, so that losses mean here what they mean there.
+    """
 
     def total_loss(trainable: Any, others: Any, x: Any, y: Any) -> Any:
-        outputs, others, penalties = model.stateless_call(
-            trainable, others, x, training=True, return_losses=True
+        no_metrics: list[Any] = []
+        loss, (_, _, others, _) = model.compute_loss_and_updates(
+            trainable, others, no_metrics, x, y, None, training=True, optimizer_variables=[]
         )
-        # A loss that was given by its name is a function with one result for each sample.
-        return jnp.mean(loss_of(y, outputs)) + sum(penalties), others
+        return loss, others
 
     return total_loss
 

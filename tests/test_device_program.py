@@ -97,11 +97,18 @@ def test_equals_the_step_by_step_path(data, sync_period, augmentation):
 
 
 @needs_jax
-def test_a_loss_given_by_its_name(data):
+@pytest.mark.parametrize(
+    "settings",
+    [{"loss": "mse"}, {"loss": ["mse"], "loss_weights": [3.0]}],
+    ids=["by its name", "weighted"],
+)
+def test_losses_are_those_of_fit(data, settings):
     data = (data[0], np.eye(2, dtype="float32")[data[1]])
-    expected = by_fit(compiled(loss="mse"), data, 3)
-    (model,) = by_program([compiled(loss="mse")], data, [3])
-    assert_same(model, expected)
+    by_steps, model = compiled(), compiled()
+    for each in (by_steps, model):
+        each.compile(each.optimizer, **settings)
+    by_program([model], data, [3])
+    assert_same(model, by_fit(by_steps, data, 3))
 
 
 @needs_jax
