@@ -25,6 +25,7 @@ from laperm_lib.experiments import (
     publishing,
     results,
     sweeps,
+    verification,
 )
 from laperm_lib.experiments.folders import RunFolder, Task
 from laperm_lib.experiments.side_by_side import groups, run_side_by_side
@@ -178,16 +179,17 @@ def _verify(options: argparse.Namespace) -> int:
         folder, names = _networks(given, options.pretrained)
         for name in names:
             try:
-                found = publishing.verify(name, folder, data_dir=options.data_dir)
+                found = verification.verify(name, folder, data_dir=options.data_dir)
             except LaPermError as error:
                 problems: Sequence[str] = [str(error)]
             else:
                 problems = found.problems
                 if not problems:
                     vectors = sum(proof.vectors for proof in found.proofs)
+                    said = f"; {found.entry.final:.4f} was measured on other copies of the images"
                     _say(
                         f"{name}: all {vectors} weight vectors are permutations of their start; "
-                        f"accuracy {found.accuracy:.4f}"
+                        f"accuracy {found.accuracy:.4f}{said if found.other_images else ''}"
                     )
             for problem in problems:
                 _complain(f"{name}: {problem}")

@@ -46,6 +46,32 @@ _MNIST_SHA256 = {
 _CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 _CIFAR10_FILE_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 
+
+@dataclass(frozen=True)
+class Copy:
+    """A known copy of a dataset that is not bit for bit the published one.
+
+    Args:
+        difference: what is different, in words.
+        train: the share of the training images that are others, 0 to 1.
+        test: the same of the test images.
+    """
+
+    difference: str
+    train: float
+    test: float
+
+
+COPIES: Mapping[str, Copy] = {
+    "21c9cce53bcdbe157ff410ca3997550c04a4a4de2a3d36097859ca3c911292fa": Copy(
+        "CIFAR-10 in another order; 167 of the 50,000 training images and 34 of the 10,000 test "
+        "images were decoded from JPEG",
+        train=167 / 50_000,
+        test=34 / 10_000,
+    )
+}
+"""Copies by their fingerprint. A result obtained with one says so."""
+
 # What reading a damaged or foreign archive raises, in tarfile and zlib.
 _UNREADABLE = (
     OSError,

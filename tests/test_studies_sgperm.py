@@ -8,7 +8,7 @@ import pytest
 
 from laperm_lib import experiments, models, permutation, weight_vectors
 from laperm_lib.errors import LaPermError
-from laperm_lib.experiments import publishing
+from laperm_lib.experiments import verification
 from laperm_lib.studies import sgperm
 
 SHORT = replace(sgperm.SETTINGS, dataset="digits", epochs=8, held_out=200, evaluate_every=20)
@@ -60,7 +60,7 @@ def test_records_are_read_back_as_written(short_run, tmp_path, monkeypatch):
     written = {path.name for path in tmp_path.iterdir()}
     tables = {f"{name}.json" for name in ("sgperm", *sgperm.BESIDE)}
     assert written == tables | {"manifest.json", "sgperm-seed3.json", "sgperm-seed3.safetensors"}
-    assert publishing.verify("sgperm-seed3", tmp_path).problems == ()
+    assert verification.verify("sgperm-seed3", tmp_path).problems == ()
 
 
 def test_records_of_another_rearrangement_are_refused(short_run, tmp_path):
