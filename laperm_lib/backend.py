@@ -1,4 +1,4 @@
-"""Where the backends differ: how weights are synchronised inside a training step.
+"""Where the backends differ: devices, and how weights are synchronised inside a training step.
 
 On a CPU, training steps hand the weights to NumPy, or to code compiled by Numba where that is
 installed; both are many times faster than the backends' own sorts. Accelerators sort in the graph,
@@ -54,6 +54,24 @@ def outside_graph() -> AbstractContextManager[Any]:
 
         return tf.init_scope()
     return nullcontext()
+
+
+def accelerators() -> list[str]:
+    """The names of the GPUs and TPUs that the backend sees, one for each; none on a CPU alone."""
+    name = keras.backend.backend()
+    if name == "tensorflow":
+        import tensorflow as tf
+
+        devices = tf.config.list_physical_devices("GPU")
+        details = [tf.config.experimental.get_device_details(device) for device in devices]
+        return [str(detail.get("device_name", "GPU")) for detail in details]
+    if name == "jax":
+        import jax
+
+        return [device.device_kind for device in jax.devices() if device.platform != "cpu"]
+    import torch
+
+    return [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
 
 
 def have_values(variables: Sequence[Any]) -> bool:

@@ -45,8 +45,8 @@ class Entry:
         published_protocol: the best accuracy at any evaluation, picked on the test images.
         dataset: the name of the data.
         data_fingerprint: their SHA-256, as `laperm_lib.datasets.load` gives it.
-        seconds: wall time of training and evaluating.
-        environment: versions, hardware and code revision of the training.
+        seconds: wall time of training and evaluating, as in its record.
+        environment: versions, hardware and code revision of the training, as in its record.
     """
 
     name: str

@@ -4,6 +4,7 @@ import subprocess
 
 import pytest
 
+from laperm_lib import backend
 from laperm_lib.experiments import environment
 
 
@@ -36,6 +37,23 @@ def test_there_may_be_no_git(tmp_path, monkeypatch):
         subprocess.run(["git"], check=False)
 
 
-def test_versions_are_those_of_this_process():
+def test_versions_and_hardware_are_those_of_this_process():
     found = environment.environment()
     assert {"python", "keras", "numpy", "machine", "cores", "system", "revision"} < found.keys()
+    assert found["processor"]
+    assert (found["accelerators"] == "none") == (not backend.accelerators())
+
+
+def test_the_name_of_the_processor(tmp_path):
+    information = tmp_path / "cpuinfo"
+    information.write_text("processor : 0\nmodel name\t: Some: CPU @ 2 GHz\n\nmodel name: other\n")
+    assert environment._processor(information) == "Some: CPU @ 2 GHz"
+    assert environment._processor(tmp_path / "none")
+
+
+def test_a_run_that_went_on_elsewhere_has_both():
+    first, second = {"a": "1", "b": "2"}, {"a": "1", "b": "3", "c": "4"}
+    both = environment.joined(first, second)
+    assert both == {"a": "1", "b": "2, then 3", "c": "4"}
+    assert environment.joined(both, second) == both
+    assert environment.joined(both, first)["b"] == "2, then 3, then 2"

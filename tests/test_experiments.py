@@ -173,10 +173,12 @@ def test_a_run_goes_on_from_any_step_and_is_measured_as_if_uncut(tmp_path, short
         for number in range(37):
             begun.model.train_on_batch(*batches[number])
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(37, state_of(begun.model), {"evaluations": [], "seconds": 1.0})
+    notes = {"evaluations": [], "seconds": 1.0, "environment": {"revision": "another"}}
+    checkpoints.save(37, state_of(begun.model), notes)
     resumed = training.run(SHORT, seed=3, evaluate_after=(0, 10), checkpoints=checkpoints)
     assert resumed.evaluations == short_run.evaluations
     assert resumed.final == short_run.final
+    assert resumed.environment["revision"] == f"another, then {begun.environment['revision']}"
 
 
 def test_a_full_disk_does_not_keep_a_training_from_stopping(tmp_path, monkeypatch, caplog):

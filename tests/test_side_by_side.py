@@ -36,6 +36,7 @@ def test_records_are_those_of_single_runs(tmp_path):
         accuracies = [[e.accuracy for e in r.evaluations] for r in (record, alone)]
         np.testing.assert_allclose(*accuracies, atol=0.02)
         assert record.fraction_pruned == alone.fraction_pruned
+        assert record.environment == alone.environment | {"side_by_side": "3"}
 
 
 @needs_jax
@@ -71,6 +72,7 @@ def test_a_cut_is_taken_up_bit_for_bit(tmp_path, monkeypatch):
     assert begun == [saved[0]]
     for task, one, other in zip(TASKS, uncut, resumed, strict=True):
         assert one.evaluations == other.evaluations
+        assert one.environment == other.environment
         networks = [RunFolder(tmp_path / cut, task).network() for cut in ("uncut", "cut")]
         for first_weight, second in zip(*(n.weights for n in networks), strict=True):
             np.testing.assert_array_equal(first_weight.numpy(), second.numpy())

@@ -4,13 +4,18 @@ import importlib
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
 import keras
 import numpy as np
 
+from laperm_lib.backend import accelerators
+
+_CPU_INFO = Path("/proc/cpuinfo")
 _CHECKOUT = Path(__file__).resolve().parents[2]
+_THEN = ", then "
 
 
 @cache
@@ -28,10 +33,44 @@ def environment() -> dict[str, str]:
         backend: module.__version__,
         "numpy": np.__version__,
         "machine": platform.machine(),
+        "processor": _processor(_CPU_INFO),
         "cores": str(os.cpu_count()),
+        "accelerators": "; ".join(accelerators()) or "none",
         "system": platform.system(),
         "revision": _revision(_CHECKOUT) or "unknown",
     }
+
+
+def joined(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a run that was cut and gone on with, perhaps in another one.
+
+    Args:
+        before: the environment up to the cut.
+        now: that of the rest.
+
+    Returns:
+        What they have in common once, and where they differ the values of both, in that order.
+
+    Examples:
+        >>> joined({"numpy": "2.4.6", "cores": "2"}, {"numpy": "2.5.0", "cores": "2"})
+        {'numpy': '2.4.6, then 2.5.0', 'cores': '2'}
+    """
+    together = dict(before)
+    for name, value in now.items():
+        known = together.get(name, value)
+        latest = known.rsplit(_THEN, 1)[-1]
+        together[name] = known if latest == value else known + _THEN + value
+    return together
+
+
+def _processor(information: Path) -> str:
+    """The name of the processor: Linux tells it, and Python elsewhere as well as it can."""
+    try:
+        lines = information.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown"
 
 
 def _revision(checkout: Path) -> str:

@@ -29,7 +29,7 @@ class Outcome:
             normalisation, which training has left as its moving averages, are those of training
             images instead; None for a network without batch normalisation, and in old records.
         is_permutation: whether that network is bitwise a permutation of its start.
-        seconds: wall time of training and evaluating.
+        seconds: wall time of training and evaluating; of runs side by side, that of all together.
         final_held_out: accuracy of that network on the training images held out, 0 to 1; None if
             there are none, and in old records.
         data_fingerprint: SHA-256 of the dataset, as `laperm_lib.datasets.load` gives it.
@@ -86,7 +86,9 @@ class Run(Outcome):
 
     Args:
         model: the trained network, synchronised.
-        environment: versions, hardware and code revision, when the training began.
+        environment: versions, hardware and code revision of the training; where a cut one went on
+            with others, the values of each. Its `side_by_side` is how many runs were trained
+            together.
     """
 
     model: keras.Model

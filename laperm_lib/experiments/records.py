@@ -24,7 +24,8 @@ class Record(Outcome):
 
     Args:
         experiment: its name, such as "f1".
-        environment: versions, hardware and code revision, when the training began.
+        environment: versions, hardware and code revision, as for
+            `laperm_lib.experiments.outcome.Run`.
     """
 
     experiment: str

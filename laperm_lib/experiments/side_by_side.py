@@ -16,6 +16,7 @@ import keras
 
 from laperm_lib.device_program import DeviceProgram
 from laperm_lib.errors import WeightFileError
+from laperm_lib.experiments.environment import joined
 from laperm_lib.experiments.evaluation import Evaluation
 from laperm_lib.experiments.folders import RunFolder, Task
 from laperm_lib.experiments.records import Record
@@ -128,7 +129,7 @@ def _train(
             images=starts[0].images if starts else None,
         )
         starts.append(begun)
-    evaluations, seconds = _take_up(folders, starts, step)
+    evaluations, seconds, environments = _take_up(folders, starts, step)
     images, settings = starts[0].images, starts[0].settings
     program = DeviceProgram(
         [begun.model for begun in starts],
@@ -153,15 +154,16 @@ def _train(
                 _evaluate(program, starts, evaluations)
             stopping = stop()
             if stopping or time.monotonic() - saved >= every_seconds:
-                _save(program, folders, starts, evaluations, time.perf_counter() - since)
+                seconds = time.perf_counter() - since
+                _save(program, folders, starts, evaluations, seconds, environments)
                 saved = time.monotonic()
             if stopping:
                 raise Stopped
     program.write_back()
-    for folder, begun, made in zip(folders, starts, evaluations, strict=True):
+    for folder, begun, made, where in zip(folders, starts, evaluations, environments, strict=True):
         if isinstance(begun.model.optimizer, LaPerm):
             begun.model.optimizer.synchronise()
-        record = folder.keep(begun.outcome(made, time.perf_counter() - since))
+        record = folder.keep(begun.outcome(made, time.perf_counter() - since, where))
         _log.info("%s: final test accuracy %.4f", folder.path.name, record.final)
 
 
@@ -195,19 +197,21 @@ def _readable_steps(folder: RunFolder) -> Iterator[int]:
 
 def _take_up(
     folders: Sequence[RunFolder], starts: Sequence[Start], step: int
-) -> tuple[list[list[Evaluation]], float]:
-    """The evaluations and seconds to go on from, with the models brought to a step."""
+) -> tuple[list[list[Evaluation]], float, list[dict[str, str]]]:
+    """Evaluations, seconds and environments to go on from, with the models brought to a step."""
+    environments = [begun.environment | {"side_by_side": str(len(starts))} for begun in starts]
     if step == 0:
-        return [[] for _ in folders], 0.0
+        return [[] for _ in folders], 0.0, environments
     evaluations = []
     seconds = 0.0
-    for folder, begun in zip(folders, starts, strict=True):
+    for number, (folder, begun) in enumerate(zip(folders, starts, strict=True)):
         checkpoint = folder.checkpoints.at(step)
         restore(begun.model, checkpoint.arrays)
         evaluations.append([Evaluation(**entry) for entry in checkpoint.notes["evaluations"]])
         seconds = max(seconds, checkpoint.notes["seconds"])
+        environments[number] = joined(checkpoint.notes["environment"], environments[number])
     _log.info("%d runs side by side go on after step %d", len(folders), step)
-    return evaluations, seconds
+    return evaluations, seconds, environments
 
 
 def _evaluate(
@@ -239,10 +243,15 @@ def _save(
     starts: Sequence[Start],
     evaluations: Sequence[list[Evaluation]],
     seconds: float,
+    environments: Sequence[dict[str, str]],
 ) -> None:
     program.write_back()
-    for folder, begun, made in zip(folders, starts, evaluations, strict=True):
-        notes = {"evaluations": [asdict(entry) for entry in made], "seconds": seconds}
+    for folder, begun, made, where in zip(folders, starts, evaluations, environments, strict=True):
+        notes = {
+            "evaluations": [asdict(entry) for entry in made],
+            "seconds": seconds,
+            "environment": where,
+        }
         try:
             folder.checkpoints.save(program.step, state_of(begun.model), notes)
         except OSError as error:

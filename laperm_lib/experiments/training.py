@@ -16,7 +16,7 @@ from laperm_lib import batch_statistics
 from laperm_lib.batches import Batches
 from laperm_lib.checkpoints import Checkpoints, SaveCheckpoints
 from laperm_lib.experiments import evaluation, fitting
-from laperm_lib.experiments.environment import environment
+from laperm_lib.experiments.environment import environment, joined
 from laperm_lib.experiments.evaluation import Evaluation, Images
 from laperm_lib.experiments.hyperparameters import Hyperparameters
 from laperm_lib.experiments.outcome import Run
@@ -45,7 +45,7 @@ class Start:
         fraction_pruned: the share of kernel weights that are zero, 0 to 1.
         evaluation_steps: when it is evaluated, as `laperm_lib.experiments.evaluation.schedule`
             says.
-        environment: versions, hardware and code revision.
+        environment: versions, hardware and code revision, of this process.
     """
 
     settings: Hyperparameters
@@ -89,7 +89,9 @@ class Start:
         """
         fitting.fit(self.model, self.batches(first_step), callbacks, verbose=verbose)
 
-    def outcome(self, evaluations: Sequence[Evaluation], seconds: float) -> Run:
+    def outcome(
+        self, evaluations: Sequence[Evaluation], seconds: float, environment: dict[str, str]
+    ) -> Run:
         """What has come out, when the training is over and the network synchronised."""
         optimizer = self.model.optimizer
         sample = self.images.x_train[:_REESTIMATION_IMAGES]
@@ -112,7 +114,7 @@ class Start:
             seconds=round(seconds, 2),
             data_fingerprint=self.images.fingerprint,
             model=self.model,
-            environment=self.environment,
+            environment=environment,
         )
 
     def _test_accuracy(self) -> float:
@@ -261,23 +263,25 @@ def run(
             raise Stopped
     elif isinstance(begun.model.optimizer, LaPerm):  # cut after its last step
         begun.model.optimizer.synchronise()
-    result = begun.outcome(keeping.evaluations, keeping.seconds())
+    result = begun.outcome(keeping.evaluations, keeping.seconds(), keeping.environment)
     _log.info("%s, seed %d: final test accuracy %.4f", settings.model, seed, result.final)
     return result
 
 
 class _Progress(keras.callbacks.Callback):
-    """The evaluations made so far and the time taken, over all cuts."""
+    """The evaluations made so far, the time taken and where, over all cuts."""
 
     def __init__(self, begun: Start) -> None:
         super().__init__()
         self.evaluations: list[Evaluation] = []
+        self.environment = begun.environment
         self._start = begun
         self._since = time.perf_counter()
 
     def take_up(self, notes: dict[str, Any]) -> None:
         self.evaluations = [Evaluation(**entry) for entry in notes["evaluations"]]
         self._since -= notes["seconds"]
+        self.environment = joined(notes["environment"], self.environment)
 
     def seconds(self) -> float:
         return time.perf_counter() - self._since
@@ -286,6 +290,7 @@ class _Progress(keras.callbacks.Callback):
         return {
             "evaluations": [asdict(entry) for entry in self.evaluations],
             "seconds": self.seconds(),
+            "environment": self.environment,
         }
 
     def on_train_batch_end(self, batch: int, logs: object = None) -> None:

@@ -111,7 +111,7 @@ def run(
     watch = _Watch(begun)
     since = time.perf_counter()
     begun.fit([watch], verbose=verbose)
-    result = begun.outcome(watch.evaluations, time.perf_counter() - since)
+    result = begun.outcome(watch.evaluations, time.perf_counter() - since, begun.environment)
     _log.info("%s by SGPerm, seed %d: test accuracy %.4f", settings.model, seed, result.final)
     return replace(result, is_permutation=watch.was_permutation and watch.is_permutation())
 
