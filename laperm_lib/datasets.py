@@ -64,8 +64,8 @@ class Copy:
 
 COPIES: Mapping[str, Copy] = {
     "21c9cce53bcdbe157ff410ca3997550c04a4a4de2a3d36097859ca3c911292fa": Copy(
-        "CIFAR-10 in another order; 167 of the 50,000 training images and 34 of the 10,000 test "
-        "images were decoded from JPEG",
+        "CIFAR-10 in another order, 167 of 50,000 training images and 34 of 10,000 test images "
+        "decoded from JPEG",
         train=167 / 50_000,
         test=34 / 10_000,
     )

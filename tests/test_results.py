@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from laperm_lib import experiments
+from laperm_lib import datasets, experiments
 from laperm_lib.errors import LaPermError
 from laperm_lib.experiments import Evaluation, Task, catalogue, formats, results
 
@@ -81,6 +81,19 @@ def test_a_best_accuracy_between_synchronisations_is_marked():
     (line,) = [line for line in results.table(found) if line.seeds]
     assert line.between == 1
     assert formats.as_text([line]).count(formats.BETWEEN) == 1
+
+
+def test_copies_of_the_data_are_named():
+    (fingerprint, copy), *_ = datasets.COPIES.items()
+    official = made("conv2", 0)
+    found = [official, replace(made("conv2", 1), data_fingerprint=fingerprint)]
+    lines = results.table([official])
+    assert formats.notes(lines) == []
+    lines = results.table(found)
+    note = f"Data of conv2: {copy.difference}."
+    assert formats.notes(lines) == [note]
+    for table in (formats.as_text(lines), formats.as_markdown(lines)):
+        assert table.endswith(f"\n\n{note}")
 
 
 def test_shortened_schedules_are_named():

@@ -24,11 +24,13 @@ class ResultsAtAGlance(SphinxDirective):
     """A row per row of the paper's table and variant of settings that runs have had."""
 
     def run(self) -> list[nodes.Node]:
-        """The table."""
+        """The table, and below it what has to be known of the data."""
         folder = manifest.default_folder()
         for path in sorted(folder.glob("*.json")):
             self.env.note_dependency(str(path))
-        return [table(HEAD, map(cells, at_a_glance(folder)))]
+        lines = at_a_glance(folder)
+        notes = [nodes.paragraph("", note) for note in formats.notes(lines)]
+        return [table(HEAD, map(cells, lines)), *notes]
 
 
 def at_a_glance(folder: Path) -> list[Line]:

@@ -21,6 +21,8 @@ _HEAD = (
 def as_text(lines: Iterable[Line]) -> str:
     """Aligned columns, accuracies in percent: the mean, ± the standard deviation over seeds.
 
+    Below them stands of which data there was only a copy, if it was so.
+
     `BETWEEN` stands behind an accuracy by the published protocol that is, for a run or more, not
     that of a synchronised network.
 
@@ -29,7 +31,8 @@ def as_text(lines: Iterable[Line]) -> str:
         experiment  section  p, %  k    published ... settings
         f1          5.5      40    250  85.46 ... not yet reproduced
     """
-    return columns([_HEAD, *map(_cells, lines)])
+    lines = list(lines)
+    return "\n\n".join([columns([_HEAD, *map(_cells, lines)]), *notes(lines)])
 
 
 def as_markdown(lines: Iterable[Line]) -> str:
@@ -41,8 +44,9 @@ def as_markdown(lines: Iterable[Line]) -> str:
         |---|---|...|---|
         | f1 | 5.5 | ... | not yet reproduced |
     """
+    lines = list(lines)
     head, *rest = [_HEAD, *map(_cells, lines)]
-    return "\n".join(
+    rows = "\n".join(
         "|" + "|".join(row) + "|"
         for row in (
             [f" {cell} " for cell in head],
@@ -50,6 +54,7 @@ def as_markdown(lines: Iterable[Line]) -> str:
             *([f" {cell} " for cell in cells] for cells in rest),
         )
     )
+    return "\n\n".join([rows, *notes(lines)])
 
 
 def as_json(lines: Iterable[Line]) -> str:
@@ -64,6 +69,20 @@ def as_json(lines: Iterable[Line]) -> str:
 
 FORMATS = {"text": as_text, "markdown": as_markdown, "json": as_json}
 """How the table can be written."""
+
+
+def notes(lines: Iterable[Line]) -> list[str]:
+    """What a reader has to know of the data of some lines: a sentence for each copy.
+
+    Examples:
+        >>> notes([Line("conv2", "5.2", 1000, 0.7821, copies=("in another order",))])
+        ['Data of conv2: in another order.']
+    """
+    of: dict[str, list[str]] = {}
+    for line in lines:
+        for copy in line.copies:
+            of.setdefault(copy, []).append(line.experiment)
+    return [f"Data of {', '.join(dict.fromkeys(own))}: {copy}." for copy, own in of.items()]
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:

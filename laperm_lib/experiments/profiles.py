@@ -63,13 +63,12 @@ PUBLISHED = {
     "f2": replace(_F1, model="f2", epochs=25, shared_value=0.03, keep=(1 / 15, 1 / 7, 1 / 3)),
 }
 PUBLISHED |= {
-    f"{name}_adam": replace(settings, sync_period=None)
-    for name, settings in PUBLISHED.items()
-    if settings.shared_value is None  # one step of Adam makes many values of one
+    f"{name}_adam": replace(settings, sync_period=None) for name, settings in PUBLISHED.items()
 }
-"""The settings as published, and for each network Adam alone. f1 keeps 60 % of its weights, as its
-row of the paper (p = 40 %) and the published file say; its notebook's probability is 4/7. conv7 has
-the period of the published weights; its notebook's is 20."""
+"""The settings as published, and for each network Adam alone, from the same start: it may give a
+weight that starts as zero another value, and one shared value becomes many. f1 keeps 60 % of its
+weights, as its row of the paper (p = 40 %) and the published file say; its notebook's probability
+is 4/7. conv7 has the period of the published weights; its notebook's is 20."""
 
 
 def hyperparameters(name: str) -> Hyperparameters:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from laperm_lib import datasets
 from laperm_lib.experiments import catalogue, records
 from laperm_lib.experiments.catalogue import SWEEPS, Variant
 from laperm_lib.experiments.folders import RunFolder, Task, tasks_in
@@ -101,6 +102,7 @@ class Line:
         permutations: how many of the networks at the end are bitwise a permutation of their start.
         between: how many runs were best, by the published protocol, at a step between two
             synchronisations, where the network is no permutation.
+        copies: how the data of these runs differ from the published ones, in words, if they do.
     """
 
     experiment: str
@@ -115,6 +117,7 @@ class Line:
     published_protocol: Summary | None = None
     permutations: int = 0
     between: int = 0
+    copies: tuple[str, ...] = ()
 
 
 def table(found: Sequence[Record], names: Sequence[str] = ()) -> list[Line]:
@@ -138,8 +141,7 @@ def table(found: Sequence[Record], names: Sequence[str] = ()) -> list[Line]:
         [('conv7', 0.9972, 0), ('conv7_adam', None, 0), ('conv2', 0.7821, 0)]
     """
     if not names:
-        both = [(row.experiment, row.baseline) for row in catalogue.ROWS]
-        names = [name for pair in both for name in pair if name is not None]
+        names = [name for row in catalogue.ROWS for name in (row.experiment, row.baseline)]
     lines = []
     for name in names:
         if name in SWEEPS:
@@ -234,9 +236,15 @@ def _lines(name: str, runs: Sequence[tuple[Variant, Record]]) -> list[Line]:
                 published_protocol=_summary(record.published_protocol for record in own),
                 permutations=sum(record.is_permutation for record in own),
                 between=sum(map(_is_best_between, own)),
+                copies=_copies(own),
             )
         )
     return lines or [line]
+
+
+def _copies(own: Iterable[Record]) -> tuple[str, ...]:
+    known = (datasets.COPIES.get(record.data_fingerprint) for record in own)
+    return tuple(sorted({copy.difference for copy in known if copy is not None}))
 
 
 def _is_best_between(record: Record) -> bool:
