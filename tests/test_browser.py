@@ -5,6 +5,7 @@ Playwright's own browsers are not needed; any Chromium or Chrome on the machine 
 
 import functools
 import http.server
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -215,6 +216,14 @@ FIT_THE_WINDOW = """() => Bokeh.documents.every(d => d.is_idle) &&
 CUT_OFF = """() => [...Bokeh.index.query(view => view.model?.type === 'Legend')]
     .filter(legend => legend.bbox.x0 < 0 || legend.bbox.x1 > legend.parent.bbox.width)
     .map(legend => legend.model.items.map(item => item.label.value).join(', '))"""
+# Where the first line of a page is, in the middle of it: pixels in the window.
+ON_A_LINE = """() => {
+    const points = glyph => glyph?.sx ?? glyph?.sxs?.get(0);
+    const [view] = Bokeh.index.query(view => points(view.glyph)?.length > 2);
+    const [x, y] = ['x', 'y'].map(axis => view.glyph['s' + axis] ?? view.glyph[`s${axis}s`].get(0));
+    const box = view.parent.el.getBoundingClientRect(), middle = Math.floor(x.length / 2);
+    return [box.x + x[middle], box.y + y[middle]];
+}"""
 # The first of the axes' ranges, as it is shown.
 X_RANGE = """() => {
     const figure = Bokeh.documents[0].roots()[0].select(Bokeh.Models.get('Figure'))[0];
@@ -247,7 +256,22 @@ def test_interactive_figures_take_the_place_of_their_pictures_and_react(
                 ends = max(panel["x"] + panel["width"] for panel in panels)
                 assert ends <= frame["x"] + frame["width"] + 1  # nothing is cut off
                 assert figure.locator(".laperm-chart").get_attribute("aria-label")
+            figures.first.scroll_into_view_if_needed()
+            on_a_line = tab.evaluate(ON_A_LINE)
+            tab.mouse.move(on_a_line[0] - 3, on_a_line[1] - 3)
+            tab.mouse.move(*on_a_line, steps=3)
+            told = tab.locator(".bk-tooltip-row-value")
+            told.first.wait_for()
+            assert re.search(r"\d", told.last.inner_text()), page  # the first may be a name
             before = tab.evaluate(X_RANGE)
+            tab.locator("[title='Wheel Zoom']").first.click()
+            tab.mouse.move(*on_a_line)
+            tab.mouse.wheel(0, -240)
+            tab.wait_for_timeout(200)
+            closer = tab.evaluate(X_RANGE)
+            assert closer[1] - closer[0] < 0.9 * (before[1] - before[0]), page
+            tab.locator("[title='Reset']").first.click()
+            assert tab.evaluate(X_RANGE) == before
             canvas = figures.first.locator("canvas").first
             canvas.scroll_into_view_if_needed()
             box = canvas.bounding_box()

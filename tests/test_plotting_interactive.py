@@ -85,6 +85,11 @@ def test_profiles_of_few_and_of_many_vectors():
     few = plotting.vector_profile(generator.normal(size=(100, 784)))
     shown = Interactive(few.figure, alt="A profile.")
     assert glyphs(shown.item, "MultiLine") == 1
+    [hover] = models(shown.item, "HoverTool")
+    assert [number for _, number in hover["attributes"]["tooltips"]] == [
+        "$snap_x{0.[0000]}",
+        "$snap_y{0.[0000]}",
+    ]
     assert len(shown._repr_html_()) < 500_000
     many = plotting.vector_profile(generator.normal(size=(300, 50)))
     assert glyphs(Interactive(many.figure, alt="A profile.").item, "Patch") == 3

@@ -124,7 +124,7 @@ def _draw(panel: bokeh.plotting.figure, ax: Axes, artist: Any, label: str) -> _R
         case Line2D():
             return _line(panel, ax, artist, label)
         case LineCollection():
-            return _lines(panel, artist)
+            return _lines(panel, ax, artist, label)
         case PolyCollection():
             colour, alpha = _colour(artist.get_facecolor())
             corners = [np.asarray(path.vertices).T for path in artist.get_paths()]
@@ -149,20 +149,30 @@ def _line(panel: bokeh.plotting.figure, ax: Axes, line: Line2D, label: str) -> _
         colour, alpha = _colour([line.get_color()])
         drawn.append(panel.scatter(x, y, size=line.get_markersize(), color=colour, alpha=alpha))
     if drawn:
-        name = [("", label)] if label else []
-        about = [(ax.get_xlabel() or "x", "@x{0.[0000]}"), (ax.get_ylabel() or "y", "@y{0.[0000]}")]
-        panel.add_tools(HoverTool(renderers=[*drawn], tooltips=[*name, *about], visible=False))
+        _tell(panel, ax, drawn, label, x="@x", y="@y")
     return drawn
 
 
-def _lines(panel: bokeh.plotting.figure, lines: LineCollection) -> _Renderers:
+def _tell(
+    panel: bokeh.plotting.figure, ax: Axes, drawn: _Renderers, label: str, *, x: str, y: str
+) -> None:
+    """Say where the pointer is on something drawn, in the words of its axes."""
+    name = [("", label)] if label else []
+    numbers = [(ax.get_xlabel() or "x", x), (ax.get_ylabel() or "y", y)]
+    about = [(words, f"{number}{{0.[0000]}}") for words, number in numbers]
+    told = [*name, *about]
+    # Of lines that are all but one, the first speaks for all.
+    panel.add_tools(HoverTool(renderers=[*drawn], tooltips=told, visible=False, limit=1))
+
+
+def _lines(panel: bokeh.plotting.figure, ax: Axes, lines: LineCollection, label: str) -> _Renderers:
     """Many lines of one look; a long one at evenly spaced points."""
     segments = [np.asarray(segment, dtype=float) for segment in lines.get_segments()]
     if not segments:
         return []
     thinned = [segment[evenly_spaced(len(segment), _MAX_POINTS)] for segment in segments]
     colour, alpha = _colour(lines.get_colors())
-    return [
+    drawn: _Renderers = [
         panel.multi_line(
             [s[:, 0] for s in thinned],
             [s[:, 1] for s in thinned],
@@ -171,6 +181,9 @@ def _lines(panel: bokeh.plotting.figure, lines: LineCollection) -> _Renderers:
             line_width=float(np.atleast_1d(lines.get_linewidth())[0]),
         )
     ]
+    if not any(lines in bar.get_children() for bar in ax.containers):  # no error bars
+        _tell(panel, ax, drawn, label, x="$snap_x", y="$snap_y")
+    return drawn
 
 
 def _text(ax: Axes, text: Text) -> Label:
