@@ -110,7 +110,8 @@ def test_a_search_goes_on_where_it_was_cut(tmp_path, monkeypatch):
     assert trained == [1000, 1001, 1002, *finals]
     trained.clear()
     study = shared_value_search.search("f1", trials=25, storage=storage)
-    assert trained == [*range(1003, 1025), *finals, *finals[:6]]
+    assert trained == [*range(1003, 1025), *finals, *finals]  # the best five and the published one
+    assert study.results[0].trial in {result.trial for result in study.finalists}
     assert len(study.results) == 25
     best = max(result.trial.value for result in study.results)
     assert study.best.value == best
@@ -122,6 +123,8 @@ def test_a_search_goes_on_where_it_was_cut(tmp_path, monkeypatch):
     confirmed = shared_value_search.confirm(study, [0, 1])
     assert trained == [0, 1]
     assert {result.trial for result in confirmed.confirmed} == {study.best}
+    assert confirmed.seconds >= study.seconds > 0
+    assert confirmed.environment["revision"]
     shared_value_search.save(confirmed, tmp_path / "study.json")
     assert shared_value_search.load(tmp_path / "study.json") == confirmed
 

@@ -6,8 +6,9 @@ References:
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import keras
@@ -15,6 +16,7 @@ import numpy as np
 
 from laperm_lib import files
 from laperm_lib.errors import LaPermError
+from laperm_lib.experiments.environment import environment
 from laperm_lib.studies.shared_value import Result, Trial, from_json, to_json, train
 
 _log = logging.getLogger(__name__)
@@ -115,8 +117,12 @@ class Study:
         results: of all trials, in their order.
         importance: for each thing that was varied its share in what decides, 0 to 1; empty if there
             are too few trials to tell.
-        finalists: the best five trials again, each with three other masks.
+        finalists: the best five trials and the published settings again, each with three other
+            masks. In studies from before 2026-11-23 the published settings need not be among them.
         confirmed: the best of these again, on all training images; see `confirm`.
+        seconds: wall time of the search, without what was done before a cut, and of `confirm`;
+            0 in older studies.
+        environment: versions, hardware and code revision; empty in older studies.
     """
 
     space: str
@@ -125,6 +131,8 @@ class Study:
     importance: dict[str, float]
     finalists: tuple[Result, ...]
     confirmed: tuple[Result, ...] = ()
+    seconds: float = 0.0
+    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def best(self) -> Trial:
@@ -152,7 +160,7 @@ def search(
 
     The tree-structured Parzen estimator of Optuna suggests the trials. The first is the published
     one. Every trial has a mask of its own, so that the search does not fit one. In the end the best
-    five are trained with three other masks each.
+    five and the published one are trained with three other masks each.
 
     Args:
         space: a key of `SPACES`.
@@ -183,6 +191,7 @@ def search(
             'The search needs Optuna: pip install "laperm-lib[search]" (or: pip install optuna).'
         ) from None
 
+    since = time.perf_counter()
     suggest, first = SPACES[space]
     measure = _measurement(dataset, data_dir)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -216,7 +225,8 @@ def search(
     results = tuple(from_json(t.user_attrs["result"]) for t in done)
     ranked = sorted(results, key=lambda result: -(result.held_out or 0.0))
     finalists = []
-    for trial in dict.fromkeys(result.trial for result in ranked[:_FINALISTS]):
+    published = suggest(optuna.trial.FixedTrial(first))
+    for trial in dict.fromkeys([*(result.trial for result in ranked[:_FINALISTS]), published]):
         for seed_of_mask in range(2000, 2000 + _MASKS):
             finalists.append(measure(trial, seed=seed_of_mask, hold_out=True))
             _log.info("%s, finalist: %.4f", space, finalists[-1].held_out)
@@ -226,6 +236,8 @@ def search(
         results,
         {name: round(float(share), 4) for name, share in importance.items()},
         tuple(finalists),
+        seconds=round(time.perf_counter() - since, 2),
+        environment=environment(),
     )
 
 
@@ -243,13 +255,15 @@ def confirm(study: Study, seeds: Iterable[int], *, data_dir: str | None = None) 
     Returns:
         The study with `confirmed`.
     """
+    since = time.perf_counter()
     measure = _measurement(study.dataset, data_dir)
     confirmed = []
     for seed in seeds:
         result = measure(study.best, seed=seed, hold_out=False)
         confirmed.append(result)
         _log.info("%s, confirmed with seed %d: %.4f", study.space, seed, result.test)
-    return replace(study, confirmed=tuple(confirmed))
+    seconds = round(study.seconds + time.perf_counter() - since, 2)
+    return replace(study, confirmed=tuple(confirmed), seconds=seconds)
 
 
 def _measurement(dataset: str, data_dir: str | None) -> Callable[..., Result]:
