@@ -135,6 +135,22 @@ def test_mathjax_lies_beside_the_pages_and_is_loaded_once(html, pages):
     assert with_mathematics > 0
 
 
+def test_everything_of_others_has_its_licence(html, pages, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "book" / "_ext"))
+    licences = importlib.import_module("licences")
+    beside = {file for part in ("_static", "mathjax", "bokeh") for file in (html / part).rglob("*")}
+    found = {pattern: set(html.glob(pattern)) for pattern in licences.OURS}
+    for part in licences.PARTS:
+        found |= {pattern: set(html.glob(pattern)) for pattern in part.files}
+        text = (html / licences.address(part)).read_text(encoding="utf-8")
+        words = {"MIT": "Permission is hereby granted", "Apache-2.0": "Apache License"}
+        assert words.get(part.licence, "Redistribution and use") in text
+        assert part.name in pages[html / "licences.html"].get_text()
+    assert [pattern for pattern, files in found.items() if not files] == []
+    claimed = set().union(*found.values())
+    assert sorted(file for file in beside - claimed if file.is_file()) == []
+
+
 def test_pictures_have_a_description(pages):
     """A notebook gives it in the metadata of the cell: {"mystnb": {"image": {"alt": "..."}}}."""
     for path, page in pages.items():
