@@ -6,11 +6,11 @@ library: it stands for how the notebooks train, so that the library can be compa
 What it keeps of them: the loss of each image has the L2 penalty added and is not averaged over the
 batch, so gradients are sums over it; gradients are applied outside of the compiled function;
 `ImageDataGenerator` distorts, image by image, between the steps; the learning rate is set at every
-step; and every k-th step all variables, biases too, are synchronised by the ranks that two argsorts
-give.
+step; and every k-th step the variables are synchronised by the ranks that two argsorts give: biases
+too, but for conv2, where biases and batch normalisation are left to Adam.
 
-What it leaves out: the evaluation of 40,000 images every hundred steps; and where nothing is
-distorted the generator, whose loop over the images would only copy them.
+What it leaves out: the evaluation of 40,000 images every hundred steps of conv7; and where nothing
+is distorted the generator, whose loop over the images would only copy them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -49,10 +49,10 @@ def train(
     """Train for a number of steps.
 
     Args:
-        name: "conv7", "f1" or "f2".
+        name: "conv2", "conv7", "f1" or "f2".
         weights: the initial weights in the order of the model's, as `get_weights()` of the Keras 3
             model of that name gives them.
-        x: training images, float32, shape (n, 28, 28, 1).
+        x: training images, float32, shape (n, 28, 28, 1), or (n, 32, 32, 3) for conv2.
         y: classes, shape (n,).
         batch_size: images per step; the last batch of an epoch holds what is left.
         learning_rate: Adam's rate in an epoch, which is counted from 0.
@@ -101,7 +101,8 @@ def run(
     """
     tf_keras.utils.set_random_seed(seed)
     variables = model.trainable_variables
-    sorted_initial = [tf.sort(_weight_vectors(variable)) for variable in variables]
+    permuted = [v for v in variables if "kernel" in v.name or model.name != "conv2"]
+    sorted_initial = [tf.sort(_weight_vectors(variable)) for variable in permuted]
     optimizer = tf_keras.optimizers.Adam()
     if augmentation:
         batches = ImageDataGenerator(**AUGMENTATION).flow(x, y, batch_size=batch_size, shuffle=True)
@@ -124,7 +125,7 @@ def run(
         optimizer.apply_gradients(zip(gradients(images, classes), variables, strict=True))
         step += 1
         if step % sync_period == 0:
-            for variable, values in zip(variables, sorted_initial, strict=True):
+            for variable, values in zip(permuted, sorted_initial, strict=True):
                 _synchronise(variable, values)
         yield step
 
@@ -156,7 +157,8 @@ def _synchronise(variable: Any, sorted_initial: Any) -> None:
 
 def build(name: str, weights: Sequence[np.ndarray]) -> Any:
     """A network with softmax and the given weights."""
-    model = tf_keras.Sequential([layers.Input((28, 28, 1)), *_LAYERS[name]()])
+    shape = (32, 32, 3) if name == "conv2" else (28, 28, 1)
+    model = tf_keras.Sequential([layers.Input(shape), *_LAYERS[name]()], name=name)
     model.set_weights(weights)
     return model
 
@@ -174,22 +176,42 @@ def _conv7() -> list[Any]:
     return [*stack, layers.Dense(10, activation="softmax")]
 
 
+def _conv2() -> list[Any]:
+    convolution = {"padding": "same", "activation": "relu", "kernel_regularizer": _l2()}
+    dense = {"activation": "relu", "kernel_regularizer": _l2()}
+    return [
+        layers.Conv2D(64, 3, **convolution),
+        layers.BatchNormalization(),
+        layers.Dropout(0.3),
+        layers.Conv2D(64, 3, **convolution),
+        layers.BatchNormalization(),
+        layers.MaxPooling2D(2),
+        layers.Flatten(),
+        layers.Dense(256, **dense),
+        layers.Dropout(0.5),
+        layers.BatchNormalization(),
+        layers.Dense(256, **dense),
+        layers.BatchNormalization(),
+        layers.Dropout(0.5),
+        layers.Dense(10, activation="softmax"),
+    ]
+
+
 def _f1() -> list[Any]:
     return [layers.Flatten(), layers.Dense(10, activation="softmax", use_bias=False)]
 
 
 def _f2() -> list[Any]:
     hidden = [
-        layers.Dense(
-            units,
-            activation="relu",
-            use_bias=False,
-            kernel_regularizer=tf_keras.regularizers.l2(1e-4),
-        )
+        layers.Dense(units, activation="relu", use_bias=False, kernel_regularizer=_l2())
         for units in (128, 64)
     ]
     output = layers.Dense(10, activation="softmax", use_bias=False)
     return [layers.Flatten(), *hidden, output]
 
 
-_LAYERS = {"conv7": _conv7, "f1": _f1, "f2": _f2}
+def _l2() -> Any:
+    return tf_keras.regularizers.l2(1e-4)
+
+
+_LAYERS = {"conv2": _conv2, "conv7": _conv7, "f1": _f1, "f2": _f2}

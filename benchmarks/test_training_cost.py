@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from laperm_lib.batches import Batches
-from laperm_lib.experiments import PUBLISHED, catalogue, training
+from laperm_lib.experiments import PUBLISHED, training
 from laperm_lib.input_pipeline import read_ahead
 
 STEPS = {"conv2": 20, "conv4": 20, "conv7": 60, "conv13": 4, "resnet50": 8, "f1": 500, "f2": 500}
@@ -44,4 +44,3 @@ def test_cost_of_an_image(benchmark, name):
     benchmark.pedantic(block, rounds=ROUNDS, warmup_rounds=1)
     measured = sorted(times[1:])[ROUNDS // 2]
     benchmark.extra_info["ms per image"] = round(measured, 3)
-    benchmark.extra_info["in the catalogue"] = catalogue.MILLISECONDS_PER_IMAGE[name]
