@@ -80,6 +80,18 @@ def test_panels_with_a_shared_axis_move_together(shared):
     assert len(models(shown.item, "Range1d")) == (3 if shared else 4)
 
 
+@pytest.mark.parametrize(
+    ("columns", "expected"), [(1, [6, 6]), (2, [6, 6, 6, 6]), (3, [3, 3, 3, 6, 6, 6])]
+)
+def test_narrow_panels_have_few_numbers_below(columns, expected):
+    figure, axes = plt.subplots(1, columns, squeeze=False)
+    for ax in axes[0]:
+        ax.plot([0, 125], [0, 1])
+    tickers = models(Interactive(figure, alt="Lines.").item, "BasicTicker")
+    wanted = sorted(each["attributes"].get("desired_num_ticks", 6) for each in tickers)  # 6: Bokeh
+    assert wanted == expected
+
+
 def test_profiles_of_few_and_of_many_vectors():
     generator = np.random.default_rng(0)
     few = plotting.vector_profile(generator.normal(size=(100, 784)))

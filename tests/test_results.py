@@ -72,6 +72,16 @@ def test_precisions_are_joined_and_named():
     assert results.table(found[:1])[0].variant == "paper"
 
 
+def test_a_seed_in_two_precisions_is_no_second_seed():
+    fast = {"precision": "mixed_bfloat16"}
+    found = [made("conv7", 0, 0.7), made("conv7", 0, 0.8, **fast), made("conv7", 1, 0.9, **fast)]
+    lines = [line for line in results.table(found) if line.seeds]
+    assert {line.variant: (line.seeds, line.final) for line in lines} == {
+        "paper": (1, experiments.summarise([0.7])),
+        "paper, precision=mixed_bfloat16": (2, experiments.summarise([0.8, 0.9])),
+    }
+
+
 def test_a_best_accuracy_between_synchronisations_is_marked():
     found = [made("f1", seed) for seed in (0, 1)]
     (line,) = [line for line in results.table(found) if line.seeds]

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from laperm_lib import experiments
 from laperm_lib.experiments import Evaluation, series
+from laperm_lib.experiments.profiles import PROFILES
 
 
 def made(experiment, seed=0, final=0.5, evaluations=(), **values):
@@ -34,6 +35,23 @@ def test_the_words_say_no_more_than_tells_the_runs_apart():
     exact = made("conv7", held_out=5000)
     fast = made("conv7", seed=1, held_out=5000, precision="mixed_bfloat16")
     assert series.alike([exact, fast], "conv7") == {"paper": [exact, fast]}
+
+
+def test_a_seed_in_two_precisions_is_two_lines_of_a_figure():
+    exact, fast = (made("conv7", precision=name) for name in ("float32", "mixed_bfloat16"))
+    often = made("conv7", sync_period=20, precision="mixed_bfloat16")
+    assert series.alike([exact, fast, often], "conv7", "sync_period") == {
+        "paper": [exact],
+        "paper, precision=mixed_bfloat16": [fast, often],
+    }
+
+
+def test_what_all_have_in_common_is_not_said():
+    short = replace(PROFILES["short"]("conv7"), held_out=5000)
+    fast = replace(short, precision="mixed_bfloat16")
+    runs = [replace(made("conv7"), hyperparameters=settings) for settings in (short, fast)]
+    words = list(series.alike([*runs, made("conv7", held_out=5000)], "conv7"))
+    assert words == ["short", "short, precision=mixed_bfloat16", "paper"]
 
 
 def test_a_setting_may_differ_if_it_is_named():

@@ -236,6 +236,18 @@ class Variant:
         """
         return Variant(self.profile, tuple(p for p in self.differing if p[0] != setting))
 
+    def telling_apart(self, others: Iterable["Variant"]) -> "Variant":
+        """The same, without what all of some others have in common with it.
+
+        Examples:
+            >>> held_out, fast = ("held_out", 5000), ("precision", "mixed_bfloat16")
+            >>> both = Variant("short", (held_out, fast))
+            >>> str(both.telling_apart([both, Variant("short", (held_out,))]))
+            'short, precision=mixed_bfloat16'
+        """
+        common = set(self.differing).intersection(*(other.differing for other in others))
+        return Variant(self.profile, tuple(p for p in self.differing if p not in common))
+
 
 def variant(experiment: str, settings: Hyperparameters) -> Variant:
     """Name the settings of a run by what they have other than a profile.

@@ -92,8 +92,8 @@ class Line:
         section: where the paper has it; None if it is none of its rows.
         sync_period: k of these runs; None for Adam alone.
         published: the paper's accuracy.
-        variant: the settings, in words; "" if there is no run. Runs that differ in precision alone
-            share a line, which then names the precisions.
+        variant: the settings, in words; "" if there is no run. Runs that differ in seed and
+            precision alone share a line, which then names the precisions.
         seeds: how many runs, each with a seed of its own.
         final: mean and spread over seeds.
         final_reestimated: the same.
@@ -172,18 +172,25 @@ def variant_of(record: Record) -> Variant:
 
 
 def grouped(runs: Iterable[tuple[Variant, Record]]) -> dict[Variant, list[Record]]:
-    """Runs that train the same together, whatever precision they compute in.
+    """Runs that train the same together, each seed once.
 
     Args:
         runs: each with its variant.
 
     Returns:
-        For each variant, which says nothing of the precision, the records.
+        For each variant the records. They may differ in precision, of which the variant then says
+        nothing; but where one seed was trained in several, each precision has a variant of its own.
     """
-    groups: dict[Variant, list[Record]] = {}
+    groups: dict[Variant, list[tuple[Variant, Record]]] = {}
     for variant, record in runs:
-        groups.setdefault(variant.without("precision"), []).append(record)
-    return groups
+        groups.setdefault(variant.without("precision"), []).append((variant, record))
+    parted: dict[Variant, list[Record]] = {}
+    for shared, own in groups.items():
+        trainings = {(r.seed, replace(r.hyperparameters, precision="float32")) for _, r in own}
+        for variant, record in own:
+            key = shared if len(trainings) == len(own) else variant
+            parted.setdefault(key, []).append(record)
+    return parted
 
 
 def _in_words(variant: Variant, own: Sequence[Record]) -> str:
@@ -228,7 +235,7 @@ def _lines(name: str, runs: Sequence[tuple[Variant, Record]]) -> list[Line]:
             replace(
                 line,
                 sync_period=own[0].hyperparameters.sync_period,
-                variant=_in_words(variant, own),
+                variant=_in_words(variant.without("precision"), own),
                 seeds=len(own),
                 final=_summary(record.final for record in own),
                 final_reestimated=_summary(record.final_reestimated for record in own),

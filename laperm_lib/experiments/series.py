@@ -7,7 +7,6 @@ References:
     Qiu and Suda, NeurIPS 2020, figures of sections 5.1 to 5.4.
 """
 
-from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -28,8 +27,8 @@ def alike(
 
     Returns:
         For the settings in words, the records. Those of a list differ in seed, precision and that
-        setting alone. The words are short enough for a legend: the profile, and the rest only where
-        runs of one profile differ in it.
+        setting alone; where one seed was trained in several precisions, not in precision. The words
+        are short enough for a legend: the profile, and what else runs of one profile differ in.
 
     Examples:
         >>> alike([], "conv7")
@@ -38,9 +37,8 @@ def alike(
     own = [record for record in found if record.experiment == experiment]
     runs = [(results.variant_of(record).without(setting), record) for record in own]
     groups = results.grouped(run for run in runs if run[0].is_as_published)
-    of_profile = Counter(variant.profile for variant in groups)
     return {
-        variant.profile if of_profile[variant.profile] == 1 else str(variant): records
+        str(variant.telling_apart([v for v in groups if v.profile == variant.profile])): records
         for variant, records in groups.items()
     }
 

@@ -26,6 +26,7 @@ _LABEL_SIZE = "12px"
 _LEGEND_ROW = 26  # pixels
 # Letters. A legend wraps nothing, and two such names are what a phone has room for in a row.
 _SHORT_NAME = 18
+_FEW_TICKS = 3  # on the x axis of three panels in a row, which are narrow on a phone
 _DASHES = {"-": "solid", "--": "dashed", ":": "dotted", "-.": "dashdot"}
 _TOOLS = "pan,box_zoom,wheel_zoom,reset"
 
@@ -69,6 +70,10 @@ def redrawn(figure: Figure) -> Any:
     if not rows:
         raise ValueError("The figure has no axes.")
     columns = sorted({start for row in rows.values() for start in row})
+    if len(columns) > 2:
+        for panel in panels.values():
+            ticker: Any = panel.xaxis[0].ticker
+            ticker.desired_num_ticks = _FEW_TICKS
     grid = [[row.get(start) for start in columns] for _, row in sorted(rows.items())]
     layout = gridplot(grid, sizing_mode="stretch_width", merge_tools=True)
     names = [named for _, named in drawn.values()]
