@@ -28,7 +28,8 @@ def alike(
     Returns:
         For the settings in words, the records. Those of a list differ in seed, precision and that
         setting alone; where one seed was trained in several precisions, not in precision. The words
-        are short enough for a legend: the profile, and what else runs of one profile differ in.
+        are short enough for a legend on a phone: the profile, and what else runs of one profile
+        differ in, by its value alone where that is a word.
 
     Examples:
         >>> alike([], "conv7")
@@ -38,9 +39,18 @@ def alike(
     runs = [(results.variant_of(record).without(setting), record) for record in own]
     groups = results.grouped(run for run in runs if run[0].is_as_published)
     return {
-        str(variant.telling_apart([v for v in groups if v.profile == variant.profile])): records
+        _in_words(
+            variant.telling_apart([v for v in groups if v.profile == variant.profile])
+        ): records
         for variant, records in groups.items()
     }
+
+
+def _in_words(variant: catalogue.Variant) -> str:
+    told = [
+        value if isinstance(value, str) else f"{name}={value}" for name, value in variant.differing
+    ]
+    return ", ".join([variant.profile, *told])
 
 
 def by_epoch(runs: Iterable[Outcome]) -> dict[float, list[float]]:
