@@ -140,6 +140,7 @@ def test_everything_of_others_has_its_licence(html, pages, monkeypatch):
     licences = importlib.import_module("licences")
     beside = {file for part in ("_static", "mathjax", "bokeh") for file in (html / part).rglob("*")}
     found = {pattern: set(html.glob(pattern)) for pattern in licences.OURS}
+    assert len({licences.address(part) for part in licences.PARTS}) == len(licences.PARTS)
     for part in licences.PARTS:
         found |= {pattern: set(html.glob(pattern)) for pattern in part.files}
         text = (html / licences.address(part)).read_text(encoding="utf-8")

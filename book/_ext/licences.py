@@ -107,7 +107,7 @@ def text_of(package: str) -> Path:
 
 def address(part: Part) -> str:
     """Where the text of a part's licence is, seen from the front page."""
-    return f"licences/{part.package}.txt"
+    return f"licences/{nodes.make_id(part.name.partition(',')[0])}.txt"
 
 
 class ThirdParty(SphinxDirective):
@@ -118,7 +118,7 @@ class ThirdParty(SphinxDirective):
         head = ("part", "licence", "its text")
         rows = []
         for part in PARTS:
-            link = nodes.reference("", text_of(part.package).name, refuri=address(part))
+            link = nodes.reference("", Path(address(part)).name, refuri=address(part))
             rows.append((part.name, part.licence, link))
         return [table(head, rows)]
 
