@@ -212,10 +212,25 @@ WAIT_FOR_CHARTS = """async () => {
 FIT_THE_WINDOW = """() => Bokeh.documents.every(d => d.is_idle) &&
     [...Bokeh.index.query(view => view.model?.type === 'Figure')]
         .every(figure => figure.bbox.width < window.innerWidth)"""
-# Names in legends that are wider than their panel, which cuts them off.
-CUT_OFF = """() => [...Bokeh.index.query(view => view.model?.type === 'Legend')]
-    .filter(legend => legend.bbox.x0 < 0 || legend.bbox.x1 > legend.parent.bbox.width)
-    .map(legend => legend.model.items.map(item => item.label.value).join(', '))"""
+# Names in legends, and titles, that are wider than their panel, which cuts them off.
+CUT_OFF = """() => {
+    const found = type => [...Bokeh.index.query(view => view.model?.type === type)];
+    const ruler = document.createElement('canvas').getContext('2d');
+    const legends = found('Legend')
+        .filter(legend => legend.bbox.x0 < 0 || legend.bbox.x1 > legend.parent.bbox.width)
+        .map(legend => legend.model.items.map(item => item.label.value).join(', '));
+    const titles = found('Title').filter(title => {
+        ruler.font = title.visuals.text.font_value();
+        return title.bbox.x0 + ruler.measureText(title.model.text).width > title.parent.bbox.width;
+    });
+    return [...legends, ...titles.map(title => title.model.text)];
+}"""
+# How far apart the left ends of the panels of a figure are, at most.
+ABREAST = """() => Math.max(...Bokeh.documents.map(each => {
+    const panels = [...each.roots()[0].select(Bokeh.Models.get('Figure'))];
+    const left = panels.map(panel => Bokeh.index.find_one(panel).el.getBoundingClientRect().x);
+    return Math.max(...left) - Math.min(...left);
+}))"""
 # Where the first line of a page is, in the middle of it: pixels in the window.
 ON_A_LINE = """() => {
     const points = glyph => glyph?.sx ?? glyph?.sxs?.get(0);
@@ -288,6 +303,18 @@ def test_interactive_figures_take_the_place_of_their_pictures_and_react(
             tab.wait_for_function(FIT_THE_WINDOW)
             assert tab.evaluate(CUT_OFF) == []
             assert visit.problems == []
+
+
+def test_panels_stand_below_each_other_where_there_is_no_room_beside(laptop, address):
+    with Visit(laptop, address) as visit:
+        tab = visit.open("notebooks/conv_cifar10.html")
+        tab.evaluate(WAIT_FOR_CHARTS)
+        assert tab.evaluate(ABREAST) > 200
+        for size, least, most in ((PHONE, 0, 1), (LAPTOP, 200, LAPTOP["width"])):
+            tab.set_viewport_size(size)
+            tab.wait_for_function(FIT_THE_WINDOW)
+            tab.wait_for_function(f"() => {least} <= ({ABREAST})() && ({ABREAST})() <= {most}")
+        assert visit.problems == []
 
 
 def test_without_scripts_the_pictures_are_there(browser, address, interactive):

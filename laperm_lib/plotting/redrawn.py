@@ -26,7 +26,7 @@ _LABEL_SIZE = "12px"
 _LEGEND_ROW = 26  # pixels
 # Letters. A legend wraps nothing, and two such names are what a phone has room for in a row.
 _SHORT_NAME = 18
-_FEW_TICKS = 3  # on the x axis of three panels in a row, which are narrow on a phone
+_FEW_TICKS = 3  # on the x axis of three panels in a row, which are narrow
 _DASHES = {"-": "solid", "--": "dashed", ":": "dotted", "-.": "dashdot"}
 _TOOLS = "pan,box_zoom,wheel_zoom,reset"
 
