@@ -57,6 +57,19 @@ def test_curves_bands_levels_and_error_bars_are_there():
     assert len(models(shown.item, "HoverTool")) == 3
 
 
+def test_a_dash_is_drawn_unless_it_ends_an_error_bar():
+    figure, ax = plt.subplots()
+    ax.plot([0, 1], [0.2, 0.3], "_", ms=16, mew=2, label="published")
+    ax.errorbar([0, 1], [0.5, 0.6], [0.1, 0.1], marker="o", capsize=4, label="ours")
+    shown = Interactive(figure, alt="Dashes and error bars.")
+    renderers = [each["attributes"]["glyph"] for each in models(shown.item, "GlyphRenderer")]
+    points = [glyph["attributes"] for glyph in renderers if glyph["name"] == "Scatter"]
+    usual = {"marker": {"value": "circle"}, "line_width": {"value": 1.0}}  # Bokeh leaves it out
+    looks = [[(usual | point)[name]["value"] for name in usual] for point in points]
+    assert looks == [["dash", 2.0], ["circle", 1.0]]
+    assert points[0]["size"]["value"] == 16
+
+
 def test_a_shared_legend_is_one_for_all_panels():
     figure = two_panels()
     plotting.shared_legend(figure)

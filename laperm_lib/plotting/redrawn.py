@@ -28,6 +28,7 @@ _LEGEND_ROW = 26  # pixels
 _SHORT_NAME = 18
 _FEW_TICKS = 3  # on the x axis of three panels in a row, which are narrow
 _DASHES = {"-": "solid", "--": "dashed", ":": "dotted", "-.": "dashdot"}
+_CAPS = {"_": "dash", "|": "vertical_dash"}  # markers that end error bars, which need no ends here
 _TOOLS = "pan,box_zoom,wheel_zoom,reset"
 
 _Renderers: TypeAlias = "list[GlyphRenderer[Any]]"
@@ -150,9 +151,13 @@ def _line(panel: bokeh.plotting.figure, ax: Axes, line: Line2D, label: str) -> _
     drawn: _Renderers = []
     if line.get_linestyle() in _DASHES:
         drawn.append(panel.line(x, y, **_look(line)))
-    if line.get_marker() not in (None, "None", "", "|", "_"):
+    marker = line.get_marker()
+    is_cap = marker in _CAPS and any(line in bar.get_children() for bar in ax.containers)
+    if marker not in (None, "None", "") and not is_cap:
         colour, alpha = _colour([line.get_color()])
-        drawn.append(panel.scatter(x, y, size=line.get_markersize(), color=colour, alpha=alpha))
+        look: dict[str, Any] = {"color": colour, "alpha": alpha, "size": line.get_markersize()}
+        look |= {"line_width": line.get_markeredgewidth()}
+        drawn.append(panel.scatter(x, y, marker=_CAPS.get(str(marker), "circle"), **look))
     if drawn:
         _tell(panel, ax, drawn, label, x="@x", y="@y")
     return drawn
