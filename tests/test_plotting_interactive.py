@@ -135,6 +135,46 @@ def test_logarithmic_axes_stay_so():
     assert len(models(Interactive(figure, alt="A line.").item, "LogScale")) == 2
 
 
+def test_ticks_set_by_hand_keep_their_places_and_words():
+    _, ax = plt.subplots()
+    ax.plot([0, 2], [0.5, 0.6], label="LaPerm")
+    ax.set_xticks(range(3), ["he_uniform", "he_normal", "glorot_uniform"])
+    shown = Interactive(ax.figure, alt="A line over three words.")
+    [ticker] = models(shown.item, "FixedTicker")
+    assert ticker["attributes"]["ticks"] == [0, 1, 2]
+    [axis] = [a for a in models(shown.item, "LinearAxis") if ticker in a["attributes"].values()]
+    words = [[0, "he_uniform"], [1, "he_normal"], [2, "glorot_uniform"]]
+    assert axis["attributes"]["major_label_overrides"]["entries"] == words
+    [hover] = models(shown.item, "HoverTool")
+    assert hover["attributes"]["tooltips"] == [
+        ["", "LaPerm"],
+        ["x", "@word"],
+        ["y", "@y{0.[0000]}"],
+    ]
+    columns = [
+        dict(s["attributes"]["data"]["entries"]) for s in models(shown.item, "ColumnDataSource")
+    ]
+    assert ["he_uniform", "glorot_uniform"] in [c.get("word") for c in columns]
+
+
+def test_numbers_at_ticks_set_by_hand_are_words_too():
+    _, ax = plt.subplots()
+    ax.plot([20, 400], [0.5, 0.6])
+    ax.set_xscale("log")
+    ax.set_xticks([20, 400], [20, 400])
+    [axis] = models(Interactive(ax.figure, alt="A line.").item, "LogAxis")
+    entries = axis["attributes"]["major_label_overrides"]["entries"]
+    assert entries == [[20, "20"], [400, "400"]]
+
+
+def test_a_point_beside_the_ticks_is_told_as_a_number():
+    _, ax = plt.subplots()
+    ax.plot([0, 1.5], [0.5, 0.6])
+    ax.set_xticks([0, 1], ["none", "all"])
+    [hover] = models(Interactive(ax.figure, alt="A line.").item, "HoverTool")
+    assert hover["attributes"]["tooltips"][0] == ["x", "@x{0.[0000]}"]
+
+
 def test_a_notebook_shows_the_picture_and_keeps_the_description():
     figure, ax = plt.subplots()
     ax.plot([1, 2], [3, 4], label="</script><b><!--<script>")

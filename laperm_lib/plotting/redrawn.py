@@ -1,38 +1,35 @@
 """A Matplotlib figure drawn again by Bokeh, with hover, zoom, and a legend that hides curves."""
 
-import math
-from typing import Any, TypeAlias
+from typing import Any
 
 import bokeh.plotting
 import numpy as np
 from bokeh.layouts import column, gridplot
-from bokeh.models.annotations import Label, Legend, LegendItem, Span
+from bokeh.models.annotations import Label, Span
 from bokeh.models.ranges import Range1d
-from bokeh.models.renderers import GlyphRenderer
 from bokeh.models.sources import ColumnDataSource
+from bokeh.models.tickers import FixedTicker
 from bokeh.models.tools import HoverTool
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import to_hex, to_rgba_array
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
+from matplotlib.ticker import FuncFormatter
 
+from laperm_lib.plotting import legends
 from laperm_lib.plotting.canvas import evenly_spaced
+from laperm_lib.plotting.legends import Named, Renderers
 
 _DOTS_PER_INCH = 80
 _MAX_POINTS = 65  # of one line among many; a figure of hundreds would weigh megabytes
-_LABEL_SIZE = "12px"
-_LEGEND_ROW = 26  # pixels
-# Letters. A legend wraps nothing, and two such names are what a phone has room for in a row.
-_SHORT_NAME = 18
 _FEW_TICKS = 3  # on the x axis of three panels in a row, which are narrow
 _DASHES = {"-": "solid", "--": "dashed", ":": "dotted", "-.": "dashdot"}
 _CAPS = {"_": "dash", "|": "vertical_dash"}  # markers that end error bars, which need no ends here
+_NUMBER = "{0.[0000]}"  # how Bokeh is to write one
 _TOOLS = "pan,box_zoom,wheel_zoom,reset"
-
-_Renderers: TypeAlias = "list[GlyphRenderer[Any]]"
-_Named: TypeAlias = dict[str, _Renderers]  # what a legend tells of
 
 
 def redrawn(figure: Figure) -> Any:
@@ -80,11 +77,11 @@ def redrawn(figure: Figure) -> Any:
     names = [named for _, named in drawn.values()]
     if figure.legends and any(names):
         # Not within the grid, where it would be no wider than the panels without their numbers.
-        return column(layout, _shared_legend(names), sizing_mode="stretch_width")
+        return column(layout, legends.panel_of(names), sizing_mode="stretch_width")
     return layout
 
 
-def _panel(ax: Axes) -> tuple[bokeh.plotting.figure, _Named]:
+def _panel(ax: Axes) -> tuple[bokeh.plotting.figure, Named]:
     """One axes and all that is on it; and what of it has a name."""
     inches = ax.get_window_extent().height / ax.figure.dpi
     height = round((inches + 0.7) * _DOTS_PER_INCH)
@@ -103,22 +100,36 @@ def _panel(ax: Axes) -> tuple[bokeh.plotting.figure, _Named]:
     panel.toolbar.logo = None
     panel.toolbar.autohide = True
     labels = _labels(ax)
-    named: _Named = {}
+    named: Named = {}
     for artist in ax.get_children():
         label = labels.get(artist, "")
         drawn = _draw(panel, ax, artist, label)
         if drawn and label:
             named.setdefault(label, []).extend(drawn)
     if ax.get_legend() is not None and named:
-        panel.add_layout(_legend(named), "below")
-        panel.height = height + _legend_height(named)
-    for axis in panel.axis:
-        axis.axis_label_text_font_size = _LABEL_SIZE
+        panel.add_layout(legends.legend_of(named), "below")
+        panel.height = height + legends.height_of(named)
+    for axis, original in ((panel.xaxis[0], ax.xaxis), (panel.yaxis[0], ax.yaxis)):
+        axis.axis_label_text_font_size = legends.LABEL_SIZE
         axis.minor_tick_line_color = None
+        words: Any = _words(original)
+        if words:
+            axis.ticker = FixedTicker(ticks=list(words))
+            axis.major_label_overrides = words
     return panel, named
 
 
-def _draw(panel: bokeh.plotting.figure, ax: Axes, artist: Any, label: str) -> _Renderers:
+def _words(axis: Axis) -> dict[float, str]:
+    """What stands at the ticks of an axis, where it has been set by hand (`Axes.set_xticks`)."""
+    formatter = axis.get_major_formatter()
+    if not isinstance(formatter, FuncFormatter):
+        return {}
+    places = [float(place) for place in axis.get_majorticklocs()]
+    words = formatter.format_ticks(places)
+    return {place: str(word) for place, word in zip(places, words, strict=True)}
+
+
+def _draw(panel: bokeh.plotting.figure, ax: Axes, artist: Any, label: str) -> Renderers:
     """Draw what Matplotlib has drawn; nothing for frames, axes and legends."""
     match artist:
         case Line2D() if artist.get_transform() == ax.get_yaxis_transform():
@@ -146,43 +157,48 @@ def _draw(panel: bokeh.plotting.figure, ax: Axes, artist: Any, label: str) -> _R
             raise ValueError(f"A {type(artist).__name__} cannot be shown interactively.")
 
 
-def _line(panel: bokeh.plotting.figure, ax: Axes, line: Line2D, label: str) -> _Renderers:
+def _line(panel: bokeh.plotting.figure, ax: Axes, line: Line2D, label: str) -> Renderers:
     x, y = (np.asarray(values, dtype=float) for values in line.get_data())
-    drawn: _Renderers = []
+    source = ColumnDataSource({"x": x, "y": y})
+    said = f"@x{_NUMBER}"
+    words = _words(ax.xaxis)
+    if words and set(x) <= set(words):
+        source.data["word"] = [words[place] for place in x]
+        said = "@word"
+    drawn: Renderers = []
     if line.get_linestyle() in _DASHES:
-        drawn.append(panel.line(x, y, **_look(line)))
+        drawn.append(panel.line("x", "y", source=source, **_look(line)))
     marker = line.get_marker()
     is_cap = marker in _CAPS and any(line in bar.get_children() for bar in ax.containers)
     if marker not in (None, "None", "") and not is_cap:
         colour, alpha = _colour([line.get_color()])
         look: dict[str, Any] = {"color": colour, "alpha": alpha, "size": line.get_markersize()}
         look |= {"line_width": line.get_markeredgewidth()}
-        drawn.append(panel.scatter(x, y, marker=_CAPS.get(str(marker), "circle"), **look))
+        kind = _CAPS.get(str(marker), "circle")
+        drawn.append(panel.scatter("x", "y", source=source, marker=kind, **look))
     if drawn:
-        _tell(panel, ax, drawn, label, x="@x", y="@y")
+        _tell(panel, ax, drawn, label, x=said, y=f"@y{_NUMBER}")
     return drawn
 
 
 def _tell(
-    panel: bokeh.plotting.figure, ax: Axes, drawn: _Renderers, label: str, *, x: str, y: str
+    panel: bokeh.plotting.figure, ax: Axes, drawn: Renderers, label: str, *, x: str, y: str
 ) -> None:
     """Say where the pointer is on something drawn, in the words of its axes."""
     name = [("", label)] if label else []
-    numbers = [(ax.get_xlabel() or "x", x), (ax.get_ylabel() or "y", y)]
-    about = [(words, f"{number}{{0.[0000]}}") for words, number in numbers]
-    told = [*name, *about]
+    told = [*name, (ax.get_xlabel() or "x", x), (ax.get_ylabel() or "y", y)]
     # Of lines that are all but one, the first speaks for all.
     panel.add_tools(HoverTool(renderers=[*drawn], tooltips=told, visible=False, limit=1))
 
 
-def _lines(panel: bokeh.plotting.figure, ax: Axes, lines: LineCollection, label: str) -> _Renderers:
+def _lines(panel: bokeh.plotting.figure, ax: Axes, lines: LineCollection, label: str) -> Renderers:
     """Many lines of one look; a long one at evenly spaced points."""
     segments = [np.asarray(segment, dtype=float) for segment in lines.get_segments()]
     if not segments:
         return []
     thinned = [segment[evenly_spaced(len(segment), _MAX_POINTS)] for segment in segments]
     colour, alpha = _colour(lines.get_colors())
-    drawn: _Renderers = [
+    drawn: Renderers = [
         panel.multi_line(
             [s[:, 0] for s in thinned],
             [s[:, 1] for s in thinned],
@@ -192,7 +208,7 @@ def _lines(panel: bokeh.plotting.figure, ax: Axes, lines: LineCollection, label:
         )
     ]
     if not any(lines in bar.get_children() for bar in ax.containers):  # no error bars
-        _tell(panel, ax, drawn, label, x="$snap_x", y="$snap_y")
+        _tell(panel, ax, drawn, label, x=f"$snap_x{_NUMBER}", y=f"$snap_y{_NUMBER}")
     return drawn
 
 
@@ -217,55 +233,6 @@ def _labels(ax: Axes) -> dict[Any, str]:
     parts = {part: str(bar.get_label()) for bar in ax.containers for part in bar.get_children()}
     found = {artist: parts.get(artist, str(artist.get_label())) for artist in ax.get_children()}
     return {artist: label for artist, label in found.items() if not label.startswith("_")}
-
-
-def _shared_legend(drawn: list[_Named]) -> bokeh.plotting.figure:
-    """A panel of its own for one legend of what is in any of them."""
-    panel = bokeh.plotting.figure(
-        x_range=_range((0, 1)),
-        y_range=_range((0, 1)),
-        tools="",
-        toolbar_location=None,
-        sizing_mode="stretch_width",
-        outline_line_color=None,
-        min_border=0,
-    )
-    panel.axis.visible = panel.grid.visible = False
-    shared: _Named = {}
-    for named in drawn:
-        for label, renderers in named.items():
-            if label not in shared:
-                # A legend shows only what its own panel has: the same look, of nothing.
-                glyph = renderers[0].glyph.clone()
-                nowhere = ColumnDataSource({"x": [np.nan], "y": [np.nan]})
-                glyph.update(x="x", y="y")
-                shared[label] = [panel.add_glyph(nowhere, glyph)]
-            shared[label].extend(renderers)
-    panel.height = _legend_height(shared)
-    panel.add_layout(_legend(shared), "center")
-    return panel
-
-
-def _legend(named: _Named) -> Legend:
-    """What is drawn, by name; a click on a name hides it."""
-    items = [LegendItem(label=label, renderers=drawn) for label, drawn in named.items()]
-    return Legend(
-        items=items,
-        click_policy="hide",
-        orientation="horizontal",
-        ncols=_legend_columns(named),
-        location="center",
-        label_text_font_size=_LABEL_SIZE,
-    )
-
-
-def _legend_columns(named: _Named) -> int:
-    return 2 if max(map(len, named)) <= _SHORT_NAME else 1
-
-
-def _legend_height(named: _Named) -> int:
-    """In pixels, with a row's for its margins."""
-    return _LEGEND_ROW * (1 + math.ceil(len(named) / _legend_columns(named)))
 
 
 def _range(limits: tuple[float, float]) -> Range1d:
