@@ -41,7 +41,7 @@ def test_a_seed_in_two_precisions_is_two_lines_of_a_figure():
     exact, fast = (made("conv7", precision=name) for name in ("float32", "mixed_bfloat16"))
     often = made("conv7", sync_period=20, precision="mixed_bfloat16")
     assert series.alike([exact, fast, often], "conv7", "sync_period") == {
-        "paper": [exact],
+        "paper, float32": [exact],
         "paper, mixed_bfloat16": [fast, often],
     }
 
@@ -51,7 +51,7 @@ def test_what_all_have_in_common_is_not_said():
     fast = replace(short, precision="mixed_bfloat16")
     runs = [replace(made("conv7"), hyperparameters=settings) for settings in (short, fast)]
     words = list(series.alike([*runs, made("conv7", held_out=5000)], "conv7"))
-    assert words == ["short", "short, mixed_bfloat16", "paper"]
+    assert words == ["short, float32", "short, mixed_bfloat16", "paper"]
 
 
 def test_a_setting_may_differ_if_it_is_named():

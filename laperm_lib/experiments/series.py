@@ -7,10 +7,11 @@ References:
     Qiu and Suda, NeurIPS 2020, figures of sections 5.1 to 5.4.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from laperm_lib.experiments import catalogue, results
+from laperm_lib.experiments.hyperparameters import Hyperparameters
 from laperm_lib.experiments.outcome import Outcome
 from laperm_lib.experiments.records import Record
 
@@ -39,18 +40,24 @@ def alike(
     runs = [(results.variant_of(record).without(setting), record) for record in own]
     groups = results.grouped(run for run in runs if run[0].is_as_published)
     return {
-        _in_words(
-            variant.telling_apart([v for v in groups if v.profile == variant.profile])
-        ): records
+        _in_words(variant, [v for v in groups if v.profile == variant.profile], records): records
         for variant, records in groups.items()
     }
 
 
-def _in_words(variant: catalogue.Variant) -> str:
-    told = [
-        value if isinstance(value, str) else f"{name}={value}" for name, value in variant.differing
+def _in_words(
+    variant: catalogue.Variant, rivals: Sequence[catalogue.Variant], records: Iterable[Record]
+) -> str:
+    words = [
+        value if isinstance(value, str) else f"{name}={value}"
+        for name, value in variant.telling_apart(rivals).differing
     ]
-    return ", ".join([variant.profile, *told])
+    # The usual precision is no difference, and yet what tells from another one.
+    precisions = {record.hyperparameters.precision for record in records}
+    usual = precisions == {Hyperparameters.precision}
+    if usual and any("precision" in dict(rival.differing) for rival in rivals):
+        words.extend(precisions)
+    return ", ".join([variant.profile, *words])
 
 
 def by_epoch(runs: Iterable[Outcome]) -> dict[float, list[float]]:
