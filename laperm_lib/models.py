@@ -11,7 +11,7 @@ References:
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import keras
 import numpy as np
@@ -20,7 +20,11 @@ from laperm_lib import architectures
 from laperm_lib.datasets import Dataset
 from laperm_lib.initializers import check_seed
 
-Pixels = Literal["unit", "raw", "centred"]
+Pixels = Literal["unit", "raw", "centred", "standardised"]
+
+PIXELS: tuple[Pixels, ...] = get_args(Pixels)
+"""The ways to scale pixels: 0..1; 0..255; 0..1 minus the mean training image; minus the mean of all
+pixels of the training images, and divided by their standard deviation."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class ModelSpec:
         name: the name for `build`.
         dataset: the dataset of the paper, a name for `laperm_lib.datasets.load`.
         input_shape: (height, width, channels) of one image.
-        pixels: "unit" for 0..1, "raw" for 0..255, "centred" for 0..1 minus the mean training image.
+        pixels: the one of `PIXELS` that it was published with.
         logits: the network as a function of a source of layers and an input tensor.
     """
 
@@ -111,22 +115,26 @@ def spec(name: str) -> ModelSpec:
     return _SPECS[name]
 
 
-def preprocess(name: str, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+def preprocess(
+    name: str, dataset: Dataset, pixels: Pixels | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """The images of a dataset as the published code feeds them to a network.
 
     MNIST networks take pixels divided by 255, resnet50 the same minus the mean training image.
     conv2, conv4 and conv13 take raw pixels from 0 to 255: the published notebooks compute
-    standardised images but return the unstandardised ones, and their networks were trained so.
+    standardised images but return the unstandardised ones. `pixels="standardised"` gives those
+    that they compute.
 
     Args:
         name: one of `names()`.
         dataset: images of the shape that the network takes, uint8 (n, height, width, channels).
+        pixels: one of `PIXELS`. Default: as published.
 
     Returns:
         `x_train` and `x_test`, float32, of the same shapes.
 
     Raises:
-        ValueError: if the name is unknown or the images have another shape.
+        ValueError: if the name or `pixels` is unknown, or the images have another shape.
 
     Examples:
         >>> from laperm_lib import datasets
@@ -141,16 +149,21 @@ def preprocess(name: str, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
             f"{name} takes images of shape {network.input_shape}, but those of {dataset.name} "
             f"have shape {shape}."
         )
+    pixels = network.pixels if pixels is None else pixels
+    if pixels not in PIXELS:
+        raise ValueError(f"Unknown pixels {pixels!r}; there are {', '.join(PIXELS)}.")
     x_train, x_test = dataset.x_train.astype(np.float32), dataset.x_test.astype(np.float32)
-    if network.pixels == "raw":
-        return x_train, x_test
-    x_train /= 255
-    x_test /= 255
-    if network.pixels == "centred":
-        # In float64: summing 50,000 float32 images one after the other loses digits.
-        mean = (dataset.x_train.mean(axis=0, dtype=np.float64) / 255).astype(np.float32)
-        x_train -= mean
-        x_test -= mean
+    # Moments in float64: summing 50,000 float32 images one after the other loses digits.
+    mean: Any = 0.0
+    scale = 1.0 if pixels == "raw" else 255.0
+    if pixels == "centred":
+        mean = dataset.x_train.mean(axis=0, dtype=np.float64)
+    elif pixels == "standardised":
+        mean = dataset.x_train.mean(dtype=np.float64)
+        scale = dataset.x_train.std(dtype=np.float64) + 1e-8
+    for images in (x_train, x_test):
+        images /= np.float32(scale)
+        images -= np.asarray(mean / scale, np.float32)
     return x_train, x_test
 
 

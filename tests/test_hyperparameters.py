@@ -26,6 +26,7 @@ CONV2, F1 = experiments.PUBLISHED["conv2"], experiments.PUBLISHED["f1"]
         ("milestones", ((-1, 0.1),), "the epoch of a milestone is an integer"),
         ("milestones", ((1, None),), "the factor of a milestone is a number"),
         ("keep", (0.5,), "together or not at all"),
+        ("pixels", "bright", "Unknown pixels 'bright'; there are unit, raw, centred, standardised"),
         ("initializer", "zeros", "Unknown initializer 'zeros'"),
         ("precision", "float8", "Unknown precision 'float8'; there are float32, mixed_bfloat16"),
     ],

@@ -199,6 +199,30 @@ def test_resnet50_takes_pixels_minus_the_mean_training_image():
     assert x_train.min() < -0.3
 
 
+def test_pixels_can_be_standardised_as_the_notebooks_meant_to():
+    dataset = images((32, 32, 3))
+    x_train, x_test = models.preprocess("conv2", dataset, "standardised")
+    pixels = dataset.x_train.astype(np.float64)
+    expected = (pixels - pixels.mean()) / pixels.std()
+    assert x_train.dtype == x_test.dtype == np.float32
+    np.testing.assert_allclose(x_train, expected, atol=1e-6)
+    np.testing.assert_array_equal(x_test, x_train[:4])
+
+
+@pytest.mark.parametrize("name", ["conv2", "f1", "resnet50"])
+def test_pixels_as_published_can_be_asked_for_by_name(name):
+    network = models.spec(name)
+    dataset = images(network.input_shape)
+    by_name = models.preprocess(name, dataset, network.pixels)
+    for ours, theirs in zip(by_name, models.preprocess(name, dataset), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_preprocess_refuses_unknown_pixels():
+    with pytest.raises(ValueError, match="Unknown pixels 'bright'; there are unit, raw"):
+        models.preprocess("conv2", images((32, 32, 3)), "bright")
+
+
 def test_preprocess_refuses_other_shapes():
     with pytest.raises(ValueError, match=r"\(28, 28, 1\).*\(32, 32, 3\)"):
         models.preprocess("f1", images((32, 32, 3)))

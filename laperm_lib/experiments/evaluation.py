@@ -140,7 +140,7 @@ def images_for(settings: Hyperparameters, data_dir: str | None = None) -> Images
     """
     shape = models.spec(settings.model).input_shape if settings.dataset == "digits" else None
     data = datasets.load(settings.dataset, data_dir, shape=shape)
-    x_train, x_test = models.preprocess(settings.model, data)
+    x_train, x_test = models.preprocess(settings.model, data, settings.pixels)
     count = len(x_train)
     if settings.held_out >= count:
         raise ValueError(f"{settings.held_out} images cannot be held out of {count}.")

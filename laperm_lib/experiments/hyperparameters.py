@@ -39,6 +39,8 @@ class Hyperparameters:
         decay_every: in epochs. Default 1.
         milestones: pairs (epoch, factor): behind that epoch, counted from 0, the starting rate is
             multiplied by the factor, until the next milestone. Default: there are none.
+        pixels: how their values are scaled, one of `laperm_lib.models.PIXELS`. Default: as the
+            network was published.
         augmentation: how the training images are distorted; None (the default) leaves them.
         initializer: the distribution of the initial weights. Default "he_uniform".
         pruned: the fraction of kernel weights that `laperm_lib.sparsity.random_prune` sets to zero
@@ -66,6 +68,7 @@ class Hyperparameters:
     decay: float = 1.0
     decay_every: int = 1
     milestones: tuple[tuple[int, float], ...] = ()
+    pixels: models.Pixels | None = None
     augmentation: Augmentation | None = None
     initializer: str = "he_uniform"
     pruned: float = 0.0
@@ -95,6 +98,8 @@ class Hyperparameters:
         numbers |= checked_pruning(self.pruned, self.shared_value, self.keep)
         _check_name("dataset", self.dataset, datasets.NAMES)
         _check_name("dataset", self.dataset, (models.spec(self.model).dataset, "digits"))
+        if self.pixels is not None:
+            _check_name("pixels", self.pixels, models.PIXELS)
         _check_name("initializer", self.initializer, DISTRIBUTIONS)
         _check_name("precision", self.precision, PRECISIONS)
         # Python's own numbers: equal settings have one fingerprint, and JSON holds them.
