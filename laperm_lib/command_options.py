@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from laperm_lib import experiments, manifest
+from laperm_lib import experiments, manifest, models
 from laperm_lib.backend_choice import BACKENDS
 from laperm_lib.experiments import catalogue, formats
 from laperm_lib.experiments.folders import default_root
@@ -203,10 +203,13 @@ def setting(text: str) -> tuple[str, list[Any]]:
     Examples:
         >>> setting("sync_period=20,none")
         ('sync_period', [20, None])
+        >>> setting("pixels=standardised,none")
+        ('pixels', ['standardised', None])
     """
     name, _, values = text.partition("=")
     readers: dict[Any, Callable[[str], Any]] = {
         int: int, float: float, str: str, bool: _yes_or_no, int | None: _int_or_none,
+        models.Pixels | None: _text_or_none,
     }  # fmt: skip
     known = {
         field.name: readers[field.type]
@@ -225,5 +228,10 @@ def _yes_or_no(text: str) -> bool:
     return {"yes": True, "no": False}[text]
 
 
+def _text_or_none(text: str) -> str | None:
+    return None if text == "none" else text
+
+
 def _int_or_none(text: str) -> int | None:
-    return None if text == "none" else int(text)
+    found = _text_or_none(text)
+    return None if found is None else int(found)

@@ -66,6 +66,7 @@ def test_errors_are_one_line(command, tmp_path):
     [
         (["run", "f1", "--evaluate-after", "500"], "does not fit a period"),
         (["run", "f1", "--set", "precision=float8"], "Unknown precision 'float8'"),
+        (["run", "f1", "--set", "pixels=bright"], "Unknown pixels 'bright'"),
         (["run", "f1", "--set", "pruned=0.5"], "keep says what is pruned"),
         (["run", "f1", "--set", "epochs=1,1"], "given twice"),
         (["run", "f1", "--set", "epochs=1", "--set", "epochs=2"], "--set epochs is given twice"),
