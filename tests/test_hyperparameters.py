@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from laperm_lib import experiments
-from laperm_lib.experiments.hyperparameters import fingerprint
+from laperm_lib import experiments, models
+from laperm_lib.experiments.hyperparameters import fingerprint, from_json, to_json
 
 CONV2, F1 = experiments.PUBLISHED["conv2"], experiments.PUBLISHED["f1"]
 
@@ -56,3 +56,16 @@ def test_equal_settings_have_one_fingerprint_whatever_their_numbers_are():
     assert ours == same
     assert fingerprint(ours, published) == fingerprint(same, published)
     assert hash(ours) == hash(same)
+
+
+def test_pixels_are_by_default_those_of_the_network_by_name():
+    for name, settings in experiments.PUBLISHED.items():
+        own = models.spec(settings.model).pixels
+        assert settings.pixels == own
+        assert fingerprint(replace(settings, pixels=None), settings) == "", name
+        assert fingerprint(replace(settings, pixels=own), settings) == "", name
+    standardised = replace(CONV2, pixels="standardised")
+    assert len(fingerprint(standardised, CONV2)) == 8
+    assert from_json(to_json(standardised)) == standardised
+    of_an_old_record = {k: v for k, v in to_json(CONV2).items() if k != "pixels"}
+    assert from_json(of_an_old_record) == CONV2

@@ -98,8 +98,9 @@ class Hyperparameters:
         numbers |= checked_pruning(self.pruned, self.shared_value, self.keep)
         _check_name("dataset", self.dataset, datasets.NAMES)
         _check_name("dataset", self.dataset, (models.spec(self.model).dataset, "digits"))
-        if self.pixels is not None:
-            _check_name("pixels", self.pixels, models.PIXELS)
+        pixels = models.spec(self.model).pixels if self.pixels is None else self.pixels
+        _check_name("pixels", pixels, models.PIXELS)
+        object.__setattr__(self, "pixels", pixels)
         _check_name("initializer", self.initializer, DISTRIBUTIONS)
         _check_name("precision", self.precision, PRECISIONS)
         # Python's own numbers: equal settings have one fingerprint, and JSON holds them.
