@@ -15,7 +15,7 @@ from laperm_lib.initializers import check_seed
 
 
 def checked_pruning(
-    pruned: float, shared_value: float | None, keep: tuple[float, ...]
+    pruned: float, shared_value: float | None, keep: tuple[float, ...], constant_fan_in: bool
 ) -> dict[str, Any]:
     """Give what decides which weights are zero back in Python's own numbers, by name.
 
@@ -23,6 +23,7 @@ def checked_pruning(
         pruned: as for `InitialNetwork`.
         shared_value: as for `InitialNetwork`.
         keep: as for `InitialNetwork`.
+        constant_fan_in: as for `InitialNetwork`.
 
     Raises:
         ValueError: if one is impossible, or they exclude each other.
@@ -34,12 +35,15 @@ def checked_pruning(
         raise ValueError("shared_value and keep are given together or not at all.")
     if shared_value is not None and pruned:
         raise ValueError("With a shared value, keep says what is pruned; pruned is 0.")
+    if constant_fan_in and shared_value is None:
+        raise ValueError("constant_fan_in is for networks with a shared value.")
     return {
         "pruned": check_number("pruned", pruned, at_least=0, at_most=1),
         "shared_value": None
         if shared_value is None
         else check_number("shared_value", shared_value),
         "keep": tuple(check_number("keep", part, at_least=0, at_most=1) for part in keep),
+        "constant_fan_in": bool(constant_fan_in),
     }
 
 
@@ -57,6 +61,8 @@ class InitialNetwork:
         shared_value: the value that every kept kernel weight has, where there is only one; then
             `keep` says which, and nothing else is pruned. Default: there is none.
         keep: with a shared value, the probability that a weight is kept, for each kernel.
+        constant_fan_in: with a shared value, whether every neuron of a layer keeps equally many
+            weights, as `laperm_lib.sparsity.agnosticize` says. Default False.
         precision: the dtype policy, as for `laperm_lib.models.build`. Default "float32".
 
     Raises:
@@ -75,12 +81,14 @@ class InitialNetwork:
     pruned: float = 0.0
     shared_value: float | None = None
     keep: tuple[float, ...] = ()
+    constant_fan_in: bool = False
     precision: str = "float32"
 
     def __post_init__(self) -> None:
         # Python's own numbers, which a file can hold, whatever kind they were given as.
         object.__setattr__(self, "seed", check_seed(self.seed))
-        for name, value in checked_pruning(self.pruned, self.shared_value, self.keep).items():
+        pruning = checked_pruning(self.pruned, self.shared_value, self.keep, self.constant_fan_in)
+        for name, value in pruning.items():
             object.__setattr__(self, name, value)
 
     def build(self) -> tuple[keras.Model, sparsity.SparsityReport]:
@@ -96,7 +104,13 @@ class InitialNetwork:
             self.model, seed=self.seed, initializer=self.initializer, dtype=self.precision
         )
         if self.shared_value is not None:
-            report = sparsity.agnosticize(model, self.shared_value, self.keep, seed=self.seed)
+            report = sparsity.agnosticize(
+                model,
+                self.shared_value,
+                self.keep,
+                seed=self.seed,
+                constant_fan_in=self.constant_fan_in,
+            )
         else:
             report = sparsity.random_prune(model, self.pruned, seed=self.seed)
         return model, report

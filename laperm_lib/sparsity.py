@@ -18,6 +18,7 @@ import numpy as np
 
 from laperm_lib import weight_vectors
 from laperm_lib.initializers import check_seed, raw_bits
+from laperm_lib.permutation import from_matrix, to_matrix
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,12 @@ def random_prune(
 
 
 def agnosticize(
-    model: keras.Model, value: float, keep: float | Sequence[float], *, seed: int
+    model: keras.Model,
+    value: float,
+    keep: float | Sequence[float],
+    *,
+    seed: int,
+    constant_fan_in: bool = False,
 ) -> SparsityReport:
     """Give all kernel weights one shared value and set the others to zero.
 
@@ -118,6 +124,10 @@ def agnosticize(
         value: the shared value, finite.
         keep: the probability that a weight gets the value, 0 to 1; a number, or one per kernel.
         seed: as for `random_prune`.
+        constant_fan_in: every weight vector of a kernel gets the value equally often, the rounded
+            `keep` times its length, at random places. Permuting keeps the number of connections
+            that a neuron has, so otherwise chance decides it once and for all. Default False, as
+            published.
 
     Returns:
         The `SparsityReport`.
@@ -148,7 +158,7 @@ def agnosticize(
         raise ValueError(f"Got {len(keeps)} probabilities for {len(kernels)} kernels.")
     keeps = [_probability("keep", each) for each in keeps]
     values = [np.full(tuple(kernel.variable.shape), value) for kernel in kernels]
-    return _apply(kernels, values, keeps, seed)
+    return _apply(kernels, values, keeps, seed, constant_fan_in)
 
 
 def _probability(name: str, value: float) -> float:
@@ -170,12 +180,14 @@ def _apply(
     values: Sequence[np.ndarray],
     keeps: Sequence[float],
     seed: int,
+    constant_fan_in: bool = False,
 ) -> SparsityReport:
     """Assign each kernel its values where its mask keeps them and +0.0 elsewhere."""
+    mask_of = _constant_fan_in if constant_fan_in else _independent
     masks = [
         # By number and not by name: Keras's automatic names count through the process. The text
         # differs from every stream of initial values, on which a mask must not depend.
-        _mask(tuple(kernel.variable.shape), keep, seed, f"mask {number}")
+        mask_of(kernel, keep, raw_bits(seed, f"mask {number}"))
         for number, (kernel, keep) in enumerate(zip(kernels, keeps, strict=True))
     ]
     # Not mask * values, which turns a negative weight into -0.0.
@@ -190,8 +202,26 @@ def _apply(
     )
 
 
-def _mask(shape: tuple[int, ...], keep: float, seed: int, stream: str) -> np.ndarray:
+def _independent(
+    kernel: weight_vectors.WeightVectors, keep: float, source: np.random.Philox
+) -> np.ndarray:
     """True with probability `keep`: where u < keep, u on a grid of 2^-53 in [0, 1)."""
-    raw = raw_bits(seed, stream).random_raw(math.prod(shape))
-    u = (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    return (u < keep).reshape(shape)
+    u = (_words(kernel, source) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return u < keep
+
+
+def _constant_fan_in(
+    kernel: weight_vectors.WeightVectors, keep: float, source: np.random.Philox
+) -> np.ndarray:
+    """True at keep · d places of each weight vector: those with the smallest random words."""
+    words = to_matrix(_words(kernel, source), kernel.neuron_axes)
+    places = np.argsort(words, axis=1, kind="stable")[:, : round(keep * words.shape[1])]
+    mask = np.zeros(words.shape, bool)
+    np.put_along_axis(mask, places, True, axis=1)
+    return from_matrix(mask, tuple(kernel.variable.shape), kernel.neuron_axes)
+
+
+def _words(kernel: weight_vectors.WeightVectors, source: np.random.Philox) -> np.ndarray:
+    """64 random bits for each weight."""
+    shape = tuple(kernel.variable.shape)
+    return source.random_raw(math.prod(shape)).reshape(shape)

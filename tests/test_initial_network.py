@@ -32,6 +32,11 @@ def test_a_shared_value_replaces_all_weights():
     model, ours = replace(F2, shared_value=0.03, keep=(0.1, 0.2, 0.3)).build()
     assert ours == report
     assert_equal_weights(model, expected)
+    report = sparsity.agnosticize(expected, 0.03, (0.1, 0.2, 0.3), seed=5, constant_fan_in=True)
+    start = replace(F2, shared_value=0.03, keep=(0.1, 0.2, 0.3), constant_fan_in=True)
+    model, ours = start.build()
+    assert ours == report
+    assert_equal_weights(model, expected)
 
 
 def test_the_precision_is_that_of_the_layers():
@@ -65,5 +70,7 @@ def test_starts_refused_before_they_are_built():
         InitialNetwork(model="f1", seed=0, shared_value=float("nan"), keep=(0.6, 0.6))
     with pytest.raises(ValueError, match="keep has a number for each kernel"):
         InitialNetwork(model="f1", seed=0, shared_value=0.1, keep=0.6)
+    with pytest.raises(ValueError, match="constant_fan_in is for networks with a shared value"):
+        InitialNetwork(model="f1", seed=0, pruned=0.5, constant_fan_in=True)
     with pytest.raises(ValueError, match="seed"):
         InitialNetwork(model="f1", seed=-1)

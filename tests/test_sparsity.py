@@ -112,6 +112,38 @@ def test_agnosticize_gives_one_value_and_zeros():
     assert report.fraction_pruned == 1 - report.kept / report.total
 
 
+@settings(max_examples=20)
+@given(st.floats(0, 1), st.integers(0, 2**40))
+def test_with_a_constant_fan_in_all_neurons_of_a_layer_have_equally_many_connections(keep, seed):
+    model = network()
+    agnosticize(model, 0.5, keep, seed=seed, constant_fan_in=True)
+    for kernel in kernels(model):
+        matrix = kernel.reshape(-1, kernel.shape[-1])
+        assert set((matrix != 0).sum(axis=0)) == {round(keep * len(matrix))}
+
+
+def test_a_constant_fan_in_takes_places_at_random():
+    places = np.zeros((784, 10))
+    for seed in range(200):
+        model = models.build("f1", seed=0)
+        agnosticize(model, 1.0, 0.25, seed=seed, constant_fan_in=True)
+        places += kernels(model)[0]
+    # Binomial with 200 trials: 50 ± 6.1 for each of the 7,840 places.
+    assert 50 - 6 * 6.1 < places.min() < places.max() < 50 + 6 * 6.1
+    assert places.std() == pytest.approx((200 * 0.25 * 0.75) ** 0.5, rel=0.05)
+
+
+def test_a_constant_fan_in_keeps_the_smallest_random_words():
+    """Where the mask of the same seed without it keeps as many, they are the same places."""
+    constant, independent = models.build("f2", seed=0), models.build("f2", seed=0)
+    keep = (1 / 15, 1 / 7, 1 / 3)
+    agnosticize(constant, 1.0, keep, seed=3, constant_fan_in=True)
+    agnosticize(independent, 1.0, keep, seed=3)
+    for ours, theirs in zip(kernels(constant), kernels(independent), strict=True):
+        fewer = np.minimum(ours.sum(axis=0), theirs.sum(axis=0))
+        np.testing.assert_array_equal((ours * theirs).sum(axis=0), fewer)
+
+
 def test_agnosticize_leaves_vectors_alone():
     model = network()
     before = {v.path: numpy(v) for v in model.weights if v.name != "kernel"}

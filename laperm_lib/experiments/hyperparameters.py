@@ -48,6 +48,8 @@ class Hyperparameters:
         shared_value: the value that every kept weight starts with, where there is only one; then
             `keep` says which, and nothing else is pruned. Default: there is none.
         keep: with a shared value, the probability that a weight is kept, for each kernel.
+        constant_fan_in: with a shared value, whether every neuron of a layer keeps equally many
+            weights. Default False, as published.
         precision: one of `PRECISIONS`. Default "float32".
         held_out: how many training images are left out, to choose a network by them. Default 0, as
             published.
@@ -74,6 +76,7 @@ class Hyperparameters:
     pruned: float = 0.0
     shared_value: float | None = None
     keep: tuple[float, ...] = ()
+    constant_fan_in: bool = False
     precision: str = "float32"
     held_out: int = 0
     evaluate_every: int = 1000
@@ -95,7 +98,7 @@ class Hyperparameters:
             )
             for epoch, factor in self.milestones
         )
-        numbers |= checked_pruning(self.pruned, self.shared_value, self.keep)
+        numbers |= checked_pruning(self.pruned, self.shared_value, self.keep, self.constant_fan_in)
         _check_name("dataset", self.dataset, datasets.NAMES)
         _check_name("dataset", self.dataset, (models.spec(self.model).dataset, "digits"))
         pixels = models.spec(self.model).pixels if self.pixels is None else self.pixels

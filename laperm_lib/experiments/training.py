@@ -196,6 +196,7 @@ def initial_network(settings: Hyperparameters, seed: int) -> InitialNetwork:
         pruned=settings.pruned,
         shared_value=settings.shared_value,
         keep=settings.keep,
+        constant_fan_in=settings.constant_fan_in,
         precision=settings.precision,
     )
 
