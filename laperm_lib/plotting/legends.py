@@ -18,7 +18,7 @@ _SHORT_NAME = 18
 
 Renderers: TypeAlias = "list[GlyphRenderer[Any]]"
 Named: TypeAlias = dict[str, Renderers]
-"""What a legend tells of: all that is drawn under a name."""
+"""What a legend tells of, which is all that is drawn under a name."""
 
 
 def panel_of(drawn: list[Named]) -> bokeh.plotting.figure:
