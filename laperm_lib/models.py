@@ -23,7 +23,7 @@ from laperm_lib.initializers import check_seed
 Pixels = Literal["unit", "raw", "centred", "standardised"]
 
 PIXELS: tuple[Pixels, ...] = get_args(Pixels)
-"""The ways to scale pixels. "unit" is 0..1, "raw" 0..255, and "centred" 0..1 minus the mean training
+"""The ways to scale pixels. "unit" is 0..1, "raw" 0..255, "centred" 0..1 minus the mean training
 image; "standardised" pixels have, over all training images, mean 0 and standard deviation 1."""
 
 

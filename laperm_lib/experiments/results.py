@@ -94,6 +94,7 @@ class Line:
         published: the paper's accuracy.
         variant: the settings, in words; "" if there is no run. Runs that differ in seed and
             precision alone share a line, which then names the precisions.
+        profile: "paper" for runs in full, "short" for a shortened schedule; "" if there is no run.
         seeds: how many runs, each with a seed of its own.
         final: mean and spread over seeds.
         final_reestimated: the same.
@@ -110,6 +111,7 @@ class Line:
     sync_period: int | None
     published: float | None
     variant: str = ""
+    profile: str = ""
     seeds: int = 0
     final: Summary | None = None
     final_reestimated: Summary | None = None
@@ -236,6 +238,7 @@ def _lines(name: str, runs: Sequence[tuple[Variant, Record]]) -> list[Line]:
                 line,
                 sync_period=own[0].hyperparameters.sync_period,
                 variant=_in_words(variant.without("precision"), own),
+                profile=variant.profile,
                 seeds=len(own),
                 final=_summary(record.final for record in own),
                 final_reestimated=_summary(record.final_reestimated for record in own),
