@@ -137,7 +137,7 @@ def _add_training(command: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME=VALUE[,VALUE...]",
         help="another value, or several, for a hyperparameter, as in sync_period=20,100; there are "
-        + ", ".join(field.name for field in fields(experiments.Hyperparameters)),
+        + ", ".join(_readers()),
     )
     command.add_argument(
         "--checkpoint-every", type=float, default=60, metavar="SECONDS", help="(default 60)"
@@ -207,21 +207,26 @@ def setting(text: str) -> tuple[str, list[Any]]:
         ('pixels', ['standardised', None])
     """
     name, _, values = text.partition("=")
-    readers: dict[Any, Callable[[str], Any]] = {
-        int: int, float: float, str: str, bool: _yes_or_no, int | None: _int_or_none,
-        models.Pixels | None: _text_or_none,
-    }  # fmt: skip
-    known = {
-        field.name: readers[field.type]
-        for field in fields(experiments.Hyperparameters)
-        if field.type in list(readers)
-    }
+    known = _readers()
     if name not in known or not values:
         raise argparse.ArgumentTypeError(f"NAME=VALUE, where NAME is one of {', '.join(known)}")
     try:
         return name, [known[name](value) for value in values.split(",")]
     except (KeyError, ValueError):
         raise argparse.ArgumentTypeError(f"{name} does not take {values!r}") from None
+
+
+def _readers() -> dict[str, Callable[[str], Any]]:
+    """For each hyperparameter that a word can give, how the word is read."""
+    by_type: dict[Any, Callable[[str], Any]] = {
+        int: int, float: float, str: str, bool: _yes_or_no, int | None: _int_or_none,
+        models.Pixels | None: _text_or_none,
+    }  # fmt: skip
+    return {
+        field.name: by_type[field.type]
+        for field in fields(experiments.Hyperparameters)
+        if field.type in list(by_type)
+    }
 
 
 def _yes_or_no(text: str) -> bool:
