@@ -1,7 +1,8 @@
-"""The layers of the paper's networks, one function a network, in the order of the data.
+"""The layers of the paper's networks, and of one more, in the order of the data.
 
-Each takes a source of layers and images, a tensor of shape (batch, height, width, channels), and
-gives ten logits, shape (batch, 10). `laperm_lib.models.build` makes Keras models of them.
+Each function is a network. It takes a source of layers and images, a tensor of shape (batch,
+height, width, channels), and gives ten logits, shape (batch, 10). `laperm_lib.models.build` makes
+Keras models of them.
 
 References:
     Qiu and Suda, NeurIPS 2020, sections 5.1 (conv7), 5.2 and 5.4 (conv2, conv4, conv13, resnet50),
@@ -74,6 +75,13 @@ def f2(new: Layers, x: Any) -> Any:
     for units in (128, 64):
         hidden = {"activation": "relu", "use_bias": False, "kernel_regularizer": _l2()}
         x = new(layers.Dense, units, **hidden)(x)
+    return _classes(new, x, use_bias=False)
+
+
+def mlp(new: Layers, x: Any) -> Any:
+    """Two dense layers without biases, 800 neurons between them; no network of the paper."""
+    x = new(layers.Flatten)(x)
+    x = new(layers.Dense, 800, activation="relu", use_bias=False)(x)
     return _classes(new, x, use_bias=False)
 
 

@@ -1,5 +1,6 @@
-"""The networks of the paper: conv2, conv4, conv7, conv13, resnet50, f1 and f2.
+"""The networks of the paper, conv2, conv4, conv7, conv13, resnet50, f1 and f2, and one more.
 
+The last, mlp, has dense layers 784-800-10 without biases; `laperm_lib.studies.one_value` trains it.
 Each is a functional Keras model that ends in a dense layer of ten logits without softmax, so train
 it with `SparseCategoricalCrossentropy(from_logits=True)`. Layers are named as Keras would name them
 in a fresh process (`conv2d`, `conv2d_1`, ..., `dense`), whatever else the process has built: the
@@ -33,9 +34,9 @@ class ModelSpec:
 
     Args:
         name: the name for `build`.
-        dataset: the dataset of the paper, a name for `laperm_lib.datasets.load`.
+        dataset: the dataset that it is trained on, a name for `laperm_lib.datasets.load`.
         input_shape: (height, width, channels) of one image.
-        pixels: the one of `PIXELS` that it was published with.
+        pixels: the one of `PIXELS` that it is trained with; a network of the paper, as published.
         logits: the network as a function of a source of layers and an input tensor.
     """
 
@@ -49,7 +50,7 @@ class ModelSpec:
 def build(
     name: str, *, seed: int, initializer: str = "he_uniform", dtype: str = "float32"
 ) -> keras.Model:
-    """Build a network of the paper, with initial values that are the same bits everywhere.
+    """Build a network, with initial values that are the same bits everywhere.
 
     Kernels and biases come from `SeededInitializer` with the stream "layer/variable", as in
     "conv2d_1/kernel"; the biases of resnet50 start at zero. Dropout layers are seeded too, but
@@ -95,7 +96,7 @@ def names() -> tuple[str, ...]:
 
     Examples:
         >>> names()
-        ('conv2', 'conv4', 'conv7', 'conv13', 'resnet50', 'f1', 'f2')
+        ('conv2', 'conv4', 'conv7', 'conv13', 'resnet50', 'f1', 'f2', 'mlp')
     """
     return tuple(_SPECS)
 
@@ -120,7 +121,8 @@ def preprocess(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The images of a dataset as the published code feeds them to a network.
 
-    MNIST networks take pixels divided by 255, resnet50 the same minus the mean training image.
+    conv7, f1 and f2 take pixels divided by 255, resnet50 and mlp the same minus the mean training
+    image.
     conv2, conv4 and conv13 take raw pixels from 0 to 255: the published notebooks compute
     standardised images but return the unstandardised ones. `pixels="standardised"` gives those
     that they compute.
@@ -128,7 +130,7 @@ def preprocess(
     Args:
         name: one of `names()`.
         dataset: images of the shape that the network takes, uint8 (n, height, width, channels).
-        pixels: one of `PIXELS`. Default: as published.
+        pixels: one of `PIXELS`. Default: that of the network's `spec`.
 
     Returns:
         `x_train` and `x_test`, float32, of the same shapes.
@@ -179,5 +181,6 @@ _SPECS = {
         ModelSpec("resnet50", *_CIFAR, "centred", architectures.resnet50),
         ModelSpec("f1", *_MNIST, "unit", architectures.f1),
         ModelSpec("f2", *_MNIST, "unit", architectures.f2),
+        ModelSpec("mlp", *_MNIST, "centred", architectures.mlp),
     )
 }

@@ -16,6 +16,7 @@ PARAMETERS = {
     "resnet50": 763_882,
     "f1": 784 * 10,
     "f2": 784 * 128 + 128 * 64 + 64 * 10,
+    "mlp": 784 * 800 + 800 * 10,
 }
 # SHA-256 (first 16 digits) of all initial weights with seed 1, the same on every backend.
 BITS = {
@@ -26,6 +27,7 @@ BITS = {
     "resnet50": "60346916eaa9ea49",
     "f1": "c89aee5e4658c6bf",
     "f2": "3eeed91ae454215f",
+    "mlp": "d65bc09561d4ac2f",
 }
 
 
@@ -116,7 +118,7 @@ def test_resnet50_layers():
 
 @pytest.mark.parametrize(
     ("name", "regularized"),
-    list(zip(models.names(), (4, 6, 0, 14, 51, 0, 2), strict=True)),
+    list(zip(models.names(), (4, 6, 0, 14, 51, 0, 2, 0), strict=True)),
 )
 def test_all_kernels_but_the_last_are_regularized_where_said(name, regularized):
     model = models.build(name, seed=0)
@@ -154,7 +156,7 @@ def test_saving_and_loading(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "vgg", "seed": 0}, "conv2, conv4, conv7, conv13, resnet50, f1, f2"),
+        ({"name": "vgg", "seed": 0}, "conv2, conv4, conv7, conv13, resnet50, f1, f2, mlp"),
         ({"name": "f1", "seed": -1}, "at least 0"),
         ({"name": "f1", "seed": "0"}, "at least 0"),
         ({"name": "f1", "seed": 0, "initializer": "ones"}, "he_normal"),

@@ -54,6 +54,17 @@ def test_publishing_again_changes_nothing(run_folder, published):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+def test_of_several_runs_all_are_recorded_and_the_first_is_stored(tmp_path):
+    runs = [experiments.run(SHORT, seed=seed) for seed in (4, 2)]
+    entry = publishing.publish_first("wiring", iter(runs), tmp_path)
+    assert manifest.read(tmp_path) == (entry,)
+    assert (entry.name, entry.final) == ("wiring-seed4", runs[0].final)
+    records = experiments.load(tmp_path / "wiring.json")
+    assert records == tuple(experiments.record("wiring", run) for run in runs)
+    with pytest.raises(ValueError, match="no runs of wiring"):
+        publishing.publish_first("wiring", [], tmp_path)
+
+
 def test_runs_that_cannot_be_published(run_folder, tmp_path):
     with pytest.raises(LaPermError, match="no such file"):
         publishing.publish(tmp_path, tmp_path)

@@ -39,8 +39,8 @@ class Hyperparameters:
         decay_every: in epochs. Default 1.
         milestones: pairs (epoch, factor): behind that epoch, counted from 0, the starting rate is
             multiplied by the factor, until the next milestone. Default: there are none.
-        pixels: how their values are scaled, one of `laperm_lib.models.PIXELS`. Default: as the
-            network was published.
+        pixels: how their values are scaled, one of `laperm_lib.models.PIXELS`. Default: that of
+            the network's `laperm_lib.models.spec`.
         augmentation: how the training images are distorted; None (the default) leaves them.
         initializer: the distribution of the initial weights. Default "he_uniform".
         pruned: the fraction of kernel weights that `laperm_lib.sparsity.random_prune` sets to zero

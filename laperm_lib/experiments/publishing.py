@@ -3,6 +3,7 @@
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import keras
@@ -10,7 +11,8 @@ import keras
 from laperm_lib import manifest, pretrained
 from laperm_lib.errors import LaPermError
 from laperm_lib.experiments import records, verification
-from laperm_lib.experiments.folders import NETWORK, RECORD, read_network
+from laperm_lib.experiments.folders import NETWORK, RECORD, read_network, write_outcome
+from laperm_lib.experiments.outcome import Run
 from laperm_lib.experiments.training import initial_network
 from laperm_lib.manifest import Entry
 from laperm_lib.weight_vectors import Kind
@@ -73,6 +75,32 @@ def publish(
     )
     manifest.add(entry, destination)
     return entry
+
+
+def publish_first(name: str, runs: Iterable[Run], destination: str | os.PathLike[str]) -> Entry:
+    """Write the records of some runs, and store the network of the first as `publish` does.
+
+    Args:
+        name: of the experiment; the file of the records is "NAME.json".
+        runs: what came out, at least one.
+        destination: the folder of the manifest.
+
+    Returns:
+        The entry of the manifest.
+
+    Raises:
+        LaPermError: if that network is no permutation of its start.
+        ValueError: if there are no runs.
+    """
+    runs = list(runs)
+    if not runs:
+        raise ValueError(f"There are no runs of {name}.")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"{name}-seed{runs[0].seed}")
+        first = write_outcome(path, name, runs[0])
+        others = [records.record(name, run) for run in runs[1:]]
+        records.save([first, *others], Path(destination, f"{name}.json"))
+        return publish(path, destination)
 
 
 def _hdf5_size(model: keras.Model) -> int:

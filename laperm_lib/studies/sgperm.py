@@ -11,7 +11,6 @@ References:
 """
 
 import logging
-import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, replace
@@ -22,10 +21,9 @@ import numpy as np
 
 from laperm_lib import weight_vectors
 from laperm_lib.experiments.evaluation import Evaluation
-from laperm_lib.experiments.folders import write_outcome
 from laperm_lib.experiments.hyperparameters import Hyperparameters, SGPermHyperparameters
 from laperm_lib.experiments.outcome import Run
-from laperm_lib.experiments.publishing import publish
+from laperm_lib.experiments.publishing import publish_first
 from laperm_lib.experiments.rates import EpochRates
 from laperm_lib.experiments.records import record, save
 from laperm_lib.experiments.training import Start, start
@@ -126,14 +124,7 @@ def write(folder: str, seeds: Iterable[int] = (0, 1, 2)) -> None:
         seeds: the seeds, at least one. Default: 0, 1 and 2.
     """
     seeds = list(seeds)
-    with tempfile.TemporaryDirectory() as runs:
-        paths = [Path(runs, f"sgperm-seed{seed}") for seed in seeds]
-        records = [
-            write_outcome(path, "sgperm", run(seed=seed))
-            for path, seed in zip(paths, seeds, strict=True)
-        ]
-        save(records, Path(folder, "sgperm.json"))
-        publish(paths[0], folder)
+    publish_first("sgperm", (run(seed=seed) for seed in seeds), folder)
     for name, settings in BESIDE.items():
         records = [record(name, run_beside(settings, seed=seed)) for seed in seeds]
         save(records, Path(folder, f"{name}.json"))
