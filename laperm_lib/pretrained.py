@@ -167,7 +167,8 @@ def load_pretrained(name_or_path: str | os.PathLike[str]) -> keras.Model:
             suffix ".safetensors".
 
     Returns:
-        A built model from images, scaled as `laperm_lib.models.preprocess` does, to logits. Its
+        A built model from images, scaled as `laperm_lib.models.preprocess` does, to logits; where
+        the record beside the file names other `pixels` than the network's own, with those. Its
         dtype policy is the one that it was trained with, its weights are float32.
 
     Raises:
