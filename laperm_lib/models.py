@@ -122,8 +122,7 @@ def preprocess(
     """The images of a dataset as the published code feeds them to a network.
 
     conv7, f1 and f2 take pixels divided by 255, resnet50 and mlp the same minus the mean training
-    image.
-    conv2, conv4 and conv13 take raw pixels from 0 to 255: the published notebooks compute
+    image. conv2, conv4 and conv13 take raw pixels from 0 to 255: the published notebooks compute
     standardised images but return the unstandardised ones. `pixels="standardised"` gives those
     that they compute.
 

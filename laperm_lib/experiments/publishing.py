@@ -92,15 +92,13 @@ def publish_first(name: str, runs: Iterable[Run], destination: str | os.PathLike
         LaPermError: if that network is no permutation of its start.
         ValueError: if there are no runs.
     """
-    runs = list(runs)
-    if not runs:
-        raise ValueError(f"There are no runs of {name}.")
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, f"{name}-seed{runs[0].seed}")
-        first = write_outcome(path, name, runs[0])
-        others = [records.record(name, run) for run in runs[1:]]
-        records.save([first, *others], Path(destination, f"{name}.json"))
-        return publish(path, destination)
+        # One network at a time is held.
+        written = [write_outcome(Path(folder, f"{name}-seed{run.seed}"), name, run) for run in runs]
+        if not written:
+            raise ValueError(f"There are no runs of {name}.")
+        records.save(written, Path(destination, f"{name}.json"))
+        return publish(Path(folder, f"{name}-seed{written[0].seed}"), destination)
 
 
 def _hdf5_size(model: keras.Model) -> int:
