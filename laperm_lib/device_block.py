@@ -103,12 +103,13 @@ def step_on_samples(model: keras.Model, several: bool) -> Callable[..., Any]:
     return jax.vmap(on_samples, in_axes=(0, None, None, 0, 0, None)) if several else on_samples
 
 
-def block_of_steps(model: keras.Model, several: bool) -> Callable[..., Any]:
+def block_of_steps(model: keras.Model, several: bool, *, looped: bool) -> Callable[..., Any]:
     """A number of steps, then the synchronisation of those runs for which it is due.
 
     Args:
         model: as for `step_on_samples`.
         several: as for `step_on_samples`.
+        looped: whether there may be several steps, in a compiled loop, or there is always one.
 
     Returns:
         A function of state, sorted initial values, all images and targets, (order, transforms) of
@@ -138,7 +139,9 @@ def block_of_steps(model: keras.Model, several: bool) -> Callable[..., Any]:
             return state, sum_of_losses + loss
 
         no_loss = jnp.zeros(due.shape)
-        (trainable, others, slots), losses = jax.lax.fori_loop(0, count, one, (state, no_loss))
+        begun = (state, no_loss)
+        done = jax.lax.fori_loop(0, count, one, begun) if looped else one(0, begun)
+        (trainable, others, slots), losses = done
         if places:
             weights = [trainable[place] for place in places]
 

@@ -4,11 +4,12 @@ import keras
 import numpy as np
 import pytest
 
-from laperm_lib import LaPerm, weight_vectors
+from laperm_lib import LaPerm, device_program, weight_vectors
 from laperm_lib.augmentation import Augmentation
 from laperm_lib.batches import Batches
 from laperm_lib.constraints import keep_zeros
-from laperm_lib.device_program import DeviceProgram, _next_sync
+from laperm_lib.device_lane import Lane, next_synchronisation
+from laperm_lib.device_program import DeviceProgram
 from laperm_lib.initializers import SeededInitializer
 
 needs_jax = pytest.mark.skipif(
@@ -65,8 +66,15 @@ def by_fit(model, data, seed, augmentation=None):
     return model
 
 
-def by_program(models, data, seeds, augmentation=None):
-    program = DeviceProgram(models, *data, batch_size=8, seeds=seeds, augmentation=augmentation)
+def by_program(models, data, seeds, augmentation=None, vectorised=None):
+    program = DeviceProgram(
+        models,
+        *data,
+        batch_size=8,
+        seeds=seeds,
+        augmentation=augmentation,
+        vectorised=vectorised,
+    )
     losses = program.advance(EPOCHS * program.steps_per_epoch)
     program.write_back()
     for model in models:
@@ -82,14 +90,19 @@ def assert_same(model, other):
     assert int(model.optimizer.iterations) == int(other.optimizer.iterations)
 
 
+# As on an accelerator, in a compiled loop, and as on a CPU.
+both_ways = pytest.mark.parametrize("vectorised", [True, False], ids=["vectorised", "in turn"])
+
+
 @needs_jax
+@both_ways
 @pytest.mark.parametrize(
     ("sync_period", "augmentation"),
     [(None, None), (1, None), (6, Augmentation(rotation=10, shift=0.1, flip=True)), (1000, None)],
 )
-def test_equals_the_step_by_step_path(data, sync_period, augmentation):
+def test_equals_the_step_by_step_path(data, sync_period, augmentation, vectorised):
     expected = by_fit(compiled(sync_period=sync_period), data, 3, augmentation)
-    (model,) = by_program([compiled(sync_period=sync_period)], data, [3], augmentation)
+    (model,) = by_program([compiled(sync_period=sync_period)], data, [3], augmentation, vectorised)
     assert_same(model, expected)
     if sync_period:
         assert model.optimizer.last_sync == expected.optimizer.last_sync
@@ -112,13 +125,18 @@ def test_losses_are_those_of_fit(data, settings):
 
 
 @needs_jax
-def test_runs_side_by_side_equal_each_alone(data):
+@both_ways
+def test_runs_side_by_side_equal_each_alone(data, vectorised):
     """Runs that differ in seed, pruning and sync period, and an epoch that ends in a part batch."""
     settings = [(0, 6, 0.0), (1, 6, 0.5), (2, 4, 0.0), (3, 1000, 0.8)]
     augmentation = Augmentation(shift=0.2)
     alone = [by_program([compiled(*each)], data, [each[0]], augmentation)[0] for each in settings]
     together = by_program(
-        [compiled(*each) for each in settings], data, [s for s, *_ in settings], augmentation
+        [compiled(*each) for each in settings],
+        data,
+        [s for s, *_ in settings],
+        augmentation,
+        vectorised,
     )
     for one, other, (_, _, pruned) in zip(alone, together, settings, strict=True):
         assert_same(other, one)
@@ -128,11 +146,12 @@ def test_runs_side_by_side_equal_each_alone(data):
 
 
 @needs_jax
-def test_a_block_may_be_cut_anywhere(data):
+@both_ways
+def test_a_block_may_be_cut_anywhere(data, vectorised):
     """Evaluations and checkpoints cut blocks; the network does not depend on where."""
-    (whole,) = by_program([compiled()], data, [0])
+    (whole,) = by_program([compiled()], data, [0], vectorised=vectorised)
     model = compiled()
-    program = DeviceProgram([model], *data, batch_size=8, seeds=[0])
+    program = DeviceProgram([model], *data, batch_size=8, seeds=[0], vectorised=vectorised)
     for steps in (1, 4, 1, 7, 0, 8):
         program.advance(steps)
     program.write_back()
@@ -151,6 +170,25 @@ def test_no_steps_and_impossible_ones(data):
         with pytest.raises(ValueError, match="steps is an integer of at least 0"):
             program.advance(steps)
     assert program.step == 0
+
+
+@needs_jax
+@pytest.mark.parametrize(
+    ("device", "lanes"),
+    [("gpu", [(3, True)]), ("cpu", [(1, False)] * 3)],
+)
+def test_convolutions_go_by_themselves_on_a_cpu(data, monkeypatch, device, lanes):
+    made = []
+
+    class Noting(Lane):
+        def __init__(self, models, seeds, samples, compiled):
+            made.append((len(models), compiled.looped))
+            super().__init__(models, seeds, samples, compiled)
+
+    monkeypatch.setattr("jax.default_backend", lambda: device)
+    monkeypatch.setattr(device_program, "Lane", Noting)
+    DeviceProgram([compiled(seed) for seed in range(3)], *data, batch_size=8, seeds=range(3))
+    assert made == lanes
 
 
 @needs_jax
@@ -309,13 +347,13 @@ def test_synchronisations_come_when_step_by_step_they_would():
             last, step, predicted = 0, 0, []
             while step < 59:
                 end = min(59, step + stretch)
-                coming = _next_sync(optimizer, last, step, end)
+                coming = next_synchronisation(optimizer, last, step, end)
                 step = min(coming, end)
                 if step == coming:
                     last = step
                     predicted.append(step)
             assert predicted == found
-    assert _next_sync(keras.optimizers.SGD(), 0, 0, 60) == np.inf
+    assert next_synchronisation(keras.optimizers.SGD(), 0, 0, 60) == np.inf
 
 
 @needs_jax

@@ -1,6 +1,8 @@
 """Runs side by side: the same records and networks as one at a time, and taken up after a cut."""
 
+import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -122,3 +124,21 @@ def test_other_backends_are_told(tmp_path):
 def test_a_run_that_another_process_trains(tmp_path):
     with RunFolder(tmp_path, TASKS[0]).lock(), pytest.raises(LaPermError, match="another process"):
         run_side_by_side(TASKS, tmp_path)
+
+
+@needs_jax
+@pytest.mark.parametrize(("seconds", "most"), [(1.5, 1), (0.1, 20), (1e-6, 20)])
+def test_the_clock_is_looked_at_however_slow_steps_are(tmp_path, monkeypatch, seconds, most):
+    """Evaluations are 20 steps apart; a time budget is kept to within two seconds or a step."""
+    clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now, monotonic=time.monotonic)
+    asked, advance = [], DeviceProgram.advance
+
+    def taking_its_time(self, steps):
+        asked.append(steps)
+        clock.now += 30 * (len(asked) == 1) + steps * seconds  # the first call compiles
+        return advance(self, steps)
+
+    monkeypatch.setattr(side_by_side, "time", clock)
+    monkeypatch.setattr(DeviceProgram, "advance", taking_its_time)
+    run_side_by_side(TASKS[:1], tmp_path)
+    assert (asked[0], max(asked), sum(asked)) == (1, most, 72)

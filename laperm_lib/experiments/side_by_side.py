@@ -27,7 +27,8 @@ from laperm_lib.training_state import restore, state_of
 
 _log = logging.getLogger(__name__)
 
-_MOST_STEPS = 1000  # between two looks at the clock
+# Between two looks at the clock: about so long, and no more than so many steps.
+_SECONDS, _MOST_STEPS = 2.0, 1000
 
 
 def groups(tasks: Iterable[Task]) -> list[list[Task]]:
@@ -145,9 +146,13 @@ def _train(
     total = settings.epochs * program.steps_per_epoch
     bar = keras.utils.Progbar(total) if verbose else None
     ends = sorted({total, *(end for begun in starts for end in begun.evaluation_steps)})
+    at_once = 1  # the first call compiles, and says nothing of how fast steps are
     for end in (end for end in ends if end > step):
         while program.step < end:
-            losses = program.advance(min(_MOST_STEPS, end - program.step))
+            steps, called = min(at_once, end - program.step), time.perf_counter()
+            losses = program.advance(steps)
+            per_step = (time.perf_counter() - called) / steps
+            at_once = max(1, min(_MOST_STEPS, int(_SECONDS / per_step)))
             if bar is not None:
                 bar.update(program.step, [("loss", losses.mean())])
             if program.step == end:
