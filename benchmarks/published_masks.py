@@ -12,8 +12,8 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 
 import published_loop
 
-from laperm_lib import experiments, manifest
-from laperm_lib.experiments import evaluation, training
+from laperm_lib.paper import experiments, manifest
+from laperm_lib.paper.experiments import evaluation, training
 
 
 def best_of_the_loop(name: str, seed: int) -> float:

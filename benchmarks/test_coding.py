@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from laperm_lib import coding, models, weight_vectors
+from laperm_lib import coding, weight_vectors
+from laperm_lib.paper import networks as models
 
 
 @pytest.fixture(scope="module", params=["conv7", "conv13"])

@@ -13,7 +13,8 @@ import keras
 import numpy as np
 import pytest
 
-from laperm_lib import LaPerm, models
+from laperm_lib import LaPerm
+from laperm_lib.paper import networks as models
 
 BATCH = 50
 BLOCK = 20
@@ -97,7 +98,8 @@ def test_overhead_of_a_rare_synchronisation(benchmark, name, pairs):
 MEMORY = """
 import resource, sys
 import keras, numpy as np
-from laperm_lib import LaPerm, models
+from laperm_lib import LaPerm
+from laperm_lib.paper import networks as models
 name, k = sys.argv[1], int(sys.argv[2])
 model = models.build(name, seed=0)
 optimizer = keras.optimizers.Adam()

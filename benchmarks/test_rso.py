@@ -6,11 +6,12 @@ import keras
 import numpy as np
 import pytest
 
-from laperm_lib import compiling, weight_vectors
+from laperm_lib import _numba as compiling
+from laperm_lib import weight_vectors
 from laperm_lib.local_search import moves
 from laperm_lib.local_search.cached_losses import CachedLosses
 from laperm_lib.local_search.recomputed_losses import RecomputedLosses
-from laperm_lib.studies.rso import Settings
+from laperm_lib.paper.studies.rso import Settings
 
 SAMPLES = 5000
 EVERY = 600  # Keras measures one move in so many: all would take half an hour

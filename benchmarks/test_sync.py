@@ -4,7 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from laperm_lib import models, permutation, weight_vectors
+from laperm_lib import permutation, weight_vectors
+from laperm_lib.paper import networks as models
 from laperm_lib.synchronisation import compiled
 
 if keras.backend.backend() == "tensorflow":

@@ -1,4 +1,4 @@
-"""What training each network costs, the numbers of `laperm_lib.experiments.catalogue`.
+"""What training each network costs, the numbers of `laperm_lib.paper.experiments.catalogue`.
 
 Steps of the experiments themselves, augmentation included, on the bundled digits in the shape of
 the published images: what pixels show does not change the time. The first block compiles.
@@ -10,8 +10,8 @@ from dataclasses import replace
 import pytest
 
 from laperm_lib.batches import Batches
-from laperm_lib.experiments import PUBLISHED, training
 from laperm_lib.input_pipeline import read_ahead
+from laperm_lib.paper.experiments import PUBLISHED, training
 
 STEPS = {"conv2": 20, "conv4": 20, "conv7": 60, "conv13": 4, "resnet50": 8, "f1": 500, "f2": 500}
 ROUNDS = 5

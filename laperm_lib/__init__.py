@@ -1,71 +1,74 @@
 """Train neural networks by permuting their initial weights, on Keras 3.
 
 The companion library of "Train-by-Reconnect: Decoupling Locations of Weights from Their Values"
-(Qiu and Suda, NeurIPS 2020).
+(Qiu and Suda, NeurIPS 2020). `laperm_lib.paper`, which reproduces it, is imported by itself.
 """
 
 import importlib
-from types import ModuleType
+import sys
+from typing import TYPE_CHECKING, Any
 
-# First, for Keras reads the choice when it is imported, and the modules below import it.
-from laperm_lib import backend_choice as backend_choice  # isort: split
-
-from laperm_lib import (
-    callbacks,
-    constraints,
-    datasets,
-    initializers,
-    metrics,
-    models,
-    permutation,
-    sparsity,
-    weight_vectors,
-)
 from laperm_lib.errors import (
-    DatasetUnavailableError,
     LaPermError,
     NonFiniteWeightError,
     UnknownLayerError,
     WeightFileError,
 )
-from laperm_lib.optimizers.laperm import LaPerm
-from laperm_lib.optimizers.rso import RSO
-from laperm_lib.optimizers.sgperm import SGPerm
-from laperm_lib.pretrained import load_pretrained
-from laperm_lib.published import load_published
+
+if TYPE_CHECKING:
+    from laperm_lib import (
+        batch_statistics,
+        batches,
+        callbacks,
+        checkpoints,
+        initializers,
+        permutation,
+        sparsity,
+        weight_vectors,
+    )
+    from laperm_lib.optimizers.laperm import LaPerm
+    from laperm_lib.optimizers.rso import RSO
+    from laperm_lib.optimizers.sgperm import SGPerm
 
 __version__ = "0.1.0"
 
 __all__ = [
     "RSO",
-    "DatasetUnavailableError",
     "LaPerm",
     "LaPermError",
     "NonFiniteWeightError",
     "SGPerm",
     "UnknownLayerError",
     "WeightFileError",
+    "batch_statistics",
+    "batches",
     "callbacks",
-    "constraints",
-    "datasets",
-    "experiments",
+    "checkpoints",
+    "gradient_flow",
     "initializers",
-    "load_pretrained",
-    "load_published",
-    "metrics",
-    "models",
     "permutation",
-    "plotting",
     "sparsity",
-    "studies",
     "weight_vectors",
 ]
 
-_ON_DEMAND = ("experiments", "plotting", "studies")
+_OPTIMIZERS = {"LaPerm": "laperm", "RSO": "rso", "SGPerm": "sgperm"}
 
 
-def __getattr__(name: str) -> ModuleType:
-    """Import what only some users need (drawing needs Matplotlib) when it is first asked for."""
-    if name in _ON_DEMAND:
+def __getattr__(name: str) -> Any:
+    """Import what is asked for: `--backend` and notebook parameters are read before Keras is."""
+    if name in _OPTIMIZERS:
+        module = importlib.import_module(f"laperm_lib.optimizers.{_OPTIMIZERS[name]}")
+        value = globals()[name] = getattr(module, name)
+        return value
+    if name in __all__:
         return importlib.import_module(f"laperm_lib.{name}")
     raise AttributeError(f"module 'laperm_lib' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+if "keras" in sys.modules:  # Keras loads registered classes only, also if no name here is used
+    for _module in ("initializers", "optimizers.laperm", "optimizers.sgperm"):
+        importlib.import_module(f"laperm_lib.{_module}")

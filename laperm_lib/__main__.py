@@ -1,8 +1,24 @@
-"""`python -m laperm_lib`: the command line, which `laperm_lib.command_line` describes."""
+"""`python -m laperm_lib`: the command line of `laperm_lib.paper`, the one arrow up."""
 
+import importlib.util
+import os
 import sys
+from collections.abc import Sequence
 
-from laperm_lib.command_line import main
+
+def choose_backend(arguments: Sequence[str]) -> None:
+    """Set KERAS_BACKEND as `--backend` says: Keras reads it when it is imported."""
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name = following if word == "--backend" else word.removeprefix("--backend=")
+        if word.startswith("--backend") and name in ("tensorflow", "jax", "torch"):
+            if importlib.util.find_spec(name) is None:
+                raise SystemExit(f"laperm_lib: --backend {name}, but {name} is not installed here.")
+            os.environ["KERAS_BACKEND"] = name
+
 
 if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    choose_backend(sys.argv[1:])
+    from laperm_lib.paper.command_line import main
+
     sys.exit(main())

@@ -16,9 +16,9 @@ from collections.abc import Iterator
 import keras
 import numpy as np
 
-from laperm_lib.arguments import check_integer
-from laperm_lib.augmentation import Augmentation, check_images, warp
+from laperm_lib._arguments import check_integer
 from laperm_lib.initializers import check_seed, raw_bits
+from laperm_lib.paper.augmentation import Augmentation, check_images, warp
 
 
 def epoch_order(count: int, *, seed: int, epoch: int) -> np.ndarray:

@@ -24,7 +24,7 @@ import keras
 import numpy as np
 
 from laperm_lib import files
-from laperm_lib.arguments import check_number
+from laperm_lib._arguments import check_number
 from laperm_lib.errors import WeightFileError
 from laperm_lib.training_state import nested, state_of, steps_taken
 

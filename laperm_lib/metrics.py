@@ -21,7 +21,7 @@ import keras
 import numpy as np
 
 from laperm_lib import weight_vectors
-from laperm_lib.arguments import check_number
+from laperm_lib._arguments import check_number
 from laperm_lib.gradients import gradients
 
 

@@ -92,7 +92,7 @@ def random_prune(
             the model is not built or has no kernel. Nothing is changed then.
 
     Examples:
-        >>> from laperm_lib import models
+        >>> from laperm_lib.paper import networks as models
         >>> report = random_prune(models.build("f2", seed=0), 0.5, seed=0)
         >>> [(layer.path, round(layer.fraction_pruned, 1)) for layer in report.layers]
         [('dense/kernel', 0.2), ('dense_1/kernel', 0.5), ('dense_2/kernel', 0.5)]
@@ -140,7 +140,7 @@ def agnosticize(
     Examples:
         The network F2 of the paper:
 
-        >>> from laperm_lib import models
+        >>> from laperm_lib.paper import networks as models
         >>> f2 = models.build("f2", seed=0)
         >>> report = agnosticize(f2, 0.03, (1 / 15, 1 / 7, 1 / 3), seed=0)
         >>> round(report.fraction_pruned, 2)

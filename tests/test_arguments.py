@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from laperm_lib.arguments import check_integer, check_number, check_patterns
+from laperm_lib._arguments import check_integer, check_number, check_patterns
 
 
 @pytest.mark.parametrize("value", [0, 0.5, np.float32(0.5), np.int64(1)])

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from keras import ops
 
-from laperm_lib import backend, permutation
+from laperm_lib import _backend as backend
+from laperm_lib import permutation
 
 BACKEND = keras.backend.backend()
 needs_jax = pytest.mark.skipif(BACKEND != "jax", reason="needs KERAS_BACKEND=jax")

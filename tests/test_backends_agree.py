@@ -23,7 +23,8 @@ OTHERS = [name for name in BACKENDS if name != "tensorflow"]
 TRAIN = """
 import hashlib, json, sys
 import keras, numpy as np
-from laperm_lib import LaPerm, models
+from laperm_lib import LaPerm
+from laperm_lib.paper import networks as models
 
 BATCH = 8
 
@@ -106,7 +107,7 @@ for module in pkgutil.walk_packages(laperm_lib.__path__, "laperm_lib."):
 
 import keras, numpy as np
 
-model = laperm_lib.models.build("f2", seed=0)
+model = laperm_lib.paper.networks.build("f2", seed=0)
 optimizer = laperm_lib.LaPerm("adam", 2)
 loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 model.compile(optimizer, loss=loss)

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laperm_lib.augmentation import Augmentation, warp
 from laperm_lib.batches import Batches, epoch_order
+from laperm_lib.paper.augmentation import Augmentation, warp
 
 AUGMENTATION = Augmentation(rotation=10, zoom=0.1, shift=0.1, flip=True)
 

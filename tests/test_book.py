@@ -14,8 +14,8 @@ import pytest
 from bs4 import BeautifulSoup
 from built_book import ROOT, chapters
 
-from laperm_lib import experiments
-from laperm_lib.experiments import catalogue, results
+from laperm_lib.paper import experiments
+from laperm_lib.paper.experiments import catalogue, results
 
 # What makes a browser ask for something while it loads a page.
 LOADED = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src"}
@@ -110,7 +110,7 @@ def test_names_in_texts_stand_for_something():
     found = {
         name for text in texts for name in re.findall(r"\blaperm_lib(?:\.[A-Za-z_]\w*)+", text)
     }
-    found -= {"laperm_lib.plotting.book"}  # a style of Matplotlib
+    found -= {"laperm_lib.paper.plotting.book"}  # a style of Matplotlib
     assert len(found) > 100
     for name in sorted(found):
         assert lookup(name) is not None, name

@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from laperm_lib import LaPerm, backend, compiling, permutation
+from laperm_lib import LaPerm, permutation
+from laperm_lib import _backend as backend
+from laperm_lib import _numba as compiling
 from laperm_lib.errors import NonFiniteWeightError
 from laperm_lib.synchronisation import compiled
 

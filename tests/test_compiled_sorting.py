@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from laperm_lib import NonFiniteWeightError, permutation
-from laperm_lib.synchronisation import compiled_sorting
+from laperm_lib.synchronisation import sorting as compiled_sorting
 
 RNG = np.random.default_rng(0)
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, max_side=40)

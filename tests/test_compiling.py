@@ -9,7 +9,7 @@ import threading
 import numpy as np
 import pytest
 
-from laperm_lib import compiling
+from laperm_lib import _numba as compiling
 
 
 def add_up(values):
@@ -76,7 +76,7 @@ def test_an_error_in_a_block_is_raised():
 def test_a_forked_process_has_threads_of_its_own():
     script = """
 import os, signal
-from laperm_lib import compiling
+from laperm_lib import _numba as compiling
 compiling.CORES = 2
 
 def work(first, last):

@@ -8,10 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from laperm_lib import compiling, permutation
+from laperm_lib import _numba as compiling
+from laperm_lib import permutation
+from laperm_lib.cycles import compiled as compiled_cycles
+from laperm_lib.cycles import reference as cycles
 from laperm_lib.errors import NonFiniteWeightError
 from laperm_lib.initializers import raw_bits
-from laperm_lib.rearrangement import compiled_cycles, cycles
 
 RNG = np.random.default_rng(0)
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from laperm_lib import host
+from laperm_lib import _host as host
 
 BACKEND = keras.backend.backend()
 

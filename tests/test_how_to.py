@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 import pytest
 
-from laperm_lib import command_line, command_options
+from laperm_lib.paper import command_line, command_options
 
 BOOK = Path(__file__).resolve().parent.parent / "book"
 PAGES = [BOOK / "intro.md", *sorted((BOOK / "how_to").glob("*.md"))]

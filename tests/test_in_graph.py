@@ -102,20 +102,3 @@ def test_half_precision(dtype):
     [new] = reconnect_all([(-1,)], [weights], [sorted_initial])
     assert keras.backend.standardize_dtype(new.dtype) == dtype
     assert_same_bits([ops.cast(new, "float32")], [permutation.reconnect(rows[0], values).T])
-
-
-@pytest.mark.skipif(BACKEND != "jax", reason="only JAX vectorises a program over runs")
-def test_several_runs_side_by_side_are_as_one_at_a_time():
-    import jax
-
-    generator = np.random.default_rng(0)
-    runs = [[generator.normal(size=shape).astype("float32") for shape in SHAPES] for _ in range(3)]
-    initial = [sorted_rows(run) for run in runs]
-    runs = [[generator.permutation(w.ravel()).reshape(w.shape) for w in run] for run in runs]
-    runs[1][0][0, 0, 0] = np.nan  # keeps the weights of this run alone
-    together = jax.jit(jax.vmap(reconnect))(
-        *([np.stack(group) for group in zip(*side, strict=True)] for side in (runs, initial))
-    )
-    for number, (run, values) in enumerate(zip(runs, initial, strict=True)):
-        expected = run if number == 1 else with_numpy(run, values)
-        assert_same_bits([group[number] for group in together], expected)

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from small_network import BATCH, X, Y, build_model
 
 from laperm_lib import LaPerm
-from laperm_lib.augmentation import Augmentation
 from laperm_lib.batches import Batches
 from laperm_lib.input_pipeline import read_ahead
+from laperm_lib.paper.augmentation import Augmentation
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 

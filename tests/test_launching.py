@@ -11,7 +11,7 @@ import pytest
 from bs4 import BeautifulSoup
 from IPython.core.inputtransformer2 import TransformerManager
 
-from laperm_lib.notebooks import check_parameters
+from laperm_lib.paper.notebooks import check_parameters
 
 REPOSITORY, REVISION = "https://github.com/someone/companion", "0123456789abcdef" * 2 + "01234567"
 

@@ -95,7 +95,7 @@ def test_carries_no_trace_of_the_machine(notebook):
 
 def test_figures_have_the_style_of_the_book(notebook):
     source = "\n".join(cell.source for cell in code_cells(notebook))
-    assert source.count('plt.style.use("laperm_lib.plotting.book")') == 1
+    assert source.count('plt.style.use("laperm_lib.paper.plotting.book")') == 1
     assert "rcParams" not in source
 
 

@@ -9,9 +9,10 @@ import small_network
 from keras import layers, ops
 from small_network import float64
 
-from laperm_lib import UnknownLayerError, datasets, permutation, weight_vectors
+from laperm_lib import UnknownLayerError, permutation, weight_vectors
 from laperm_lib.optimizers import rso
 from laperm_lib.optimizers.rso import RSO
+from laperm_lib.paper import datasets
 
 BACKEND = keras.backend.backend()
 DIGITS = datasets.load("digits", shape=(8, 8, 1))

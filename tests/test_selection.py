@@ -4,7 +4,7 @@ import keras
 import pytest
 from keras import layers
 
-from laperm_lib.selection import Selection
+from laperm_lib.optimizers.selection import Selection
 
 
 def build():

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from laperm_lib import models
+from laperm_lib.paper import networks as models
 from laperm_lib.sparsity import LayerSparsity, SparsityReport, agnosticize, random_prune
 
 

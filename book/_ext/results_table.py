@@ -1,7 +1,7 @@
 """Sphinx extension with the directive `results-at-a-glance`: published beside ours, from records.
 
 Nothing in the table is typed: the published numbers are those of
-`laperm_lib.experiments.catalogue`, ours come from the records in the folder `pretrained`, as
+`laperm_lib.paper.experiments.catalogue`, ours come from the records in the folder `pretrained`, as
 `python -m laperm_lib table` shows them.
 """
 
@@ -12,10 +12,10 @@ from typing import Any
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
-from laperm_lib import manifest
-from laperm_lib.experiments import catalogue, formats, results
-from laperm_lib.experiments.records import Summary
-from laperm_lib.experiments.results import Line
+from laperm_lib.paper import manifest
+from laperm_lib.paper.experiments import catalogue, formats, results
+from laperm_lib.paper.experiments.records import Summary
+from laperm_lib.paper.experiments.results import Line
 
 HEAD = ("network", "section", "published, %", "ours, %", "trained", "permutations")
 _LENGTHS = {"paper": "in full", "short": "a tenth as long"}
@@ -54,7 +54,7 @@ def cells(line: Line) -> tuple[str, ...]:
     """The texts of a row, accuracies in percent.
 
     Args:
-        line: as `laperm_lib.experiments.results.table` gives it.
+        line: as `laperm_lib.paper.experiments.results.table` gives it.
     """
     return (
         line.experiment,

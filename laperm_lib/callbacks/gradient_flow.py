@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from laperm_lib.arguments import check_integer, check_number
+from laperm_lib._arguments import check_integer, check_number
 from laperm_lib.metrics import GradientFlow, effective_gradient_flow
 from laperm_lib.training_state import nested, steps_taken
 

@@ -6,7 +6,7 @@ References:
 
 from typing import Any
 
-from laperm_lib.arguments import check_number
+from laperm_lib._arguments import check_number
 from laperm_lib.callbacks import swapping
 from laperm_lib.callbacks.sampling import Weights, WeightSampler, float_copies, move
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from laperm_lib.arguments import check_integer
+from laperm_lib._arguments import check_integer
 from laperm_lib.callbacks.sampling import Weights, WeightSampler
 
 

@@ -24,7 +24,7 @@ import numpy as np
 from keras import ops
 
 from laperm_lib import batch_statistics
-from laperm_lib.arguments import check_integer
+from laperm_lib._arguments import check_integer
 from laperm_lib.callbacks import swapping
 from laperm_lib.training_state import steps_taken
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from laperm_lib._numba import available as available
+from laperm_lib._numba import compiled
 from laperm_lib.coding import range_coder
-from laperm_lib.compiling import available as available
-from laperm_lib.compiling import compiled
 
 # Numba turns the mixture of a signed and an unsigned integer into a float, so all of the
 # arithmetic of the coder is on these.

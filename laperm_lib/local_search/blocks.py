@@ -17,7 +17,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from laperm_lib.compiling import available, compiled
+from laperm_lib._numba import available, compiled
 
 Parameters = Mapping[int, np.ndarray]
 """The values of variables by the variable's id; those of a step have shape (channels,)."""

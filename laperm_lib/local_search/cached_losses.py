@@ -25,7 +25,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from laperm_lib.compiling import compiled
+from laperm_lib._numba import compiled
 from laperm_lib.local_search.blocks import Block, pad, window
 from laperm_lib.local_search.chains import blocks_of
 

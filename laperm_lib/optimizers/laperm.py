@@ -22,7 +22,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from laperm_lib import backend
+from laperm_lib import _backend as backend
 from laperm_lib.optimizers.permuting import (
     PermutingOptimizer,
     check_scales_no_loss,

@@ -12,10 +12,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from laperm_lib import backend
+from laperm_lib import _backend as backend
 from laperm_lib.errors import NonFiniteWeightError
+from laperm_lib.optimizers.selection import Selection
 from laperm_lib.permutation import to_matrix
-from laperm_lib.selection import Selection
 from laperm_lib.weight_vectors import WeightVectors
 
 _log = logging.getLogger(__name__)

@@ -24,14 +24,14 @@ import numpy as np
 from keras import ops
 
 from laperm_lib import batch_statistics, local_search
-from laperm_lib.arguments import check_integer, check_number
+from laperm_lib._arguments import check_integer, check_number
 from laperm_lib.batches import Batches
 from laperm_lib.initializers import check_seed, raw_bits
 from laperm_lib.local_search import Counts, Losses, moves
 from laperm_lib.local_search.cached_losses import CachedLosses
 from laperm_lib.local_search.chains import blocks_of
 from laperm_lib.local_search.recomputed_losses import RecomputedLosses
-from laperm_lib.selection import Selection
+from laperm_lib.optimizers.selection import Selection
 from laperm_lib.weight_vectors import WeightVectors
 
 

@@ -4,7 +4,7 @@ The predecessor of LaPerm. No weight of the permuted variables ever takes a new 
 step each place of a weight vector says, by its gradient with momentum, whether it wants a larger
 or a smaller weight; the vector is cut at random into parts; and within each part weights are handed
 on along cycles of places of which each gets what it wants. The mathematics is in
-`laperm_lib.rearrangement.cycles`.
+`laperm_lib.cycles.reference`.
 
 References:
     Qiu and Suda, "Permute to Train: A New Dimension to Training Deep Neural Networks", 2020,
@@ -20,15 +20,17 @@ import keras
 import numpy as np
 from keras import ops
 
-from laperm_lib import backend, host
-from laperm_lib.arguments import check_integer, check_number
+from laperm_lib import _backend as backend
+from laperm_lib import _host as host
+from laperm_lib._arguments import check_integer, check_number
+from laperm_lib.cycles import Rearrangement, rearranged
+from laperm_lib.cycles import compiled as compiled_cycles
+from laperm_lib.cycles.rearranged import RearrangedVariable
 from laperm_lib.optimizers.permuting import (
     PermutingOptimizer,
     check_scales_no_loss,
     initial_matrix,
 )
-from laperm_lib.rearrangement import Rearrangement, compiled_cycles, rearranged
-from laperm_lib.rearrangement.rearranged import RearrangedVariable
 from laperm_lib.weight_vectors import WeightVectors
 
 _log = logging.getLogger(__name__)

@@ -14,11 +14,11 @@ from functools import lru_cache
 
 import numpy as np
 
-from laperm_lib.compiling import CORES, compiled, threads
-from laperm_lib.compiling import available as available
+from laperm_lib._numba import CORES, compiled, threads
+from laperm_lib._numba import available as available
 from laperm_lib.errors import NonFiniteWeightError
 from laperm_lib.permutation import reconnect
-from laperm_lib.synchronisation.compiled_sorting import (
+from laperm_lib.synchronisation.sorting import (
     CROWDED,
     DONE,
     ends_of_buckets,

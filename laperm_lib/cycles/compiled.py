@@ -1,0 +1,224 @@
+r"""The cycles of the module `cycles` without a graph, compiled by Numba, on all cores.
+
+The graph need not be built, because within a part it is made of intervals. Sort the places by
+weight. Place s, which let us say wants more, may take from every place above it up to the distance
+:math:`\varepsilon`; those that want more lead on upwards, those that want less lead down again.
+
+*A place s that wants more lies on a cycle if and only if some place that is not used up, wants less
+and lies above s lies within* :math:`\varepsilon` *of it.* A cycle through s begins upwards and must
+come back to s or jump over it; only a place v above s that wants less does that, and its interval
+then reaches s. Conversely s may take from such a v, and v from s.
+
+So the search of `cycles` never has to turn back where it finds something. It tries the
+nearest weight first, and of equal ones a place that wants the other way. From s it therefore goes
+up through every weight that only places wanting more hold, one place for each, to the nearest
+weight that one holds who wants less. That place, v, reaches s and closes the cycle: everyone on the
+way moves up by a weight, and v comes down. Where the search finds nothing, there is no such v
+within :math:`\varepsilon`. Both are answered by "the next place above that is not used up and wants
+more (less)", which a disjoint-set forest gives in almost constant time. What remains is the
+sorting, by `laperm_lib.synchronisation.sorting`: about linear in the number of weights,
+however long the parts and however large :math:`\varepsilon`.
+
+Numba is optional (`pip install "laperm-lib[fast]"`); `available` says whether it is there. The
+result is that of `cycles.rearrange_reference`, bit for bit; without Numba, that
+function, hundreds of times slower, does it.
+
+References:
+    Tarjan, "Efficiency of a good but not linear set union algorithm", JACM 22, 1975.
+"""
+
+import numpy as np
+
+from laperm_lib._numba import available as available
+from laperm_lib._numba import compiled, in_blocks
+from laperm_lib.cycles.reference import rearrange_reference
+from laperm_lib.synchronisation.sorting import order_of_size, sort_order
+
+
+def rearrange(
+    weights: np.ndarray,
+    recommendation: np.ndarray,
+    places: np.ndarray,
+    *,
+    size: int,
+    alpha: float,
+    spread: np.ndarray,
+) -> np.ndarray:
+    """Rearrange weight vectors, each row as `cycles.rearrange_reference` does it.
+
+    Args:
+        weights: one weight vector per row, floats, shape (neurons, d).
+        recommendation: what each place wants, float32 or float64, same shape.
+        places: rows of 0 to d - 1 in random order, same shape, as `cycles.shuffle` gives
+            them.
+        size: the size of a part, at least 1.
+        alpha: the aggressiveness, at least 0.
+        spread: the range of each initial weight vector, shape (neurons,).
+
+    Returns:
+        The rearranged weights, shape (neurons, d).
+
+    Raises:
+        NonFiniteWeightError: if a weight or recommendation is NaN or infinite.
+
+    Examples:
+        >>> weights = np.array([[0.1, 0.2, 0.3, 0.4]], "float32")
+        >>> wishes = np.array([[-1, -1, 1, 1]], "float32")
+        >>> places = np.arange(4, dtype="int32")[None]
+        >>> new = rearrange(weights, wishes, places, size=4, alpha=0.5, spread=np.array([0.3]))
+        >>> [round(float(value), 1) for value in new[0]]
+        [0.2, 0.3, 0.1, 0.4]
+    """
+    if not available:
+        rows_of = zip(weights, recommendation, places, spread.tolist(), strict=True)
+        return np.array(
+            [
+                rearrange_reference(w, m, order, size=size, alpha=alpha, spread=range_)
+                for w, m, order, range_ in rows_of
+            ]
+        )
+    # Numba knows no floats of 16 bits; all of them are float32 too.
+    dtype = np.float64 if weights.dtype == np.float64 else np.float32
+    rearranged = np.empty(weights.shape, dtype)
+
+    def rows(first: int, last: int) -> None:
+        block = slice(first, last)
+        values = np.ascontiguousarray(weights[block], dtype)
+        wishes = np.ascontiguousarray(recommendation[block])
+        _rearrange_rows(
+            values,
+            # Unsigned, for Numba asks of any other index whether it is negative.
+            sort_order(values).view(np.uint32),
+            wishes,
+            order_of_size(wishes).view(np.uint32),
+            np.ascontiguousarray(places[block], np.uint32),
+            size,
+            alpha,
+            spread[block].astype(np.float64),
+            rearranged[block],
+        )
+
+    in_blocks(rows, len(weights), weights.size)
+    return rearranged.astype(weights.dtype, copy=False)
+
+
+@compiled(inline="always")
+def _find(forest, slot):  # type: ignore[no-untyped-def]
+    """The root of a slot: the next free one, or "none". Halves the paths that it follows."""
+    while forest[slot] != slot:
+        forest[slot] = forest[forest[slot]]
+        slot = forest[slot]
+    return slot
+
+
+@compiled(inline="always")
+def _use_up(slot, step, ahead, back):  # type: ignore[no-untyped-def]
+    """Take a free slot out of the two forests that it is in."""
+    ahead[slot] = slot + step
+    back[slot] = slot - step
+
+
+@compiled(inline="always")
+def _search(  # type: ignore[no-untyped-def]
+    start, step, epsilon, slots, near, far, same, same_back, other, other_back, source
+):
+    """Look for a cycle from a slot, and rearrange along it; use up what lies on it.
+
+    Written for a start that wants more, where `step` is 1 and ahead is above. Mirrored, with `step`
+    -1 and ahead below, it is the search from one that wants less.
+
+    `near` and `far` give the slots of equal weight that come first and last on the way ahead.
+    `same` and `other` lead ahead to the free slots that want as `start` does, or the other way;
+    `same_back` and `other_back` lead back.
+    """
+    place, value = slots
+    turn = _find(other, far[start] + step)
+    _use_up(start, step, same, same_back)
+    if abs(value[turn] - value[start]) <= epsilon:
+        here = start
+        ahead = _find(same, far[start] + step)
+        while (near[turn] - ahead) * step > 0:
+            source[place[here]] = place[ahead]
+            _use_up(ahead, step, same, same_back)
+            here = ahead
+            ahead = _find(same, far[here] + step)
+        source[place[here]] = place[turn]
+        source[place[turn]] = place[start]
+        _use_up(turn, step, other, other_back)
+
+
+@compiled()
+def _rearrange_rows(weights, by_weight, wishes, by_wish, places, size, alpha, spread, new):  # type: ignore[no-untyped-def]
+    """Rearrange each row of weights into `new`.
+
+    `by_weight` holds the places of each row sorted by weight, and `by_wish` from the largest
+    recommendation to the smallest.
+
+    Within a row, a place has a slot: parts lie behind each other, each sorted by weight. Before the
+    first part, behind the last and between two lies a slot that stands for "none": its value is no
+    number, so it is equal to no weight and within reach of none.
+    """
+    neurons, d = weights.shape
+    parts = (d + size - 1) // size
+    count = d + parts + 1
+    part = np.empty(d, np.uint32)  # by place
+    slot = np.empty(d, np.uint32)  # by place
+    source = np.empty(d, np.uint32)  # by place: the place whose weight it takes
+    filled = np.empty(parts, np.uint32)  # the last slot of a part that is taken
+    epsilon = np.empty(parts, np.float64)
+    place = np.empty(count, np.uint32)  # by slot, as all that follows
+    value = np.empty(count, np.float64)
+    lowest = np.empty(count, np.uint32)  # the first slot of the part with the same weight
+    highest = np.empty(count, np.uint32)  # the last
+    # The forests: a free slot that wants more (less) is a root, another one points to its neighbour
+    # above (below), or farther in that direction.
+    more_above = np.empty(count, np.uint32)
+    less_above = np.empty(count, np.uint32)
+    more_below = np.empty(count, np.uint32)
+    less_below = np.empty(count, np.uint32)
+    for k in range(parts + 1):
+        none = min(k * (size + 1), count - 1)
+        value[none] = np.nan
+        more_above[none] = less_above[none] = more_below[none] = less_below[none] = none
+    for row in range(neurons):
+        for k in range(parts):
+            filled[k] = k * (size + 1)
+            behind = min((k + 1) * size, d)
+            epsilon[k] = spread[row] * (alpha + 1.0 / (behind - k * size))
+            for i in range(k * size, behind):
+                part[places[row, i]] = k
+        for rank in range(d):
+            here = by_weight[row, rank]
+            filled[part[here]] += 1
+            s = filled[part[here]]
+            slot[here] = s
+            place[s] = here
+            value[s] = weights[row, here]
+            wants_more = wishes[row, here] < 0
+            wants_less = wishes[row, here] > 0
+            more_above[s] = s if wants_more else s + 1
+            more_below[s] = s if wants_more else s - 1
+            less_above[s] = s if wants_less else s + 1
+            less_below[s] = s if wants_less else s - 1
+            source[here] = here
+        for s in range(1, count):
+            lowest[s] = lowest[s - 1] if value[s] == value[s - 1] else s
+        for s in range(count - 2, 0, -1):
+            highest[s] = highest[s + 1] if value[s] == value[s + 1] else s
+
+        slots = (place, value)
+        for i in range(d):
+            here = by_wish[row, i]
+            start = slot[here]
+            if more_above[start] == start:
+                _search(
+                    start, 1, epsilon[part[here]], slots, lowest, highest,
+                    more_above, more_below, less_above, less_below, source,
+                )  # fmt: skip
+            elif less_above[start] == start:
+                _search(
+                    start, -1, epsilon[part[here]], slots, highest, lowest,
+                    less_below, less_above, more_below, more_above, source,
+                )  # fmt: skip
+        for here in range(d):
+            new[row, here] = weights[row, source[here]]

@@ -1,0 +1,198 @@
+"""Reading the weight files that the authors published: HDF5 as tf.keras 2 wrote it.
+
+Such a file holds one group per layer, listed in the attribute `layer_names`; a group lists its
+variables, as in `conv2d_14/kernel:0`, in the attribute `weight_names`. A file written by
+`save_weights` has the layers at the top, one written by `model.save` under `model_weights`.
+
+Three things stop Keras 3 from reading them. Layers are numbered from wherever the author's session
+stood, they are listed in the order of the graph and not of creation, and a file can hold biases
+that its notebook's model does not have. So layers are matched here by kind and number: the n-th
+`conv2d` of the file is the n-th of the model, however either counts.
+"""
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import h5py
+import keras
+import numpy as np
+
+from laperm_lib.errors import WeightFileError
+
+_Layer = TypeVar("_Layer")
+
+
+def load_published(model: keras.Model, path: str | os.PathLike[str]) -> keras.Model:
+    """Load a weight file of tf.keras into a model of this library.
+
+    A variable of the file that the model lacks is an error, except a bias that is zero throughout:
+    the published F1 file has one. Everything is read and checked before anything is assigned.
+
+    Args:
+        model: a built model with the layers of the file, such as `laperm_lib.paper.networks.build` makes.
+            Its layers are named by kind and number, as Keras names them.
+        path: the HDF5 file, weights only or a whole model.
+
+    Returns:
+        The same model, with its weights replaced.
+
+    Raises:
+        ValueError: if the model is not built or two of its layers have one name.
+        WeightFileError: if the file is missing, damaged or of another kind, or if it and the model
+            differ in layers, variables or shapes, or a value is not finite. The model is unchanged.
+
+    Examples:
+        >>> from laperm_lib.paper import networks as models
+        >>> load_published(models.build("f1", seed=0), "missing.h5")
+        Traceback (most recent call last):
+        laperm_lib.errors.WeightFileError: missing.h5: there is no such file.
+    """
+    if not model.built:
+        raise ValueError(f"'{model.name}' is not built, so it has no weights to replace.")
+    wanted = _wanted(model)
+    path = os.fspath(path)
+    if not os.path.isfile(path):
+        raise WeightFileError(f"{path}: there is no such file.")
+    try:
+        with h5py.File(path, "r") as file:
+            new = _new_values(wanted, _stored(file))
+    except WeightFileError as error:
+        raise WeightFileError(f"{path}: {error}") from None
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        # All of these are raised by h5py, depending on where a file is damaged.
+        raise WeightFileError(f"{path} is damaged or not an HDF5 file ({error}).") from None
+    for variable, value in new:
+        variable.assign(value)
+    return model
+
+
+def _wanted(model: keras.Model) -> dict[str, dict[str, Any]]:
+    """The variables of the model by layer and variable name."""
+    wanted: dict[str, dict[str, Any]] = {}
+    for layer in model._flatten_layers(include_self=False):
+        if layer.weights and not list(layer._flatten_layers(include_self=False)):
+            if layer.name in wanted:
+                raise ValueError(f"'{model.name}' has two layers named '{layer.name}'.")
+            wanted[layer.name] = {variable.name: variable for variable in layer.weights}
+    return wanted
+
+
+def _stored(file: h5py.File) -> dict[str, dict[str, h5py.Dataset]]:
+    """The datasets of the file by layer and variable name."""
+    root = file.get("model_weights", file)
+    stored: dict[str, dict[str, h5py.Dataset]] = defaultdict(dict)
+    for group_name in _names(root, "layer_names"):
+        group = root.get(group_name)
+        if not isinstance(group, h5py.Group):
+            raise WeightFileError(f"it lists a layer '{group_name}' but does not hold it.")
+        for weight_name in _names(group, "weight_names"):
+            dataset = group.get(weight_name)
+            if not isinstance(dataset, h5py.Dataset):
+                raise WeightFileError(
+                    f"layer '{group_name}' lists '{weight_name}' but does not hold it."
+                )
+            layer, variable = _owner(group_name, weight_name)
+            if variable in stored[layer]:
+                raise WeightFileError(f"layer '{layer}' has two variables '{variable}'.")
+            stored[layer][variable] = dataset
+    return stored
+
+
+def _names(group: h5py.Group, attribute: str) -> list[str]:
+    """A list of names, which tf.keras splits into `attribute0`, `attribute1`, ... if it is long."""
+    if attribute in group.attrs:
+        entries = list(group.attrs[attribute])
+    else:
+        entries = []
+        while (part := f"{attribute}{len(entries)}") in group.attrs:
+            entries.append(group.attrs[part])
+        if not entries:
+            raise WeightFileError(
+                f"'{group.name}' has no attribute '{attribute}', so tf.keras did not write it."
+            )
+        entries = [name for chunk in entries for name in chunk]
+    return [name.decode() if isinstance(name, bytes) else str(name) for name in entries]
+
+
+def _owner(group_name: str, weight_name: str) -> tuple[str, str]:
+    """Layer and variable of a weight such as `conv2d_1_2/kernel:0` in the group `conv2d_1`.
+
+    The group names the layer, unless it is that of a nested model (`sequential`): then the weight's
+    own path does.
+    """
+    *scopes, variable = weight_name.split("/")
+    # tf.keras appends ":0", and "_1" to a name that its graph had already used.
+    variable = re.sub(r"(_\d+)?(:\d+)?$", "", variable)
+    scope = scopes[-1] if scopes else group_name
+    same_kind = _kind_and_number(scope)[0] == _kind_and_number(group_name)[0]
+    return (group_name if same_kind else scope), variable
+
+
+def _kind_and_number(name: str) -> tuple[str, tuple[int, ...]]:
+    """Split `conv2d_12` into ("conv2d", (12,)) and `conv2d` into ("conv2d", ())."""
+    kind = re.sub(r"(_\d+)+$", "", name)
+    return kind, tuple(int(part) for part in name[len(kind) :].split("_")[1:])
+
+
+def _by_kind(layers: Mapping[str, _Layer]) -> dict[str, list[tuple[str, _Layer]]]:
+    """The layers of each kind, in the order of their numbers."""
+    kinds: dict[str, list[tuple[str, _Layer]]] = defaultdict(list)
+    for name in sorted(layers, key=lambda name: _kind_and_number(name)[1]):
+        kinds[_kind_and_number(name)[0]].append((name, layers[name]))
+    return kinds
+
+
+def _new_values(
+    wanted: Mapping[str, Mapping[str, Any]], stored: Mapping[str, Mapping[str, h5py.Dataset]]
+) -> list[tuple[Any, np.ndarray]]:
+    """Match the file with the model; give each variable of the model and its new value."""
+    theirs, ours = _by_kind(stored), _by_kind(wanted)
+    for kind in sorted(theirs.keys() | ours.keys()):
+        in_file, in_model = len(theirs.get(kind, ())), len(ours.get(kind, ()))
+        if in_file != in_model:
+            raise WeightFileError(
+                f"it has {_count(theirs.get(kind, ()), kind)}, the model {in_model}."
+            )
+    new: list[tuple[Any, np.ndarray]] = []
+    for kind, layers in ours.items():
+        for (_, variables), (name, datasets) in zip(layers, theirs[kind], strict=True):
+            new += _layer_values(variables, name, datasets)
+    return new
+
+
+def _count(layers: Sequence[tuple[str, Any]], kind: str) -> str:
+    """How many layers of a kind there are, and which."""
+    listed = f" ({layers[0][0]} to {layers[-1][0]})" if layers else ""
+    return f"{len(layers)} layers '{kind}' with weights{listed}"
+
+
+def _layer_values(
+    variables: Mapping[str, Any], name: str, datasets: Mapping[str, h5py.Dataset]
+) -> list[tuple[Any, np.ndarray]]:
+    """The new values of one layer, whose name in the file is `name`."""
+    missing = sorted(variables.keys() - datasets.keys())
+    if missing:
+        raise WeightFileError(f"layer '{name}' lacks {', '.join(missing)}.")
+    new = []
+    for variable_name, dataset in datasets.items():
+        where = f"layer '{name}', {variable_name}"
+        variable = variables.get(variable_name)
+        if variable is None and variable_name != "bias":
+            raise WeightFileError(f"{where}: the model has no such variable.")
+        if variable is not None and dataset.shape != tuple(variable.shape):
+            raise WeightFileError(
+                f"{where}: the shape is {dataset.shape}, the model's {tuple(variable.shape)}."
+            )
+        if dataset.dtype.kind != "f":
+            raise WeightFileError(f"{where}: the type is {dataset.dtype}, not a float.")
+        value = dataset.astype(np.float32)[()]
+        if not np.isfinite(value).all():
+            raise WeightFileError(f"{where}: a value is NaN or infinite.")
+        if variable is not None:
+            new.append((variable, value))
+        elif value.any():
+            raise WeightFileError(f"{where}: it is not zero, but the model has no bias there.")
+    return new

@@ -1,0 +1,170 @@
+"""Maps of training images: what they are drawn from, and that each way to apply them is right."""
+
+import hashlib
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import ops
+from scipy import ndimage
+
+from laperm_lib.initializers import raw_bits
+from laperm_lib.paper.augmentation import Augmentation, warp
+
+EVERYTHING = Augmentation(rotation=15, zoom=0.2, shift=0.1, flip=True)
+
+
+def parameters(augmentation, count, shape, seed, epoch):
+    """Angle (degrees), zoom and shift (x, then y, pixels) and flip of each image, as documented."""
+    height, width = shape[:2]
+    words = raw_bits(seed, f"augmentation of epoch {epoch}").random_raw(6 * count)
+    for angle, zoom_y, zoom_x, shift_y, shift_x, flip in words.reshape(count, 6) / 2.0**64:
+        yield (
+            augmentation.rotation * (2 * angle - 1),
+            (1 + augmentation.zoom * (2 * zoom_x - 1), 1 + augmentation.zoom * (2 * zoom_y - 1)),
+            (
+                augmentation.shift * width * (2 * shift_x - 1),
+                augmentation.shift * height * (2 * shift_y - 1),
+            ),
+            augmentation.flip and flip < 0.5,
+        )
+
+
+def distort_slowly(image, angle, zoom, shift, flip):
+    """One step of the distortion after the other, for reading."""
+    height, width, channels = image.shape
+    cos, sin = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+    rotate = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
+    move = np.array([[1, 0, shift[0]], [0, 1, shift[1]], [0, 0, 1]])
+    scale = np.diag([*zoom, 1])
+    from_centre = np.array([[1, 0, (width - 1) / 2], [0, 1, (height - 1) / 2], [0, 0, 1]])
+    to_old = from_centre @ rotate @ move @ scale @ np.linalg.inv(from_centre)  # of (x, y, 1)
+    row_first = to_old[[1, 0, 2]][:, [1, 0, 2]]
+    new = np.empty_like(image)
+    for channel in range(channels):
+        new[..., channel] = ndimage.affine_transform(
+            image[..., channel], row_first, order=1, mode="nearest"
+        )
+    return new[:, ::-1] if flip else new
+
+
+def random_images(*shape):
+    return np.random.default_rng(0).random(shape, dtype=np.float32)
+
+
+@settings(max_examples=30)
+@given(
+    augmentation=st.builds(
+        Augmentation,
+        rotation=st.floats(0, 180),
+        zoom=st.floats(0, 0.9),
+        shift=st.floats(0, 0.9),
+        flip=st.booleans(),
+    ),
+    shape=st.sampled_from([(28, 28, 1), (32, 20, 3), (3, 1, 4)]),  # JAX compiles for each
+    seed=st.integers(0, 2**40),
+    epoch=st.integers(0, 200),
+)
+def test_images_are_distorted_as_step_by_step(augmentation, shape, seed, epoch):
+    images = random_images(2, *shape)
+    drawn = {"count": 2, "shape": shape, "seed": seed, "epoch": epoch}
+    transforms = augmentation.transforms(**drawn)
+    values = parameters(augmentation, **drawn)
+    expected = [distort_slowly(image, *each) for image, each in zip(images, values, strict=True)]
+    np.testing.assert_allclose(warp(images, transforms), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow has a kernel")
+def test_the_maps_agree_with_keras():
+    images = random_images(20, 28, 20, 3)
+    transforms = EVERYTHING.transforms(20, (28, 20), seed=0, epoch=0)
+    expected = ops.image.affine_transform(images, transforms, "bilinear", "nearest")
+    np.testing.assert_allclose(warp(images, transforms), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:Please import `affine_transform`:DeprecationWarning")
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="needs the legacy Keras")
+def test_the_composition_is_that_of_the_legacy_generator():
+    legacy = pytest.importorskip("tf_keras").preprocessing.image
+    images = random_images(20, 28, 28, 1)
+    drawn = {"count": 20, "shape": (28, 28), "seed": 3, "epoch": 1}
+    new = warp(images, EVERYTHING.transforms(**drawn))
+    for i, (angle, zoom, shift, flip) in enumerate(parameters(EVERYTHING, **drawn)):
+        expected = legacy.apply_affine_transform(
+            images[i], angle, *shift, 0, *zoom, row_axis=0, col_axis=1, channel_axis=2
+        )
+        expected = expected[:, ::-1] if flip else expected
+        np.testing.assert_allclose(new[i], expected, rtol=0, atol=1e-5)
+
+
+def test_what_is_drawn_keeps_to_its_range_and_fills_it():
+    def drawn(**settings):
+        rows = Augmentation(**settings).transforms(4000, (20, 40, 3), seed=0, epoch=0)
+        assert rows.dtype == np.float32
+        assert not rows[:, 6:].any()
+        return rows[:, :6].astype(np.float64).T
+
+    def check(values, most):
+        assert np.abs(values).max() == pytest.approx(most, rel=0.01)
+        assert np.abs(values).max() <= most * (1 + 1e-6)
+        assert np.mean(values) == pytest.approx(0, abs=0.05 * most)
+        assert np.std(values) == pytest.approx(most / 3**0.5, rel=0.05)
+
+    a0, _, _, b0, _, _ = drawn(rotation=10)
+    check(np.degrees(np.arctan2(b0, a0)), 10)
+    a0, _, _, _, b1, _ = drawn(zoom=0.3)
+    check(a0 - 1, 0.3)
+    check(b1 - 1, 0.3)
+    assert abs(np.corrcoef(a0, b1)[0, 1]) < 0.1
+    _, _, a2, _, _, b2 = drawn(shift=0.25)
+    check(a2, 0.25 * 40)
+    check(b2, 0.25 * 20)
+    assert abs(np.corrcoef(a2, b2)[0, 1]) < 0.1
+    a0 = drawn(flip=True)[0]
+    assert set(a0) == {-1, 1}
+    assert np.mean(a0) == pytest.approx(0, abs=0.05)
+
+
+def test_epochs_and_seeds_have_maps_of_their_own():
+    maps = {
+        EVERYTHING.transforms(2, (5, 5), seed=seed, epoch=epoch).tobytes()
+        for seed in range(3)
+        for epoch in range(3)
+    }
+    assert len(maps) == 9
+
+
+def test_the_maps_are_the_same_everywhere():
+    # Without a rotation, whose sine and cosine may differ in the last bit between platforms.
+    augmentation = Augmentation(zoom=0.1, shift=0.1, flip=True)
+    transforms = augmentation.transforms(1000, (28, 28, 1), seed=7, epoch=2).astype("<f4")
+    digest = hashlib.sha256((transforms + np.float32(0)).tobytes()).hexdigest()
+    assert digest[:16] == "9925248a54538794"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"rotation": -1},
+        {"rotation": 181},
+        {"rotation": float("nan")},
+        {"rotation": True},
+        {"rotation": "10"},
+        {"zoom": 1},
+        {"zoom": -0.1},
+        {"shift": 3},
+        {"shift": None},
+        {"flip": 1},
+    ],
+)
+def test_bad_settings(arguments):
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        Augmentation(**arguments)
+
+
+@pytest.mark.parametrize("shape", [(28, 28, 1), (2, 28, 28, 2), (2, 784)])
+def test_other_shapes_are_refused(shape):
+    with pytest.raises(ValueError, match="channels"):
+        warp(np.zeros(shape, np.float32), np.zeros((2, 8), np.float32))

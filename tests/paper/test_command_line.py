@@ -1,0 +1,293 @@
+"""The command line: what each command does, says and returns, and how it ends when interrupted."""
+
+import argparse
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import keras
+import pytest
+
+from laperm_lib.__main__ import choose_backend
+from laperm_lib.paper import command_line, experiments
+from laperm_lib.paper.command_options import _duration, setting
+from laperm_lib.paper.experiments import RunFolder, Task, catalogue
+from laperm_lib.paper.experiments.profiles import PROFILES
+from laperm_lib.paper.studies import shared_value_search
+from laperm_lib.paper.studies.shared_value import Result
+
+SHORT = replace(experiments.quick("f1"), epochs=4, sync_period=20, evaluate_every=20)  # 48 steps
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capfd):
+    """Runs a command with `quick` cut down further, in folders of its own; gives what it says."""
+    monkeypatch.setitem(PROFILES, "quick", lambda name: SHORT)
+    monkeypatch.setenv("LAPERM_RUNS_DIR", str(tmp_path / "runs"))
+    monkeypatch.setenv("LAPERM_PRETRAINED_DIR", str(tmp_path / "pretrained"))
+
+    def run(*words):
+        status = command_line.main(words)
+        said = capfd.readouterr()
+        return status, said.out, said.err
+
+    return run
+
+
+def test_run_writes_records(command, tmp_path):
+    output = tmp_path / "f1.json"
+    status, out, _ = command("run", "f1", "--seeds", "2", "--output", str(output))
+    assert status == 0
+    assert [record.seed for record in experiments.load(output)] == [0, 1]
+    assert "over 2 runs" in out
+
+
+def test_run_says_which_folder_it_leaves(command, tmp_path, caplog):
+    with caplog.at_level("INFO", logger="laperm_lib"):
+        assert command("run", "f1")[0] == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert f"What came out is in {folder}" in caplog.text
+
+
+def test_errors_are_one_line(command, tmp_path):
+    status, _, err = command("run", "f1", "--profile", "paper", "--data-dir", str(tmp_path))
+    assert status == 1
+    assert err.startswith("laperm_lib: ")
+    assert err.count("\n") == 1
+    assert not list(tmp_path.glob("*/*"))  # no folder of a training that never began
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["run", "f1", "--evaluate-after", "500"], "does not fit a period"),
+        (["run", "f1", "--set", "precision=float8"], "Unknown precision 'float8'"),
+        (["run", "f1", "--set", "pixels=bright"], "Unknown pixels 'bright'"),
+        (["run", "f1", "--set", "pruned=0.5"], "keep says what is pruned"),
+        (["run", "f1", "--set", "epochs=1,1"], "given twice"),
+        (["run", "f1", "--set", "epochs=1", "--set", "epochs=2"], "--set epochs is given twice"),
+        (["run", "--all", "--seed", "7"], "--seed is for one experiment"),
+        (["run", "f1", "--seed", "-1"], "seed"),
+        (["search", "f1", "--output", "study.json", "--storage", "/proc/none/storage"], "/proc"),
+    ],
+)
+def test_what_cannot_be_run_leaves_nothing(command, tmp_path, words, why):
+    status, out, err = command(*words)
+    assert (status, out) == (1, "")
+    assert why in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.glob("*/*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["run", "conv3"], "unknown experiment 'conv3'"),
+        (["sweep", "conv3"], "unknown experiment 'conv3'"),
+        (["run", "f1", "--seeds", "x"], "an integer of at least 1, not 'x'"),
+        (["run", "f1", "--seeds", "0"], "an integer of at least 1, not '0'"),
+        (["run", "f1", "--output", "FOLDER"], "a file, but"),
+        (["run", "f1", "--output", "FILE/records.json"], "is none"),
+        (["run", "f1", "--runs", "FILE"], "a folder, but"),
+        (["list", "--runs", "FILE/runs"], "a folder, but"),
+        (["table", "--pretrained", "FOLDER/none"], "there is none"),
+        (["verify", "--pretrained", "FILE"], "there is none"),
+        (["publish", "runs/f1", "--pretrained", "FILE"], "a folder, but"),
+    ],
+)
+def test_places_that_cannot_be(tmp_path, capsys, words, why):
+    file = tmp_path / "file"
+    file.write_text("")
+    words = [word.replace("FILE", str(file)).replace("FOLDER", str(tmp_path)) for word in words]
+    with pytest.raises(SystemExit) as ended:
+        command_line.main(words)
+    assert ended.value.code == 2
+    assert why in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("wrong", ["speed=1", "sync_period", "sync_period=fast", "epochs=none"])
+def test_settings_that_are_not_taken(wrong, capsys):
+    with pytest.raises(SystemExit):
+        command_line.main(["run", "f1", "--set", wrong])
+    assert "--set" in capsys.readouterr().err
+
+
+def test_settings():
+    values = dict(map(setting, ["sync_period=20,none", "permute_biases=no", "decay=.5"]))
+    assert values == {"sync_period": [20, None], "permute_biases": [False], "decay": [0.5]}
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("25m", 1500), ("90s", 90), ("2h", 7200), ("1h30m", 5400), ("0s", 0)]
+)
+def test_time_budgets(text, seconds):
+    assert _duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "25", "m", "-1m", "1.5h", "1m2h", "soon"])
+def test_times_that_are_none(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="such as 90s"):
+        _duration(text)
+
+
+@pytest.mark.parametrize("words", [["run"], ["run", "f1", "--all"], ["run", "conv3"], []])
+def test_words_that_are_no_command(words, capsys):
+    with pytest.raises(SystemExit):
+        command_line.main(words)
+    assert "usage" in capsys.readouterr().err
+
+
+def test_all_runs_what_is_missing_and_stops_in_time(command, tmp_path, monkeypatch):
+    planned = [Task("f1", SHORT, seed) for seed in (0, 1)]
+    asked = []
+    monkeypatch.setattr(catalogue, "plan", lambda *args, **more: asked.append(more) or planned)
+    status, out, _ = command("run", "--all", "--time-budget", "0s", "--set", "held_out=0")
+    assert (status, out) == (0, "Stopped. Runs left: 2; the same command goes on with them.\n")
+    assert asked == [{"seeds": None, "evaluate_after": [0], "held_out": [0]}]
+    status, out, _ = command("run", "--all", "--time-budget", "5m")
+    assert status == 0
+    assert "over 2 runs" in out
+    assert all(RunFolder(tmp_path / "runs", task).is_finished for task in planned)
+    assert command("run", "--all")[:2] == (0, "")
+
+
+def test_all_says_what_has_failed(command, tmp_path, monkeypatch):
+    no_data = Task("f1", experiments.PUBLISHED["f1"], 0)
+    monkeypatch.setattr(catalogue, "plan", lambda *args, **more: [no_data, Task("f1", SHORT, 0)])
+    status, out, err = command("run", "--all", "--data-dir", str(tmp_path))
+    assert status == 1
+    assert "over 1 runs" in out
+    assert "laperm_lib: f1-seed0: There is no" in err
+
+
+def test_list_has_all_experiments_and_what_is_done(command):
+    command("run", "f1")
+    status, out, _ = command("list", "--profile", "paper")
+    assert status == 0
+    words = {line.split()[0] for line in out.splitlines()}
+    assert {row.experiment for row in catalogue.ROWS} < words
+    (line,) = [line for line in out.splitlines() if "epochs=4" in line or "quick" in line]
+    assert line.split()[-1] == "1"
+
+
+def test_table(command):
+    command("run", "f1")
+    status, out, _ = command("table")
+    assert status == 0
+    # The run on digits is no reproduction of anything.
+    assert out.count("not yet reproduced") == len(out.splitlines()) - 1
+    _, out, _ = command("table", "f1", "conv2_k", "--format", "json")
+    assert [line["experiment"] for line in json.loads(out)] == ["f1", *3 * ["conv2"]]
+    assert command("table", "conv3")[0] == 1
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("optuna"), reason="needs Optuna")
+def test_search(command, tmp_path, monkeypatch):
+    def quick(trial, *, seed, hold_out, **where):
+        return Result(trial, seed, 0.5 if hold_out else None, None if hold_out else 0.25, True)
+
+    monkeypatch.setattr(shared_value_search, "train", quick)
+    output = tmp_path / "study.json"
+    status, out, _ = command("search", "f1", "--trials", "2", "--seeds", "3", f"--output={output}")
+    assert status == 0
+    assert "best of 2 trials, held out 0.5000, test accuracy 0.2500 ± 0.0000 over 3 seeds" in out
+    assert len(shared_value_search.load(output).confirmed) == 3
+
+
+def test_publish_and_verify(command, tmp_path):
+    assert command("run", "f1")[0] == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    status, out, _ = command("publish", str(folder))
+    assert status == 0
+    assert "bits per weight" in out
+    assert command("verify")[0] == 0
+    (network,) = (tmp_path / "pretrained").glob("*.safetensors")
+    for named in (network, network.stem, "f1"):
+        status, out, _ = command("verify", str(named))
+        assert status == 0
+        assert f"{network.stem}: all 10 weight vectors are permutations of their start" in out
+    status, _, err = command("verify", "f3")
+    assert status == 1
+    assert "There is no trained network 'f3'" in err
+    _, out, _ = command("list", "--profile", "paper")
+    (line,) = [line for line in out.splitlines() if "epochs=4" in line or "quick" in line]
+    assert line.split()[-2:] == ["1", "1"]
+    network.write_bytes(network.read_bytes()[:-1])
+    status, out, err = command("verify", str(tmp_path / "pretrained"))
+    assert status == 1
+    assert "damaged" in err
+    assert "0 of 1" in out
+    assert command("verify", str(tmp_path / "runs"))[0] == 1
+
+
+def test_the_backend_is_chosen_before_keras_is_imported(monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    installed = ["jax", "torch"]
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name in installed or None)
+    choose_backend(["run", "f1", "--seed", "1"])
+    assert os.environ["KERAS_BACKEND"] == "tensorflow"
+    choose_backend(["run", "f1", "--backend", "jax"])
+    assert os.environ["KERAS_BACKEND"] == "jax"
+    choose_backend(["run", "f1", "--backend=torch", "--backend=theano"])
+    assert os.environ["KERAS_BACKEND"] == "torch"
+    installed.clear()
+    with pytest.raises(SystemExit, match="--backend jax, but jax is not installed"):
+        choose_backend(["--backend", "jax"])
+    assert os.environ["KERAS_BACKEND"] == "torch"
+
+
+def test_a_backend_that_comes_too_late(command):
+    other = next(name for name in ("tensorflow", "jax") if name != keras.backend.backend())
+    status, _, err = command("list", "--backend", other)
+    assert status == 1
+    assert "already" in err
+
+
+def process(*words, **environment):
+    return subprocess.Popen(
+        [sys.executable, "-m", "laperm_lib", *words],
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="needs JAX (make test-backends)")
+def test_jax_without_tensorflow(tmp_path):
+    absent = tmp_path / "absent"
+    absent.mkdir()
+    (absent / "tensorflow.py").write_text("raise ModuleNotFoundError('tensorflow')\n")
+    words = ("run", "f1", "--backend", "jax", "--runs", str(tmp_path), "--set", "epochs=2")
+    environment = {"PYTHONPATH": str(absent), "KERAS_BACKEND": "tensorflow"}
+    with process(*words, **environment) as run:
+        out, err = run.communicate()
+    assert run.returncode == 0, err
+    assert "over 1 runs" in out
+    (record,) = experiments.load(next(tmp_path.glob("f1-*/record.json")))
+    assert "jax" in record.environment
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_with_a_checkpoint(tmp_path, number):
+    words = ("run", "f1", "--runs", str(tmp_path), "--set", "epochs=20000")
+    with process(*words, "--checkpoint-every", "0.2") as run:
+        while not list(tmp_path.glob("*/checkpoint-*.npz")) and run.poll() is None:
+            time.sleep(0.05)
+        run.send_signal(number)
+        out, err = run.communicate(timeout=60)
+    assert run.returncode == 128 + number
+    assert "Stopped. Runs left: 1" in out
+    assert "Traceback" not in err
+    (folder,) = tmp_path.glob("f1-*")
+    (task,) = experiments.tasks_in(tmp_path)
+    assert RunFolder(tmp_path, task).checkpoints.steps()
+    assert not list(folder.glob(".*"))
+    with RunFolder(tmp_path, task).lock():  # it is free
+        pass

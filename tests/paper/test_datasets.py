@@ -1,0 +1,309 @@
+import functools
+import hashlib
+import io
+import tarfile
+
+import keras
+import numpy as np
+import pytest
+
+from laperm_lib.errors import DatasetUnavailableError
+from laperm_lib.paper import datasets
+
+
+@pytest.fixture(autouse=True)
+def isolated(monkeypatch, tmp_path):
+    """An empty cache, and no network: nothing listens on port 9 of this machine."""
+    cached = functools.partial(keras.utils.get_file, cache_dir=tmp_path / "cache")
+    (tmp_path / "cache").mkdir()
+    monkeypatch.setattr(keras.utils, "get_file", cached)
+    monkeypatch.setattr(datasets, "_MNIST_URL", "http://127.0.0.1:9/mnist.npz")
+    monkeypatch.setattr(datasets, "_CIFAR10_URL", "http://127.0.0.1:9/cifar-10-binary.tar.gz")
+
+
+@pytest.fixture
+def forget_folder(monkeypatch):
+    """A function after which no folder is given, so that datasets are downloaded."""
+    return lambda: monkeypatch.delenv(datasets.ENVIRONMENT_VARIABLE, raising=False)
+
+
+def fingerprint(dataset):
+    """The documented fingerprint, written out again."""
+    text = b""
+    for name in ("x_train", "y_train", "x_test", "y_test"):
+        array = getattr(dataset, name)
+        kind = {"uint8": "|u1", "int64": "<i8"}[array.dtype.name]
+        text += f"{name} {kind} {array.shape}\n".encode() + array.tobytes()
+    return hashlib.sha256(text).hexdigest()
+
+
+def cifar10_arrays():
+    """Black images in the shape of CIFAR-10, with a mark in one corner."""
+    x = np.zeros((60_000, 32, 32, 3), np.uint8)
+    x[:, 1, 2, 0] = 7
+    y = (np.arange(60_000) % 10).astype(np.uint8)[:, None]
+    return {
+        "x_train": x[:50_000],
+        "y_train": y[:50_000],
+        "x_test": x[50_000:],
+        "y_test": y[50_000:],
+    }
+
+
+def archive(path, records, members=None):
+    """A CIFAR-10 binary archive whose six files hold the same records."""
+    with tarfile.open(path, "w:gz", compresslevel=1) as tar:
+        for name in members or [f"data_batch_{n}" for n in range(1, 6)] + ["test_batch"]:
+            info = tarfile.TarInfo(f"cifar-10-batches-bin/{name}.bin")
+            info.size = len(records)
+            tar.addfile(info, io.BytesIO(records))
+    return path
+
+
+def test_digits():
+    digits = datasets.load("digits")
+    assert digits.name == "digits"
+    assert digits.x_train.shape == (1437, 28, 28, 1)
+    assert digits.x_test.shape == (360, 28, 28, 1)
+    assert digits.x_train.dtype == digits.x_test.dtype == np.uint8
+    assert digits.y_train.shape == (1437,)
+    assert digits.y_train.dtype == digits.y_test.dtype == np.int64
+    assert digits.x_train.min() == 0
+    assert digits.x_train.max() == 255
+    assert digits.class_names == tuple("0123456789")
+    assert min(np.bincount(digits.y_test)) > 20
+    assert "scikit-learn" in digits.source
+    assert digits.fingerprint == fingerprint(digits)
+    assert digits.fingerprint == datasets.load("digits").fingerprint
+
+
+def test_digits_in_their_own_size_are_the_bundled_ones():
+    from sklearn.datasets import load_digits
+
+    bundled = load_digits()
+    digits = datasets.load("digits", shape=(8, 8, 1))
+    np.testing.assert_array_equal(
+        digits.x_test[..., 0], np.floor(bundled.images[::5] * 255 / 16 + 0.5)
+    )
+    np.testing.assert_array_equal(digits.y_test, bundled.target[::5])
+    assert len(digits.x_train) + len(digits.x_test) == len(bundled.images)
+
+
+def test_digits_with_three_channels_are_grey():
+    colour = datasets.load("digits", shape=[32, 24, 3])
+    grey = datasets.load("digits", shape=(32, 24, 1))
+    assert colour.x_train.shape == (1437, 32, 24, 3)
+    np.testing.assert_array_equal(colour.x_train, np.repeat(grey.x_train, 3, axis=-1))
+    assert colour.fingerprint != grey.fingerprint
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (28, 28, 2), (0, 28, 1), (28.0, 28, 1), ()])
+def test_digits_refuse_other_shapes(shape):
+    with pytest.raises(ValueError, match=r"channels"):
+        datasets.load("digits", shape=shape)
+
+
+@pytest.mark.parametrize(("name", "native"), [("mnist", (28, 28, 1)), ("cifar10", (32, 32, 3))])
+def test_the_others_are_not_resized(name, native, tmp_path):
+    with pytest.raises(ValueError, match="only digits is resized"):
+        datasets.load(name, shape=(8, 8, 1))
+    with pytest.raises(DatasetUnavailableError):  # the native shape passes on to the files
+        datasets.load(name, data_dir=tmp_path, shape=native)
+
+
+def test_unknown_name():
+    with pytest.raises(ValueError, match="digits, mnist, cifar10"):
+        datasets.load("svhn")
+
+
+def test_mnist(data_dir, monkeypatch):
+    folder = data_dir("mnist.npz")
+    mnist = datasets.load("mnist", folder, shape=(28, 28, 1))
+    assert mnist.x_train.shape == (60_000, 28, 28, 1)
+    assert mnist.x_test.shape == (10_000, 28, 28, 1)
+    assert mnist.x_train.dtype == np.uint8
+    assert mnist.y_train[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
+    assert mnist.y_test.dtype == np.int64
+    assert mnist.source == f"MNIST from {folder / 'mnist.npz'}"
+    assert mnist.fingerprint == fingerprint(mnist)
+    monkeypatch.setenv(datasets.ENVIRONMENT_VARIABLE, str(folder))
+    assert datasets.load("mnist").fingerprint == mnist.fingerprint
+
+
+def test_mnist_arrays_are_the_official_idx_files(data_dir):
+    """The hashes of the library, tied to the SHA-256 of the published IDX files."""
+    official = {
+        "x_train": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        "y_train": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        "x_test": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        "y_test": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    }
+    mnist = datasets.load("mnist", data_dir("mnist.npz"))
+    for name, expected in official.items():
+        array = getattr(mnist, name)
+        array = array[..., 0] if name.startswith("x") else array.astype(np.uint8)
+        header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
+        assert hashlib.sha256(header + array.tobytes()).hexdigest() == expected
+
+
+def test_changed_mnist_is_refused(data_dir, tmp_path):
+    with np.load(data_dir("mnist.npz") / "mnist.npz", allow_pickle=False) as file:
+        arrays = dict(file)
+    arrays["x_test"][17, 3, 3] ^= 1
+    np.savez(tmp_path / "mnist.npz", **arrays)
+    with pytest.raises(DatasetUnavailableError, match="x_test differs from the official"):
+        datasets.load("mnist", tmp_path)
+
+
+def test_cifar10(data_dir):
+    cifar10 = datasets.load("cifar10", data_dir("cifar10.npz"))
+    assert cifar10.x_train.shape == (50_000, 32, 32, 3)
+    assert cifar10.x_test.shape == (10_000, 32, 32, 3)
+    assert np.bincount(cifar10.y_train).tolist() == [5000] * 10
+    assert cifar10.class_names[0] == "airplane"
+    assert cifar10.class_names[9] == "truck"
+    assert len(cifar10.class_names) == 10
+
+
+def test_cifar10_in_the_layout_of_keras(tmp_path):
+    arrays = cifar10_arrays()
+    np.savez(tmp_path / "cifar10.npz", **arrays)
+    cifar10 = datasets.load("cifar10", str(tmp_path))
+    np.testing.assert_array_equal(cifar10.x_test, arrays["x_test"])
+    np.testing.assert_array_equal(cifar10.y_test, arrays["y_test"][:, 0])
+    assert cifar10.y_test.dtype == np.int64
+    arrays["y_train"][3] = 4
+    np.savez(tmp_path / "cifar10.npz", **arrays)
+    with pytest.raises(DatasetUnavailableError, match="5000 images of each class"):
+        datasets.load("cifar10", tmp_path)
+
+
+def npz(path, **arrays):
+    np.savez(path, **arrays)
+
+
+def pickled_arrays(path):
+    np.savez(path, x_train=np.array([{}], dtype=object), y_train=0, x_test=0, y_test=0)
+
+
+def truncated(path):
+    npz(path, x_train=np.zeros((60_000, 28, 28), np.uint8))
+    path.write_bytes(path.read_bytes()[:100_000])
+
+
+def plain_pickle(path):
+    import pickle
+
+    path.write_bytes(pickle.dumps({"x_train": 1}))
+
+
+def plain_npy(path):
+    with path.open("wb") as file:
+        np.save(file, np.zeros(3))
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path: path.write_bytes(b""), "damaged or another file"),
+        (lambda path: path.write_text("<html>not found</html>"), "damaged or another file"),
+        (truncated, "damaged or another file"),
+        (pickled_arrays, "allow_pickle=False"),
+        (plain_pickle, "damaged or another file"),
+        (plain_npy, "damaged or another file"),
+        (lambda path: npz(path, x_train=np.zeros(3)), "y_train"),
+        (
+            lambda path: npz(path, **dict.fromkeys(datasets._ARRAYS, np.zeros((3, 4), np.uint8))),
+            r"x_train is uint8 \(3, 4\), not uint8",
+        ),
+    ],
+)
+def test_damaged_and_foreign_files(name, write, message, tmp_path):
+    write(tmp_path / f"{name}.npz")
+    with pytest.raises(DatasetUnavailableError, match=message) as caught:
+        datasets.load(name, tmp_path)
+    assert f"{name}.npz" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+def test_a_given_folder_without_the_file_is_an_error_and_no_download(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(keras.utils, "get_file", lambda *_, **__: pytest.fail("downloads"))
+    with pytest.raises(DatasetUnavailableError, match=f"There is no .*{name}.npz"):
+        datasets.load(name, tmp_path / "missing")
+    monkeypatch.setenv(datasets.ENVIRONMENT_VARIABLE, str(tmp_path))
+    with pytest.raises(DatasetUnavailableError, match=datasets.ENVIRONMENT_VARIABLE):
+        datasets.load(name)
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+def test_unreachable_download_says_what_to_do(name, forget_folder):
+    forget_folder()
+    with pytest.raises(DatasetUnavailableError, match=f"put {name}.npz") as caught:
+        datasets.load(name)
+    assert caught.value.__suppress_context__
+
+
+def test_download_of_another_file_is_refused(tmp_path, monkeypatch, forget_folder):
+    forget_folder()
+    (tmp_path / "mnist.npz").write_bytes(b"something else")
+    monkeypatch.setattr(datasets, "_MNIST_URL", (tmp_path / "mnist.npz").as_uri())
+    with pytest.raises(DatasetUnavailableError, match=r"cannot be downloaded .*hash"):
+        datasets.load("mnist")
+
+
+def test_mnist_download(data_dir, monkeypatch, forget_folder):
+    source = data_dir("mnist.npz") / "mnist.npz"
+    forget_folder()
+    monkeypatch.setattr(datasets, "_MNIST_URL", source.as_uri())
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    monkeypatch.setattr(datasets, "_MNIST_FILE_SHA256", digest)
+    assert datasets.load("mnist").source == f"MNIST from {source.as_uri()}"
+
+
+def test_cifar10_binary_records(tmp_path):
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    labels = np.array([3, 0, 9, 9], np.uint8)
+    records = b"".join(
+        bytes([label]) + image.transpose(2, 0, 1).tobytes()
+        for label, image in zip(labels, images, strict=True)
+    )
+    arrays = datasets._read_cifar10_binary(archive(tmp_path / "c.tar.gz", records))
+    np.testing.assert_array_equal(arrays["x_train"], np.tile(images, (5, 1, 1, 1)))
+    np.testing.assert_array_equal(arrays["y_train"], np.tile(labels, 5))
+    np.testing.assert_array_equal(arrays["x_test"], images)
+    np.testing.assert_array_equal(arrays["y_test"], labels)
+
+
+def test_cifar10_download(tmp_path, monkeypatch, forget_folder):
+    forget_folder()
+    arrays = cifar10_arrays()
+    images = arrays["x_test"].transpose(0, 3, 1, 2).reshape(10_000, -1)
+    records = np.concatenate([arrays["y_test"], images], axis=1).tobytes()
+    source = archive(tmp_path / "cifar-10-binary.tar.gz", records)
+    monkeypatch.setattr(datasets, "_CIFAR10_URL", source.as_uri())
+    digest = hashlib.md5(source.read_bytes()).hexdigest()
+    monkeypatch.setattr(datasets, "_CIFAR10_FILE_MD5", digest)
+    cifar10 = datasets.load("cifar10")
+    assert cifar10.source == f"CIFAR-10 from {source.as_uri()}"
+    np.testing.assert_array_equal(cifar10.x_train, arrays["x_train"])
+    np.testing.assert_array_equal(cifar10.y_test, arrays["y_test"][:, 0])
+
+
+@pytest.mark.parametrize(
+    ("records", "members"), [(b"\0" * 3073, ["data_batch_1"]), (b"\0" * 3000, None)]
+)
+def test_incomplete_cifar10_archive(records, members, tmp_path):
+    path = archive(tmp_path / "c.tar.gz", records, members)
+    with pytest.raises(DatasetUnavailableError, match="reading the archive fails"):
+        datasets._read_cifar10_binary(path)
+
+
+def test_truncated_cifar10_archive(tmp_path):
+    path = archive(tmp_path / "c.tar.gz", np.random.default_rng(0).bytes(3073 * 10))
+    path.write_bytes(path.read_bytes()[:-50_000])
+    with pytest.raises(DatasetUnavailableError, match="reading the archive fails"):
+        datasets._read_cifar10_binary(path)

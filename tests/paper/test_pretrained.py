@@ -1,0 +1,248 @@
+"""Network files: small, the same bits again, and refused when anything in them has changed."""
+
+import json
+import math
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from laperm_lib import coding, permutation
+from laperm_lib.errors import WeightFileError
+from laperm_lib.paper import manifest, pretrained
+from laperm_lib.paper import networks as models
+from laperm_lib.paper.initial_network import InitialNetwork
+from laperm_lib.paper.pretrained import load_pretrained, save_pretrained
+
+F1 = InitialNetwork(model="f1", seed=3, shared_value=0.08, keep=(0.6,))
+CONV7 = InitialNetwork(model="conv7", seed=1, precision="mixed_bfloat16")
+CONV4 = InitialNetwork(model="conv4", seed=0, pruned=0.5)
+KERNELS, AND_BIASES = ("kernel",), ("kernel", "bias")
+
+
+def trained(initial, kinds=KERNELS):
+    """A network as if trained: vectors of those kinds permuted, everything else changed."""
+    generator = np.random.default_rng(0)
+    model, _ = initial.build()
+    permuted = {v.variable.path for v in pretrained.weight_vectors.of(model, kinds)}
+    for vectors in pretrained.weight_vectors.of(model, kinds):
+        matrix = generator.permuted(vectors.matrix(), axis=1)
+        shape = tuple(vectors.variable.shape)
+        vectors.variable.assign(permutation.from_matrix(matrix, shape, vectors.neuron_axes))
+    for weight in model.weights:
+        if weight.path not in permuted:
+            weight.assign(generator.normal(size=tuple(weight.shape)))
+    return model
+
+
+def bits(model):
+    return [keras.ops.convert_to_numpy(weight).tobytes() for weight in model.weights]
+
+
+@pytest.fixture(scope="module")
+def f1_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("f1") / "f1.safetensors"
+    save_pretrained(trained(F1), path, initial=F1)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("initial", "kinds"), [(F1, KERNELS), (CONV7, AND_BIASES), (CONV4, KERNELS)]
+)
+def test_a_network_is_loaded_as_it_was_saved_and_is_near_its_bound(initial, kinds, tmp_path):
+    model = trained(initial, kinds)
+    path = tmp_path / "network.safetensors"
+    save_pretrained(model, path, initial=initial, kinds=kinds)
+    again = load_pretrained(path)
+    assert bits(again) == bits(model)
+    assert again.dtype_policy == model.dtype_policy
+    assert {layer.dtype_policy.name for layer in again.layers[1:-1]} == {initial.precision}
+    stored = pretrained.read(path)
+    _, vectors = stored.start()
+    bound = coding.bound_bits([each.matrix() for each in vectors])
+    assert 0.99 * bound <= 8 * len(stored.code) <= 1.02 * bound
+    model.save_weights(tmp_path / "network.weights.h5")
+    others = sum(array.nbytes + 100 for array in stored.others.values())
+    assert path.stat().st_size < bound / 8 + others + 1000
+    assert path.stat().st_size < 0.6 * (tmp_path / "network.weights.h5").stat().st_size
+
+
+def test_the_same_network_makes_the_same_file(f1_file, tmp_path):
+    save_pretrained(trained(F1), tmp_path / "again.safetensors", initial=F1)
+    assert (tmp_path / "again.safetensors").read_bytes() == f1_file.read_bytes()
+
+
+def test_export_to_the_formats_of_keras(f1_file, tmp_path):
+    model = load_pretrained(f1_file)
+    model.save(tmp_path / "f1.keras")
+    model.save_weights(tmp_path / "f1.weights.h5")
+    whole = keras.models.load_model(tmp_path / "f1.keras")
+    weights_only = models.build("f1", seed=9)
+    weights_only.load_weights(tmp_path / "f1.weights.h5")
+    assert bits(whole) == bits(weights_only) == bits(model)
+    save_pretrained(whole, tmp_path / "again.safetensors", initial=F1)
+    assert (tmp_path / "again.safetensors").read_bytes() == f1_file.read_bytes()
+
+
+def test_a_network_that_is_no_permutation_of_the_start_is_not_saved(tmp_path):
+    model = trained(F1)
+    path = tmp_path / "f1.safetensors"
+    with pytest.raises(ValueError, match="dense/kernel is not a permutation of its start"):
+        save_pretrained(model, path, initial=replace(F1, seed=4))
+    with pytest.raises(ValueError, match="'f1' is not the network"):
+        save_pretrained(model, path, initial=InitialNetwork(model="f2", seed=3))
+    halves = replace(F1, model="f2", keep=(0.5,) * 3, precision="bfloat16")
+    model_of_halves, _ = halves.build()
+    with pytest.raises(ValueError, match="not all float32"):
+        save_pretrained(model_of_halves, path, initial=halves)
+    kernel = model.weights[0]
+    kernel.assign(keras.ops.abs(kernel) + 1e-6)
+    with pytest.raises(ValueError, match="not a permutation"):
+        save_pretrained(model, path, initial=F1)
+    assert not path.exists()
+
+
+def test_a_file_that_ends_anywhere_else_is_refused(f1_file, tmp_path):
+    content = f1_file.read_bytes()
+    path = tmp_path / "cut.safetensors"
+    for size in [*range(0, len(content), 7), len(content) - 1]:
+        path.write_bytes(content[:size])
+        with pytest.raises(WeightFileError, match=r"cut\.safetensors"):
+            load_pretrained(path)
+    path.write_bytes(content + b"\0")
+    with pytest.raises(WeightFileError, match=r"cut\.safetensors"):
+        load_pretrained(path)
+
+
+def test_a_file_with_any_byte_altered_is_refused(f1_file, tmp_path):
+    content = f1_file.read_bytes()
+    path = tmp_path / "altered.safetensors"
+    for place in range(0, len(content), 3):
+        altered = bytearray(content)
+        altered[place] ^= 1 << place % 8
+        if bytes(altered).split() == content.split():
+            continue  # white space of the header
+        path.write_bytes(altered)
+        with pytest.raises(WeightFileError, match=r"altered\.safetensors"):
+            pretrained.read(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"PK\x03\x04", b"\x89HDF\r\n\x1a\n" * 40, b"\xff" * 100, b"{}" * 50]
+)
+def test_foreign_files_are_refused(content, tmp_path):
+    path = tmp_path / "foreign.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(WeightFileError, match=r"foreign\.safetensors is damaged or no safetens"):
+        load_pretrained(path)
+
+
+def test_safetensors_of_others_are_refused(tmp_path):
+    path = tmp_path / "foreign.safetensors"
+    kernel = np.ones((784, 10), "float32")
+    save_file({"dense/kernel": kernel}, path)
+    with pytest.raises(WeightFileError, match="holds no network"):
+        load_pretrained(path)
+    for text in ["", "[]", "3", "{}", '{"format": 2}', '{"format": 1}', "[" * 100_000]:
+        save_file({"arrangement": kernel}, path, {"laperm_lib": text})
+        with pytest.raises(WeightFileError, match=r"foreign\.safetensors is"):
+            load_pretrained(path)
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(WeightFileError, match="no such file"):
+        load_pretrained(tmp_path / "none.safetensors")
+    (tmp_path / "folder.safetensors").mkdir()
+    with pytest.raises(WeightFileError, match=r"folder\.safetensors"):
+        load_pretrained(tmp_path / "folder.safetensors")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"initial": replace(F1, model="conv3")},
+        {"initial": replace(F1, keep=(0.6, 0.6))},
+        {"initial": replace(F1, precision="float3")},
+        {"initial": replace(F1, precision=["float32"])},
+        {"initial": replace(F1, model="f2", keep=(0.1, 0.1, 0.1))},
+        {"initial": replace(F1, seed=4)},
+        {"initial": replace(F1, shared_value=0.09)},
+        {"code": b"\xff" * 10_000},
+        {"code": b""},
+        {"kinds": ()},
+        {"others": {"dense/bias": np.zeros(10, "float32")}},
+        {"weights_sha256": "0" * 64},
+    ],
+)
+def test_what_does_not_go_together_gives_no_network(f1_file, wrong):
+    """As from a file that was made to deceive, its hash made right."""
+    stored = pretrained.read(f1_file)
+    stored.build()
+    with pytest.raises(WeightFileError):
+        replace(stored, **wrong).build()
+
+
+@pytest.mark.parametrize("wrong", [{"seed": -1}, {"seed": "3"}, {"keep": 0.6}, {"speed": 1}])
+def test_a_start_that_cannot_be_is_a_damaged_file(f1_file, tmp_path, wrong):
+    with safe_open(f1_file, framework="numpy") as file:
+        header = json.loads(file.metadata()["laperm_lib"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    del header["sha256"]
+    header["initial"] |= wrong
+    header["sha256"] = pretrained._content_hash(header, tensors)
+    path = tmp_path / "wrong.safetensors"
+    save_file(tensors, path, {"laperm_lib": json.dumps(header)})
+    with pytest.raises(WeightFileError, match="is damaged"):
+        load_pretrained(path)
+
+
+def test_the_networks_that_come_with_the_project_are_their_starts_rearranged(repository):
+    """On each backend: the hash of the weights is compared with that where they were trained."""
+    for entry in manifest.read(repository / "pretrained"):
+        path = repository / "pretrained" / entry.file
+        pretrained.check(path, entry)
+        stored = pretrained.read(path)
+        assert entry.bits_per_weight <= 1.02 * entry.bound_per_weight
+        assert math.isclose(8 * len(stored.code), entry.bits_per_weight * entry.permuted_weights)
+        if entry.permuted_weights < 1e6:
+            stored.build()
+
+
+def test_networks_are_loaded_by_name(f1_file, tmp_path, monkeypatch):
+    """And only if they are what the manifest says."""
+    entry = manifest.Entry(
+        name="f1-seed3", file="f1.safetensors", sha256="0" * 64, size=f1_file.stat().st_size,
+        hdf5_size=1, permuted_weights=7840, bits_per_weight=1, bound_per_weight=1,
+        experiment="f1", seed=3, final=0.5, selected=None, published_protocol=0.5,
+        dataset="mnist", data_fingerprint="", seconds=1, environment={},
+    )  # fmt: skip
+    monkeypatch.setenv(manifest.PRETRAINED_DIR, str(tmp_path))
+    path = tmp_path / "f1.safetensors"
+    path.write_bytes(f1_file.read_bytes())
+    manifest.add(entry, tmp_path)
+    with pytest.raises(WeightFileError, match="not the file that the manifest"):
+        load_pretrained("f1-seed3")
+    digest = pretrained.hashlib.sha256(path.read_bytes()).hexdigest()
+    manifest.add(replace(entry, sha256=digest), tmp_path)
+    assert bits(load_pretrained("f1-seed3")) == bits(load_pretrained("f1")) == bits(trained(F1))
+    manifest.add(replace(entry, sha256=digest, size=entry.size + 1), tmp_path)
+    with pytest.raises(WeightFileError, match="not the file that the manifest"):
+        load_pretrained("f1")
+    path.unlink()
+    with pytest.raises(WeightFileError, match="no such file"):
+        load_pretrained("f1")
+    assert len(json.loads((tmp_path / "manifest.json").read_text())["networks"]) == 1
+
+
+def test_kinds_that_there_are_not_are_refused(tmp_path):
+    path = tmp_path / "f1.safetensors"
+    with pytest.raises(ValueError, match="Unknown kind 'kernels'"):
+        save_pretrained(trained(F1), path, initial=F1, kinds=("kernels",))
+    assert not path.exists()
+    model = trained(F1)
+    save_pretrained(model, path, initial=F1, kinds="kernel")
+    assert bits(load_pretrained(path)) == bits(model)
+    assert pretrained.read(path).kinds == KERNELS

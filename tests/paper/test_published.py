@@ -1,0 +1,346 @@
+import os
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+import pytest
+
+from laperm_lib.errors import WeightFileError
+from laperm_lib.paper import datasets
+from laperm_lib.paper import networks as models
+from laperm_lib.paper.published import load_published
+
+
+@pytest.fixture
+def published(repository):
+    """A function that gives the path of a published file, and skips if it is not there."""
+
+    def require(filename):
+        folder = Path(
+            os.environ.get("LAPERM_PUBLISHED_DIR")
+            or repository.parent / "shared" / "reference" / "published_weights"
+        )
+        if not (folder / filename).is_file():
+            pytest.skip(f"needs {filename}: set LAPERM_PUBLISHED_DIR to the folder that holds it")
+        return folder / filename
+
+    return require
+
+
+@pytest.mark.parametrize(
+    ("name", "filename", "accuracy"),
+    [("conv7", "Conv7.h5", 0.9972), ("f1", "F1.h5", 0.8546), ("resnet50", "resnet50.h5", 0.9251)],
+)
+def test_published_networks_have_their_published_accuracy(
+    name, filename, accuracy, published, data_dir
+):
+    path = published(filename)
+    dataset_name = models.spec(name).dataset
+    dataset = datasets.load(dataset_name, data_dir(f"{dataset_name}.npz"))
+    model = load_published(models.build(name, seed=0), path)
+    _, x_test = models.preprocess(name, dataset)
+    logits = model.predict(x_test, batch_size=500, verbose=0)
+    # Of CIFAR-10's test set 34 images may be decoded from JPEG; one image on MNIST is 0.01 %.
+    tolerance = 0.0005 if dataset_name == "cifar10" else 0.00005
+    assert np.mean(logits.argmax(axis=1) == dataset.y_test) == pytest.approx(
+        accuracy, abs=tolerance
+    )
+
+
+def numpy(variable):
+    return keras.ops.convert_to_numpy(variable)
+
+
+def bits(model):
+    return [numpy(v).tobytes() for v in model.weights]
+
+
+def network(use_bias=True):
+    """Two convolutions with normalisation between them, and a dense layer."""
+    x = image = keras.Input((4, 4, 1))
+    x = keras.layers.Conv2D(2, 1, name="conv2d")(x)
+    x = keras.layers.BatchNormalization(name="batch_normalization")(x)
+    x = keras.layers.Dropout(0.5, name="dropout")(x)
+    x = keras.layers.Conv2D(2, 1, name="conv2d_1")(x)
+    x = keras.layers.Conv2D(2, 2, name="conv2d_2")(x)
+    x = keras.layers.Flatten(name="flatten")(x)
+    return keras.Model(image, keras.layers.Dense(3, use_bias=use_bias, name="dense")(x))
+
+
+SHAPES = {
+    "conv2d_9": {"kernel": (1, 1, 1, 2), "bias": (2,)},
+    "batch_normalization_3": dict.fromkeys(("gamma", "beta", "moving_mean"), (2,))
+    | {"moving_variance": (2,)},
+    "dropout_4": {},
+    "conv2d_10": {"kernel": (1, 1, 2, 2), "bias": (2,)},
+    "conv2d_11": {"kernel": (2, 2, 2, 2), "bias": (2,)},
+    "flatten_1": {},
+    "dense_7": {"kernel": (18, 3), "bias": (3,)},
+}
+
+
+def contents():
+    """Random values for `network`, by layer and variable, as an author's session numbers them."""
+    generator = np.random.default_rng(0)
+    return {
+        layer: {v: generator.random(shape, np.float32) for v, shape in variables.items()}
+        for layer, variables in SHAPES.items()
+    }
+
+
+def write(path, layers, group="", inner="{layer}/{variable}:0", order=None, text=False):
+    """Write a file as tf.keras does.
+
+    Args:
+        group: where the layers are; "" for the top.
+        inner: the pattern of a weight's name within its layer's group.
+        order: the order in which the layers are listed.
+        text: whether names are str, as newer h5py stores them, instead of bytes.
+    """
+
+    def attribute(names):
+        return np.array([n.encode() for n in names]) if names and not text else list(names)
+
+    with h5py.File(path, "w") as file:
+        root = file.require_group(group) if group else file
+        root.attrs["layer_names"] = attribute(order or list(layers))
+        root.attrs["backend"] = b"tensorflow"
+        for layer, variables in layers.items():
+            layer_group = root.create_group(layer)
+            names = {v: inner.format(layer=layer, variable=v) for v in variables}
+            layer_group.attrs["weight_names"] = attribute(list(names.values()))
+            for variable, name in names.items():
+                layer_group[name] = variables[variable]
+    return path
+
+
+def assert_loaded(model, layers):
+    renamed = {
+        "conv2d_9": "conv2d",
+        "conv2d_10": "conv2d_1",
+        "conv2d_11": "conv2d_2",
+        "batch_normalization_3": "batch_normalization",
+        "dense_7": "dense",
+    }
+    for theirs, ours in renamed.items():
+        variables = {v.name: numpy(v) for v in model.get_layer(ours).weights}
+        for name, value in variables.items():
+            np.testing.assert_array_equal(value, layers[theirs][name])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"text": True},
+        {"group": "model_weights"},
+        {"inner": "{layer}_1/{variable}:0"},
+        {"inner": "model_2/{layer}/{variable}:0"},
+        {"inner": "{layer}/{variable}_1:0"},
+        {"inner": "{variable}"},
+        {"order": sorted(SHAPES, reverse=True)},
+    ],
+)
+def test_ways_in_which_such_files_are_written(options, tmp_path):
+    model = network()
+    layers = contents()
+    assert load_published(model, write(tmp_path / "w.h5", layers, **options)) is model
+    assert_loaded(model, layers)
+
+
+def test_layers_are_matched_by_number_and_not_by_position_or_text(tmp_path):
+    """By text conv2d_10 would come before conv2d_9; both have kernels of different shapes here."""
+    layers = contents()
+    shuffled = {name: layers[name] for name in sorted(layers)}
+    model = load_published(network(), str(write(tmp_path / "w.h5", shuffled)))
+    assert_loaded(model, layers)
+
+
+def test_whole_model_with_optimizer(tmp_path):
+    layers = contents()
+    path = write(tmp_path / "w.h5", layers, group="model_weights")
+    with h5py.File(path, "a") as file:
+        file.attrs["model_config"] = "{}"
+        moments = file.create_group("optimizer_weights")
+        moments.attrs["weight_names"] = [b"Adam/conv2d_9/kernel/m:0"]
+        moments["Adam/conv2d_9/kernel/m:0"] = np.zeros(3)
+        file["model_weights"].create_group("top_level_model_weights").attrs["weight_names"] = []
+    assert_loaded(load_published(network(), path), layers)
+
+
+def test_long_lists_of_names_in_chunks(tmp_path):
+    layers = contents()
+    path = write(tmp_path / "w.h5", layers)
+    with h5py.File(path, "a") as file:
+        del file.attrs["layer_names"]
+        names = [name.encode() for name in layers]
+        file.attrs["layer_names0"], file.attrs["layer_names1"] = names[:3], names[3:]
+    assert_loaded(load_published(network(), path), layers)
+
+
+def test_nested_model(tmp_path):
+    """The group of a nested model holds several layers."""
+    layers = contents()
+    path = tmp_path / "w.h5"
+    names = [f"{layer}/{v}:0" for layer, variables in layers.items() for v in variables]
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [b"input_1", b"sequential_2"]
+        file.create_group("input_1").attrs["weight_names"] = []
+        group = file.create_group("sequential_2")
+        group.attrs["weight_names"] = [name.encode() for name in names]
+        for name in names:
+            layer, variable = name.removesuffix(":0").split("/")
+            group[name] = layers[layer][variable]
+    assert_loaded(load_published(network(), path), layers)
+
+
+def test_zero_bias_that_the_model_lacks(tmp_path):
+    layers = contents()
+    layers["dense_7"]["bias"][:] = 0
+    model = load_published(network(use_bias=False), write(tmp_path / "w.h5", layers))
+    assert_loaded(model, layers)
+    layers["dense_7"]["bias"][1] = 1e-20
+    with pytest.raises(WeightFileError, match=r"dense_7.*bias.*not zero"):
+        load_published(network(use_bias=False), write(tmp_path / "w.h5", layers))
+
+
+def without_variable(layers):
+    del layers["dense_7"]["bias"]
+
+
+def without_layer(layers):
+    del layers["conv2d_11"]
+
+
+def more_layers(layers):
+    layers["dense_8"] = {"kernel": np.zeros((3, 3), np.float32)}
+
+
+def other_kind(layers):
+    layers["depthwise_conv2d"] = {"depthwise_kernel": np.zeros((3, 3), np.float32)}
+
+
+def more_variables(layers):
+    layers["batch_normalization_3"]["renorm_mean"] = np.zeros(2, np.float32)
+
+
+def other_shape(layers):
+    layers["dense_7"]["kernel"] = np.zeros((3, 18), np.float32)
+
+
+def not_finite(layers):
+    layers["conv2d_10"]["kernel"][0, 0, 0, 1] = np.nan
+
+
+def too_large(layers):
+    layers["conv2d_10"]["kernel"] = np.full((1, 1, 2, 2), 1e300)
+
+
+def not_numbers(layers):
+    layers["conv2d_10"]["bias"] = np.zeros(2, np.int64)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without_variable, "layer 'dense_7' lacks bias"),
+        (without_layer, r"2 layers 'conv2d'.*conv2d_9 to conv2d_10.*the model 3"),
+        (more_layers, r"2 layers 'dense'.*dense_7 to dense_8.*the model 1"),
+        (other_kind, r"1 layers 'depthwise_conv2d'.*the model 0"),
+        (more_variables, "'batch_normalization_3', renorm_mean: the model has no such"),
+        (other_shape, r"'dense_7', kernel: the shape is \(3, 18\), the model's \(18, 3\)"),
+        (not_finite, "'conv2d_10', kernel: a value is NaN or infinite"),
+        (too_large, "'conv2d_10', kernel: a value is NaN or infinite"),
+        (not_numbers, "'conv2d_10', bias: the type is int64"),
+    ],
+)
+def test_files_that_do_not_fit_change_nothing(change, message, tmp_path):
+    layers = contents()
+    change(layers)
+    path = write(tmp_path / "w.h5", layers)
+    assert_refused(path, message)
+
+
+def assert_refused(path, message):
+    """Loading fails, names the file and leaves the model as it was."""
+    model = network()
+    before = bits(model)
+    with pytest.raises(WeightFileError, match=message) as caught:
+        load_published(model, path)
+    assert str(path) in str(caught.value)
+    assert bits(model) == before
+
+
+def listed_layer_missing(path):
+    write(path, contents(), order=[*SHAPES, "dense_8"])
+
+
+def listed_variable_missing(path):
+    write(path, contents())
+    with h5py.File(path, "a") as file:
+        del file["dense_7/dense_7/kernel:0"]
+
+
+def twice_the_same(path):
+    write(path, contents())
+    with h5py.File(path, "a") as file:
+        file["dense_7"].attrs["weight_names"] = [b"dense_7/kernel:0", b"dense_7/kernel:0"]
+
+
+def no_names(path):
+    with h5py.File(path, "w") as file:
+        file["data"] = np.zeros(3)
+
+
+def keras_3(path):
+    network().save_weights(path.with_suffix(".weights.h5"))
+    path.with_suffix(".weights.h5").rename(path)
+
+
+def names_of_numbers(path):
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = 3
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: None, "no such file"),
+        (lambda path: path.mkdir(), "no such file"),
+        (lambda path: path.write_bytes(b""), "damaged or not an HDF5 file"),
+        (lambda path: path.write_bytes(b"PK\x03\x04" * 100), "damaged or not an HDF5 file"),
+        (listed_layer_missing, "lists a layer 'dense_8' but does not hold it"),
+        (listed_variable_missing, "lists 'dense_7/kernel:0' but does not hold it"),
+        (twice_the_same, "'dense_7' has two variables 'kernel'"),
+        (no_names, "layer_names.*tf.keras did not write it"),
+        (keras_3, "layer_names.*tf.keras did not write it"),
+        (names_of_numbers, "damaged or not an HDF5 file"),
+    ],
+)
+def test_foreign_files_change_nothing(make, message, tmp_path):
+    path = tmp_path / "w.h5"
+    make(path)
+    assert_refused(path, message)
+
+
+def test_truncated_files_change_nothing(tmp_path):
+    path = write(tmp_path / "w.h5", contents())
+    whole = path.read_bytes()
+    model = network()
+    before = bits(model)
+    for size in range(0, len(whole), len(whole) // 7):
+        path.write_bytes(whole[:size])
+        with pytest.raises(WeightFileError, match="damaged"):
+            load_published(model, path)
+        assert bits(model) == before
+
+
+def test_models_that_cannot_be_matched(tmp_path):
+    path = write(tmp_path / "w.h5", contents())
+    with pytest.raises(ValueError, match="not built"):
+        load_published(keras.Sequential([keras.layers.Dense(2)]), path)
+    part = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, name="dense")])
+    twice = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, name="dense"), part])
+    with pytest.raises(ValueError, match="two layers named 'dense'"):
+        load_published(twice, path)

@@ -1,0 +1,140 @@
+"""Where the statistics of batch normalisation come from."""
+
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from laperm_lib import batch_statistics
+from laperm_lib.errors import LaPermError
+from laperm_lib.paper import experiments
+from laperm_lib.paper.augmentation import Augmentation
+from laperm_lib.paper.experiments import evaluation, publishing, statistics
+from laperm_lib.paper.experiments.evaluation import Images, accuracy
+from laperm_lib.paper.experiments.folders import RunFolder, Task
+
+SHIFTED = Augmentation(shift=0.3)
+ORDER = ("plain", "plain_dropout", "distorted", "distorted_dropout")
+
+
+@pytest.fixture(autouse=True)
+def few_batches(monkeypatch):
+    monkeypatch.setattr(statistics, "_FOLLOWED_BATCHES", 20)
+
+
+@pytest.fixture
+def images():
+    """Bright and dark ones in uneven light, so that what is subtracted from them matters."""
+    rng = np.random.default_rng(0)
+    y = np.arange(200) % 2
+    x = (y[:, None, None, None] + rng.normal(2, 1, (200, 6, 6, 1))).astype("float32")
+    x[:, :, 3:] *= 3
+    return Images(x, y, x[:0], y[:0], x, y, fingerprint="")
+
+
+def network(dropout):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((6, 6, 1)),
+            layers.Conv2D(4, 3, activation="relu"),
+            layers.Dropout(dropout),
+            layers.BatchNormalization(),
+            layers.Flatten(),
+            layers.Dense(2),
+        ]
+    )
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+def test_the_network_gets_its_own_statistics_back(images):
+    model = network(0.5)
+    model.fit(images.x_train, images.y_train, verbose=0)
+    before = [np.array(weight) for weight in model.get_weights()]
+    found = statistics.measure(model, images, SHIFTED)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert found.left == accuracy(model, images.x_test, images.y_test)
+
+
+def test_plain_statistics_are_those_reestimated(images):
+    model = network(0.5)
+    found = statistics.measure(model, images, SHIFTED)
+    with batch_statistics.reestimated(model, [images.x_train]):
+        assert found.plain == accuracy(model, images.x_test, images.y_test)
+
+
+def test_without_dropout_and_distortions_all_are_the_same(images):
+    model = network(0.0)
+    found = statistics.measure(model, images, Augmentation(), batch_size=200)
+    assert found.plain == found.plain_dropout == found.distorted == found.distorted_dropout
+
+
+@pytest.mark.parametrize(
+    ("dropout", "augmentation", "differ"),
+    [(0.9, Augmentation(), ("plain", "plain_dropout")), (0, SHIFTED, ("plain", "distorted"))],
+)
+def test_each_of_the_two_shows(images, monkeypatch, dropout, augmentation, differ):
+    # Statistics, not accuracies, which two sets of statistics may well share.
+    model, seen = network(dropout), []
+
+    def see(model, x, y):
+        seen.append(np.concatenate([np.array(v) for v in model.non_trainable_weights[:2]]))
+        return 0.0
+
+    monkeypatch.setattr(statistics, "accuracy", see)
+    statistics.measure(model, images, augmentation, batch_size=200)
+    kinds = dict(zip(("left", *ORDER), seen, strict=True))
+    one, other = (kinds[name] for name in differ)
+    assert np.abs(one - other).max() > 0.05 * np.abs(one).max()
+
+
+def test_a_network_without_batch_normalisation_is_refused(images):
+    model = keras.Sequential([keras.Input((6, 6, 1)), layers.Flatten(), layers.Dense(2)])
+    with pytest.raises(ValueError, match="has no batch normalisation"):
+        statistics.measure(model, images, SHIFTED)
+
+
+@pytest.fixture
+def publish(tmp_path, monkeypatch):
+    """Publishes a run of a few steps on a few digits, and gives its name."""
+    whole = evaluation.images_for
+
+    def few(*arguments):
+        images = whole(*arguments)
+        parts = {name: getattr(images, name)[:100] for name in ("x_train", "y_train")}
+        return replace(images, x_test=images.x_test[:50], y_test=images.y_test[:50], **parts)
+
+    for module in (evaluation, statistics):
+        monkeypatch.setattr(module, "images_for", few)
+
+    def published(name, **changes):
+        settings = replace(experiments.quick(name), epochs=1, evaluate_every=2, **changes)
+        folder = RunFolder(tmp_path / "runs", Task(name, settings, 0))
+        folder.run()
+        return publishing.publish(folder.path, tmp_path).name
+
+    return published
+
+
+def test_what_is_kept_is_read_again(tmp_path, publish):
+    name = publish("conv2", sync_period=2)
+    (record,) = experiments.load(tmp_path / f"{name}.json")
+    path = statistics.write(name, folder=tmp_path, verbose=0)
+    assert path == tmp_path / "statistics" / f"{name}.json"
+    found = statistics.load(path)
+    assert found.left == pytest.approx(record.final, abs=1e-9)
+    assert found.plain == pytest.approx(record.final_reestimated, abs=0.021)
+    path.write_text('{"left": 0.5}')
+    with pytest.raises(LaPermError, match="does not hold accuracies by statistics"):
+        statistics.load(path)
+
+
+def test_a_network_trained_on_images_as_they_are_is_refused(tmp_path, publish):
+    name = publish("f1", sync_period=2)
+    with pytest.raises(ValueError, match="was not trained on distorted images"):
+        statistics.write(name, folder=tmp_path, verbose=0)
+    assert not (tmp_path / "statistics").exists()
