@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from laperm_lib import SGPerm, weight_vectors
+from laperm_lib._random import raw_bits
 from laperm_lib.cycles import Rearrangement
 from laperm_lib.cycles import compiled as compiled_cycles
 from laperm_lib.cycles import reference as cycles
-from laperm_lib.initializers import raw_bits
 from laperm_lib.paper import networks as models
 
 pytestmark = pytest.mark.skipif(not compiled_cycles.available, reason="needs Numba")

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 from laperm_lib._arguments import check_integer
-from laperm_lib.initializers import check_seed, raw_bits
+from laperm_lib._random import check_seed, raw_bits
 from laperm_lib.paper.augmentation import Augmentation, check_images, warp
 
 

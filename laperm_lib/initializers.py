@@ -2,75 +2,27 @@
 
 LaPerm never changes the values of a network, only their places, so its initial values are the
 result of a run as much as its cause. Keras's initializers draw from the backend: TensorFlow, JAX
-and PyTorch give different values for one seed. Here the bits come from NumPy's counter-based Philox
-generator, whose raw stream NumPy guarantees (its distributions it does not), and become numbers
-through IEEE operations that are correctly rounded everywhere: addition, multiplication, division
-and the square root.
+and PyTorch give different values for one seed. Here raw random bits become numbers through IEEE
+operations that are correctly rounded everywhere: addition, multiplication, division and the square
+root.
 
 References:
-    Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011 (Philox).
-    NumPy, "Compatibility policy" of numpy.random: a BitGenerator's stream does not change.
+    He et al., ICCV 2015; Glorot and Bengio, AISTATS 2010.
 """
 
-import hashlib
 import math
 from collections.abc import Sequence
-from operator import index
 from typing import Any
 
 import keras
 import numpy as np
 
+from laperm_lib._random import check_seed, raw_bits
+
 DISTRIBUTIONS = ("glorot_uniform", "he_normal", "he_uniform")
 
 # The standard deviation of a standard normal variable truncated to [-2, 2].
 _TRUNCATED_STDDEV = 0.87962566103423978
-
-
-def check_seed(seed: int) -> int:
-    """Give the seed back as an `int`.
-
-    Args:
-        seed: an integer of any size, not negative.
-
-    Raises:
-        ValueError: if it is negative or not an integer.
-
-    Examples:
-        >>> check_seed(7)
-        7
-    """
-    try:
-        number = index(seed)
-    except TypeError:
-        number = -1
-    if number < 0 or isinstance(seed, bool | np.bool_):
-        raise ValueError(f"A seed is an integer of at least 0, got {seed!r}.")
-    return number
-
-
-def raw_bits(seed: int, stream: str) -> np.random.Philox:
-    """A source of random bits that depends on nothing but its two arguments.
-
-    Only `random_raw` of the result keeps the promise of this module; a `numpy.random.Generator`
-    around it would not.
-
-    Args:
-        seed: an integer of at least 0.
-        stream: any text; each text has its own independent stream.
-
-    Returns:
-        A Philox generator whose key is the first 128 bits of SHA-256 of "seed/stream".
-
-    Raises:
-        ValueError: if the seed is not an integer of at least 0.
-
-    Examples:
-        >>> int(raw_bits(0, "conv2d/kernel").random_raw()) >> 48
-        15050
-    """
-    digest = hashlib.sha256(f"{check_seed(seed)}/{stream}".encode()).digest()
-    return np.random.Philox(key=int.from_bytes(digest[:16], "little"))
 
 
 @keras.saving.register_keras_serializable(package="laperm_lib")

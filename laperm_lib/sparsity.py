@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 from laperm_lib import weight_vectors
-from laperm_lib.initializers import check_seed, raw_bits
+from laperm_lib._random import check_seed, raw_bits
 from laperm_lib.permutation import from_matrix, to_matrix
 
 

@@ -10,10 +10,10 @@ from hypothesis.extra import numpy as hnp
 
 from laperm_lib import _numba as compiling
 from laperm_lib import permutation
+from laperm_lib._random import raw_bits
 from laperm_lib.cycles import compiled as compiled_cycles
 from laperm_lib.cycles import reference as cycles
 from laperm_lib.errors import NonFiniteWeightError
-from laperm_lib.initializers import raw_bits
 
 RNG = np.random.default_rng(0)
 

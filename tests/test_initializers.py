@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from keras.src.initializers.random_initializers import compute_fans
 
-from laperm_lib.initializers import DISTRIBUTIONS, SeededInitializer, raw_bits
+from laperm_lib._random import raw_bits
+from laperm_lib.initializers import DISTRIBUTIONS, SeededInitializer
 
 # SHA-256 (first 32 digits) of the little-endian float32 values for seed 42, "conv2d_1/kernel".
 # They must never change: published seeds would no longer mean the same network.

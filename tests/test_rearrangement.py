@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from laperm_lib import permutation
+from laperm_lib._random import raw_bits
 from laperm_lib.cycles import Rearrangement
 from laperm_lib.cycles import reference as cycles
-from laperm_lib.initializers import raw_bits
 
 RNG = np.random.default_rng(0)
 SETTINGS = {

@@ -113,7 +113,7 @@ def test_the_rule_is_that_of_the_definition():
         sigma = kernel.std()
         assert search.spreads(model) == pytest.approx([sigma, sigma])
 
-        from laperm_lib.initializers import raw_bits
+        from laperm_lib._random import raw_bits
 
         def normal(number, shape):
             numbers = np.random.Generator(raw_bits(3, f"rso/{number}/0")).standard_normal(shape)

@@ -7,10 +7,10 @@ from keras import layers, ops
 from small_network import X, assert_same_weights, build_model, matrices, train
 
 from laperm_lib import LaPerm, SGPerm, permutation, training_state
+from laperm_lib._random import raw_bits
 from laperm_lib.cycles import compiled as compiled_cycles
 from laperm_lib.cycles import rearranged
 from laperm_lib.cycles import reference as cycles
-from laperm_lib.initializers import raw_bits
 
 BACKEND = keras.backend.backend()
 RNG = np.random.default_rng(1)

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from laperm_lib._arguments import check_integer, check_number
+from laperm_lib._random import check_seed, raw_bits
 from laperm_lib.cycles import compiled as compiled_cycles
 from laperm_lib.cycles import reference as cycles
 from laperm_lib.cycles import shuffling as compiled_shuffling
-from laperm_lib.initializers import check_seed, raw_bits
 from laperm_lib.permutation import from_matrix, to_matrix
 
 

@@ -25,8 +25,8 @@ from keras import ops
 
 from laperm_lib import batch_statistics, local_search
 from laperm_lib._arguments import check_integer, check_number
+from laperm_lib._random import check_seed, raw_bits
 from laperm_lib.batches import Batches
-from laperm_lib.initializers import check_seed, raw_bits
 from laperm_lib.local_search import Counts, Losses, moves
 from laperm_lib.local_search.cached_losses import CachedLosses
 from laperm_lib.local_search.chains import blocks_of

@@ -17,7 +17,8 @@ from typing import Any
 import keras
 from keras import layers
 
-from laperm_lib.initializers import SeededInitializer, raw_bits
+from laperm_lib._random import raw_bits
+from laperm_lib.initializers import SeededInitializer
 from laperm_lib.paper.normalization import BatchNormalization
 
 _L2 = 1e-4

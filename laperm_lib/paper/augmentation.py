@@ -26,7 +26,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from laperm_lib.initializers import raw_bits
+from laperm_lib._random import raw_bits
 
 _OPENCV = threading.Lock()
 _WORDS_PER_IMAGE = 6

@@ -11,7 +11,7 @@ import keras
 
 from laperm_lib import sparsity
 from laperm_lib._arguments import check_number
-from laperm_lib.initializers import check_seed
+from laperm_lib._random import check_seed
 from laperm_lib.paper import networks as models
 
 

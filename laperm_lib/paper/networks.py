@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 import keras
 import numpy as np
 
-from laperm_lib.initializers import check_seed
+from laperm_lib._random import check_seed
 from laperm_lib.paper import architectures
 from laperm_lib.paper.datasets import Dataset
 

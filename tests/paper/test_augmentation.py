@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from keras import ops
 from scipy import ndimage
 
-from laperm_lib.initializers import raw_bits
+from laperm_lib._random import raw_bits
 from laperm_lib.paper.augmentation import Augmentation, warp
 
 EVERYTHING = Augmentation(rotation=15, zoom=0.2, shift=0.1, flip=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from laperm_lib.initializers import raw_bits
+from laperm_lib._random import raw_bits
 from laperm_lib.paper import datasets
 from laperm_lib.paper import networks as models
 from laperm_lib.paper.experiments.hyperparameters import Hyperparameters

@@ -26,9 +26,9 @@ import keras
 import numpy as np
 
 from laperm_lib import files
+from laperm_lib._random import check_seed
 from laperm_lib.checkpoints import Checkpoints
 from laperm_lib.errors import LaPermError, WeightFileError
-from laperm_lib.initializers import check_seed
 from laperm_lib.paper.experiments import records, training
 from laperm_lib.paper.experiments.hyperparameters import (
     Hyperparameters,
@@ -208,7 +208,7 @@ class RunFolder:
             BusyError: if another process has it.
             LaPermError: if this file system has no locks.
         """
-        with files.locked(self.path / _LOCK):
+        with locked(self.path / _LOCK):
             self._check()
             if not self._configuration.exists():
                 files.write_json(self._configuration, _configuration(self.task))

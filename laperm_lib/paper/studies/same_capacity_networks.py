@@ -20,7 +20,8 @@ from keras import layers
 
 from laperm_lib import weight_vectors
 from laperm_lib._arguments import check_integer, check_number
-from laperm_lib.initializers import SeededInitializer, check_seed, raw_bits
+from laperm_lib._random import check_seed, raw_bits
+from laperm_lib.initializers import SeededInitializer
 from laperm_lib.permutation import from_matrix
 from laperm_lib.sparsity import LayerSparsity, SparsityReport
 
