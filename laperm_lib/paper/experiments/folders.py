@@ -41,6 +41,7 @@ from laperm_lib.paper.experiments.profiles import PUBLISHED
 from laperm_lib.paper.experiments.records import Record
 from laperm_lib.paper.experiments.stopping import StopCheck, Stopped, never
 from laperm_lib.paper.initial_network import InitialNetwork
+from laperm_lib.paper.locks import locked
 
 _log = logging.getLogger(__name__)
 
