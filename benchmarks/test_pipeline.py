@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 
 from laperm_lib import LaPerm
-from laperm_lib.batches import Batches
-from laperm_lib.input_pipeline import read_ahead
+from laperm_lib.batches import Batches, read_ahead
 from laperm_lib.paper import networks as models
 from laperm_lib.paper.augmentation import Augmentation
 from laperm_lib.paper.experiments import fitting

@@ -9,8 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from laperm_lib.batches import Batches
-from laperm_lib.input_pipeline import read_ahead
+from laperm_lib.batches import Batches, read_ahead
 from laperm_lib.paper.experiments import PUBLISHED, training
 
 STEPS = {"conv2": 20, "conv4": 20, "conv7": 60, "conv13": 4, "resnet50": 8, "f1": 500, "f2": 500}

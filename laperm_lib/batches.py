@@ -2,23 +2,38 @@
 
 `fit(shuffle=True)` on arrays repeats one order in every epoch once Keras is seeded, and draws it
 from a state that a resumed run does not have. Here the order of epoch e, and how its images are
-distorted, come from (seed, e) alone, so a run can go on from any step, and both are the same on
+distorted, come from (seed, e) alone, so a run can be resumed at any step, and both are the same on
 every backend.
 
-On TensorFlow, `fit` reads batches ahead in a thread of its own while the device computes, and
-`laperm_lib.input_pipeline` hands it several at once. On JAX and torch it reads one when it needs
-it, which for images as small as these takes a hundredth of a step. More workers gain nothing, so
-there are none.
+Keras reads a `PyDataset` batch by batch. On TensorFlow each is a call from its threads to Python,
+some 0.7 ms where a step of a small network takes 2; `read_ahead` hands over the batches of many
+steps in one call, and TensorFlow takes them apart ahead of the training. JAX and torch pay for no
+such call. More workers gain nothing, so there are none.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import keras
 import numpy as np
 
 from laperm_lib._arguments import check_integer
-from laperm_lib._random import check_seed, raw_bits
-from laperm_lib.paper.augmentation import Augmentation, check_images, warp
+from laperm_lib._random import check_seed, random_order
+
+_STEPS = 20  # in one call: its cost is then small beside them, and so is the memory
+
+
+class Augmentation(Protocol):
+    """How images are distorted, differently in every epoch; a class of your own may have both.
+
+    `laperm_lib.paper.augmentation.Augmentation` rotates, zooms, shifts and flips.
+    """
+
+    def transforms(self, count: int, shape: Sequence[int], *, seed: int, epoch: int) -> np.ndarray:
+        """One row for each of `count` images of that shape; an error for a shape it cannot take."""
+
+    def apply(self, images: np.ndarray, transforms: np.ndarray) -> np.ndarray:
+        """Images distorted by one row of `transforms` each."""
 
 
 def epoch_order(count: int, *, seed: int, epoch: int) -> np.ndarray:
@@ -36,32 +51,29 @@ def epoch_order(count: int, *, seed: int, epoch: int) -> np.ndarray:
         >>> sorted(epoch_order(5, seed=0, epoch=3).tolist())
         [0, 1, 2, 3, 4]
     """
-    # 64 random bits a sample: ties, which the stable sort would leave in order, do not happen.
-    keys = raw_bits(seed, f"order of epoch {epoch}").random_raw(count)
-    return np.argsort(keys, kind="stable")
+    return random_order(count, seed, f"order of epoch {epoch}")
 
 
 class Batches(keras.utils.PyDataset):
     """All batches of a training, in order: hand it to `fit(..., epochs=1, shuffle=False)`.
 
     Args:
-        x: inputs, shape (n, ...); with augmentation images, shape (n, height, width, channels), of
-            1, 3 or 4 channels.
+        x: inputs, shape (n, ...); images if they are augmented.
         y: targets, shape (n, ...).
         batch_size: samples per step; the last batch of an epoch holds what is left.
         drop_remainder: leave out what does not fill a batch, unless there is less than one of it.
             Default False.
-        epochs: how often the data are gone through.
+        epochs: how often all samples are seen.
         seed: an integer of at least 0.
-        augmentation: how the images are distorted, anew in every epoch; the batches are float32
-            then. Default: inputs are given out as they are.
-        first_step: steps of the training that are behind already, 0 (the default) to all of them.
-            The batches are those of the steps that are left.
+        augmentation: distorts the images, differently in every epoch, as
+            `laperm_lib.paper.augmentation.Augmentation`. Default: none.
+        first_step: steps that the training has already taken, 0 (the default) to all of them. The
+            batches are those of the remaining steps.
 
     Raises:
         ValueError: if the lengths of `x` and `y` differ or are 0, the seed is negative,
             `batch_size` or `epochs` is no integer of at least 1, the training has no such
-            `first_step`, or `x` are not images that can be distorted.
+            `first_step`, or the augmentation cannot take images of this shape.
 
     Examples:
         >>> batches = Batches(np.arange(5), np.arange(5), batch_size=2, epochs=3, seed=0)
@@ -84,8 +96,6 @@ class Batches(keras.utils.PyDataset):
         super().__init__()
         if len(x) != len(y) or len(x) == 0:
             raise ValueError(f"{len(x)} inputs and {len(y)} targets make no batches.")
-        if augmentation is not None:
-            check_images(x.shape)
         self._x, self._y = x, y
         self._batch_size = check_integer("batch_size", batch_size, at_least=1)
         self._epochs = check_integer("epochs", epochs, at_least=1)
@@ -94,9 +104,11 @@ class Batches(keras.utils.PyDataset):
         self._first_step = check_integer("first_step", first_step, at_least=0)
         if self._first_step > self._epochs * self.steps_per_epoch:
             raise ValueError(
-                f"first_step={first_step}, but the training has batches for the steps 0 to "
-                f"{self._epochs * self.steps_per_epoch}."
+                f"first_step={first_step}, but the training has only "
+                f"{self._epochs * self.steps_per_epoch} steps."
             )
+        if augmentation is not None:
+            augmentation.transforms(0, x.shape[1:], seed=seed, epoch=0)  # refuses other shapes
         self._drawn: tuple[int, np.ndarray, np.ndarray | None] = (-1, np.empty(0, np.intp), None)
 
     @property
@@ -111,34 +123,22 @@ class Batches(keras.utils.PyDataset):
 
     @property
     def steps_per_epoch(self) -> int:
-        """How many batches go through the data once."""
+        """How many batches hold all samples once."""
         whole, left = divmod(len(self._x), self._batch_size)
         return whole if self._drop_remainder and whole else whole + bool(left)
 
     def __len__(self) -> int:
-        """The number of steps that are left of the training; 0 once closed."""
+        """The number of steps that remain of the training; 0 once closed."""
         return max(0, self._epochs * self.steps_per_epoch - self._first_step)
 
     def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """The inputs and targets of a step, counted from 0 at `first_step`.
-
-        Raises:
-            IndexError: if there is no such step.
-        """
+        """The inputs and targets of a step, counted from 0 at `first_step`."""
         if not 0 <= step < len(self):
             raise IndexError(f"There are the steps 0 to {len(self) - 1}, got {step}.")
         return self._read(self._first_step + step, 1)
 
     def blocks(self, steps: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """All batches in order, those of several steps at once.
-
-        Args:
-            steps: how many batches a block holds at most, at least 1. Those of one block are of
-                one size and one epoch.
-
-        Yields:
-            inputs, shape (steps, batch, ...), and targets, shape (steps, batch, ...).
-        """
+        """All batches in order, up to `steps` of one size and epoch at once."""
         step, end = self._first_step, self._first_step + len(self)
         whole = len(self._x) // self._batch_size  # an epoch may end with a smaller batch
         while step < end:
@@ -150,8 +150,8 @@ class Batches(keras.utils.PyDataset):
     def close(self) -> None:
         """Let go of the data once training is over.
 
-        TensorFlow keeps for the life of the process what it has read from, and with it the data of
-        every training there was.
+        TensorFlow keeps what it has read from until the process ends, and with it the data of every
+        training.
         """
         self._x, self._y = self._x[:0].copy(), self._y[:0].copy()
         self._drawn = (-1, np.empty(0, np.intp), None)
@@ -162,7 +162,9 @@ class Batches(keras.utils.PyDataset):
         order, transforms = self._draw(epoch)
         chosen = order[batch * self._batch_size :][: count * self._batch_size]
         x = self._x[chosen]
-        return x if transforms is None else warp(x, transforms[chosen]), self._y[chosen]
+        if self._augmentation is not None and transforms is not None:
+            x = self._augmentation.apply(x, transforms[chosen])
+        return x, self._y[chosen]
 
     def _draw(self, epoch: int) -> tuple[np.ndarray, np.ndarray | None]:
         """The order and the transforms of all samples in an epoch, drawn once.
@@ -180,3 +182,40 @@ class Batches(keras.utils.PyDataset):
                 transforms = self._augmentation.transforms(count, shape, seed=seed, epoch=epoch)
             self._drawn = (epoch, order, transforms)
         return order, transforms
+
+
+def read_ahead(batches: Batches) -> Any:
+    """What to hand to `fit(..., epochs=1, shuffle=False)` so that it need not wait for batches.
+
+    Args:
+        batches: those of the remaining steps; not to be closed before the training ends.
+
+    Returns:
+        On TensorFlow a `tf.data.Dataset` of the same batches; elsewhere the batches themselves.
+
+    Raises:
+        ValueError: if no steps remain.
+
+    Examples:
+        >>> batches = Batches(np.arange(5), np.arange(5), batch_size=2, epochs=3, seed=0)
+        >>> len(read_ahead(batches))
+        9
+    """
+    if len(batches) == 0:
+        raise ValueError("The training is over: no steps are left to read batches for.")
+    if keras.backend.backend() != "tensorflow":
+        return batches
+    import tensorflow as tf
+
+    signature = tuple(
+        tf.TensorSpec((None, None, *array.shape[1:]), array.dtype) for array in batches[0]
+    )
+    blocks = tf.data.Dataset.from_generator(
+        lambda: batches.blocks(_STEPS), output_signature=signature
+    )
+    steps = blocks.prefetch(1).flat_map(lambda *block: tf.data.Dataset.from_tensor_slices(block))
+    options = tf.data.Options()
+    # Its thread sleeps again and again for as long as it has lived, and `fit` may end only with it.
+    options.autotune.enabled = False
+    counted = steps.apply(tf.data.experimental.assert_cardinality(len(batches)))
+    return counted.prefetch(2).with_options(options)

@@ -1,4 +1,4 @@
-"""Order and distortion of samples are functions of the seed and the epoch, which holds them all."""
+"""Order and distortion of samples depend on seed and epoch alone; reading ahead is exact."""
 
 import gc
 import hashlib
@@ -10,25 +10,38 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from small_network import build_model
 
-from laperm_lib.batches import Batches, epoch_order
-from laperm_lib.paper.augmentation import Augmentation, warp
+from laperm_lib import LaPerm
+from laperm_lib.batches import Batches, epoch_order, read_ahead
 
-AUGMENTATION = Augmentation(rotation=10, zoom=0.1, shift=0.1, flip=True)
+RNG = np.random.default_rng(0)
+X, Y = RNG.integers(0, 256, (14, 6, 6, 2), dtype=np.uint8), RNG.integers(0, 3, 14)
 
 
-@pytest.fixture
-def augmented():
-    """A function that makes augmented batches: 3 epochs of 4 steps."""
-    generator = np.random.default_rng(0)
-    x = generator.integers(0, 256, (14, 6, 5, 3), dtype=np.uint8)
-    y = generator.integers(0, 4, 14)
+class Brighten:
+    """An augmentation of one's own: adds a number to each image."""
 
-    def make(**changes):
-        settings = {"batch_size": 4, "epochs": 3, "seed": 1, "augmentation": AUGMENTATION}
-        return Batches(x, y, **settings | changes)
+    def transforms(self, count, shape, *, seed, epoch):
+        if len(shape) != 3:
+            raise ValueError(f"Images have channels, got {shape}.")
+        return np.random.default_rng((seed, epoch)).random(count, np.float32)
 
-    return make
+    def apply(self, images, transforms):
+        return images + transforms[:, None, None, None]
+
+
+def make_batches(x=X, y=Y, **changes):
+    """3 epochs of 4 steps, the last of two samples."""
+    settings = {"batch_size": 4, "epochs": 3, "seed": 1, "augmentation": Brighten()}
+    return Batches(x, y, **settings | changes)
+
+
+def assert_same(some, more):
+    for ours, theirs in zip(some, more, strict=True):
+        ours = keras.ops.convert_to_numpy(ours)
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_array_equal(ours, theirs)
 
 
 @given(
@@ -50,91 +63,61 @@ def test_every_epoch_holds_every_sample_once_with_its_target(count, batch_size, 
         assert all(len(part[0]) == batch_size for part in parts[:-1])
 
 
-def test_a_batch_does_not_depend_on_those_read_before():
-    make = {"batch_size": 4, "epochs": 3, "seed": 1}
-    x = np.arange(10)
-    in_order = [batch[0].tolist() for batch in map(Batches(x, x, **make).__getitem__, range(9))]
-    backwards = Batches(x, x, **make)
-    assert [backwards[step][0].tolist() for step in range(8, -1, -1)] == in_order[::-1]
-
-
-def test_epochs_and_seeds_have_orders_of_their_own():
+def test_the_order_is_the_same_everywhere_and_another_for_each_seed_and_epoch():
+    order = epoch_order(1000, seed=7, epoch=2).astype("<u4")
+    digest = hashlib.sha256(order.tobytes()).hexdigest()
+    assert digest[:16] == "25e17c777880596d"
     orders = {tuple(epoch_order(50, seed=s, epoch=e)) for s in range(3) for e in range(3)}
     assert len(orders) == 9
 
 
-def test_the_order_is_the_same_everywhere():
-    order = epoch_order(1000, seed=7, epoch=2).astype("<u4")
-    digest = hashlib.sha256(order.tobytes()).hexdigest()
-    assert digest[:16] == "25e17c777880596d"
-
-
-def test_images_are_distorted_by_the_maps_of_their_epoch(augmented):
-    batches, plain = augmented(), augmented(augmentation=None)
-    for step in range(12):
+def test_images_are_distorted_as_their_epoch_says():
+    batches = make_batches()
+    for step in range(11, -1, -1):  # a batch does not depend on those read before
         epoch, batch = divmod(step, 4)
-        transforms = AUGMENTATION.transforms(14, (6, 5, 3), seed=1, epoch=epoch)
+        transforms = Brighten().transforms(14, (6, 6, 2), seed=1, epoch=epoch)
         chosen = epoch_order(14, seed=1, epoch=epoch)[4 * batch :][:4]
-        x, y = batches[step]
-        assert x.dtype == np.float32
-        np.testing.assert_array_equal(x, warp(plain[step][0], transforms[chosen]))
-        np.testing.assert_array_equal(y, plain[step][1])
+        assert_same(batches[step], (Brighten().apply(X[chosen], transforms[chosen]), Y[chosen]))
 
 
 @given(first_step=st.integers(0, 12))
-def test_a_resumed_training_has_the_steps_that_are_left(first_step):
-    x = np.random.default_rng(0).random((14, 3, 3, 1))
-    make = {"batch_size": 4, "epochs": 3, "seed": 1, "augmentation": AUGMENTATION}
-    whole = Batches(x, np.arange(14), **make)
-    rest = Batches(x, np.arange(14), first_step=first_step, **make)
+def test_a_resumed_training_has_the_remaining_steps(first_step):
+    whole, rest = make_batches(), make_batches(first_step=first_step)
     assert len(rest) == 12 - first_step
     assert rest.steps_per_epoch == 4
     for step in range(len(rest)):
-        for ours, theirs in zip(rest[step], whole[first_step + step], strict=True):
-            np.testing.assert_array_equal(ours, theirs)
+        assert_same(rest[step], whole[first_step + step])
 
 
-def test_threads_do_not_change_the_batches(augmented):
-    one_by_one = [augmented()[step] for step in range(12)]
-    shared = augmented()
+def test_threads_do_not_change_the_batches():
+    one_by_one = [make_batches()[step] for step in range(12)]
+    shared = make_batches()
     with ThreadPoolExecutor(4) as threads:
         for _ in range(20):
-            at_once = threads.map(shared.__getitem__, range(12))
-            for ours, theirs in zip(at_once, one_by_one, strict=True):
-                np.testing.assert_array_equal(ours[0], theirs[0])
-                np.testing.assert_array_equal(ours[1], theirs[1])
+            for ours, theirs in zip(
+                threads.map(shared.__getitem__, range(12)), one_by_one, strict=True
+            ):
+                assert_same(ours, theirs)
 
 
-def test_fit_takes_the_batches_in_their_order(augmented):
-    def model():
-        flat = [keras.Input((6, 5, 3)), keras.layers.Flatten(), keras.layers.Dense(4)]
-        model = keras.Sequential(flat)
-        model.set_weights([np.full((90, 4), 0.01), np.zeros(4)])
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(keras.optimizers.SGD(1e-4), loss=loss)
-        return model
-
-    fitted, by_hand, backwards = model(), model(), model()
-    batches = augmented()
+def test_fit_takes_the_batches_in_their_order():
+    batches = make_batches(X / np.float32(255))
+    fitted, by_hand, backwards = models = [build_model() for _ in range(3)]
+    for model in models:
+        model.compile(keras.optimizers.SGD(0.1), loss="sparse_categorical_crossentropy")
     fitted.fit(batches, epochs=1, shuffle=False, verbose=0)
     for step in range(12):
         by_hand.train_on_batch(*batches[step])
         backwards.train_on_batch(*batches[11 - step])
-    ours, expected, other = (each.get_weights()[0] for each in (fitted, by_hand, backwards))
+    ours, expected, other = (model.get_weights()[-2] for model in models)
     np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5)
     assert np.abs(other - expected).max() > 1e-3
 
 
 @pytest.mark.parametrize("setting", [{"workers": 2}, {"use_multiprocessing": True}])
-def test_workers_of_keras_are_refused(augmented, setting):
+def test_workers_of_keras_are_refused(setting):
     with pytest.raises(AttributeError):
-        setattr(augmented(), *setting.popitem())
-
-
-@pytest.mark.parametrize("step", [-1, 9])
-def test_there_are_no_other_steps(augmented, step):
-    with pytest.raises(IndexError, match="0 to 8"):
-        augmented(first_step=3)[step]
+        setattr(make_batches(), *setting.popitem())
 
 
 @pytest.mark.parametrize(
@@ -151,7 +134,7 @@ def test_there_are_no_other_steps(augmented, step):
         (3, 3, {"first_step": -1}),
         (3, 3, {"first_step": 3}),
         (3, 3, {"first_step": 0.5}),
-        (3, 3, {"augmentation": AUGMENTATION}),
+        (3, 3, {"augmentation": Brighten()}),
     ],
 )
 def test_bad_input(count, targets, arguments):
@@ -160,23 +143,12 @@ def test_bad_input(count, targets, arguments):
         Batches(np.zeros(count), np.zeros(targets), **make)
 
 
-def test_closed_batches_let_go_of_the_data():
-    """TensorFlow remembers for ever what it has read from."""
-    x, y = np.zeros((20, 3), "float32"), np.zeros((20, 1), "float32")
-    batches = Batches(x, y, batch_size=4, epochs=1, seed=0)
-    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
-    model.compile("sgd", loss="mse")
-    model.fit(batches, shuffle=False, verbose=0)
-    alive = weakref.ref(x)
-    batches.close()
-    del x
-    gc.collect()
-    assert alive() is None
-
-
 @pytest.mark.parametrize("first_step", [0, 4])
-def test_closed_batches_are_none(augmented, first_step):
-    batches = augmented(first_step=first_step)
+def test_there_are_no_other_steps_and_none_once_closed(first_step):
+    batches = make_batches(first_step=first_step)
+    for step in (-1, 12 - first_step):
+        with pytest.raises(IndexError, match=f"0 to {11 - first_step}"):
+            batches[step]
     batches.close()
     assert len(batches) == 0
     assert list(batches.blocks(2)) == []
@@ -195,6 +167,71 @@ def test_what_does_not_fill_a_batch_can_be_left_out(samples, steps):
         order = epoch_order(samples, seed=0, epoch=epoch)
         np.testing.assert_array_equal(np.concatenate(given), order[: 4 * steps])
     blocks = [block for x, _ in batches.blocks(2) for block in x]
-    for step, block in enumerate(blocks):
-        np.testing.assert_array_equal(block, batches[step][0])
-    assert len(blocks) == len(batches)
+    assert_same(blocks, [batches[step][0] for step in range(len(batches))])
+
+
+# -- read ahead ------------------------------------------------------------------------------------
+
+
+@given(
+    batch_size=st.integers(1, 16),
+    first_step=st.integers(0, 2),
+    augmentation=st.sampled_from([None, Brighten()]),
+    dtype=st.sampled_from(["uint8", "float32", "float64"]),
+)
+def test_batches_read_ahead_are_the_same(batch_size, first_step, augmentation, dtype):
+    """Also where an epoch, or a block, ends with a smaller batch, or with less than a block."""
+    batches = make_batches(
+        X.astype(dtype),
+        Y.astype("int32"),
+        epochs=7,
+        batch_size=batch_size,
+        first_step=first_step,
+        augmentation=augmentation,
+    )
+    ahead = read_ahead(batches)
+    assert len(ahead) == len(batches)
+    for element, step in zip(ahead, range(len(batches)), strict=True):
+        assert_same(element, batches[step])
+
+
+def test_none_left_to_read_ahead_is_an_error():
+    with pytest.raises(ValueError, match="no steps are left"):
+        read_ahead(make_batches(first_step=12))
+
+
+def test_training_is_the_same_bit_for_bit():
+    weights = []
+    for read in (lambda batches: batches, read_ahead):
+        model = build_model()
+        model.compile(LaPerm("adam", sync_period=4), loss="sparse_categorical_crossentropy")
+        batches = make_batches(X / np.float32(255), batch_size=3)
+        model.fit(read(batches), epochs=1, shuffle=False, verbose=0)
+        weights.append(model.get_weights())
+    assert_same(*weights)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="about TensorFlow's threads")
+def test_no_thread_of_autotune_keeps_fit_waiting():
+    assert read_ahead(make_batches()).options().autotune.enabled is False
+
+
+class StopAfter(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        self.model.stop_training = batch == 4
+
+
+@pytest.mark.parametrize("read", [read_ahead, lambda batches: batches])
+@pytest.mark.parametrize("callbacks", [[StopAfter()], []], ids=["stopped", "whole"])
+def test_closed_batches_let_go_of_the_data(read, callbacks):
+    """TensorFlow remembers for ever what it has read from."""
+    x = X.astype("float32")
+    alive = weakref.ref(x)
+    batches = Batches(x, Y, batch_size=1, epochs=2, seed=0)
+    model = build_model()
+    model.compile("sgd", loss="sparse_categorical_crossentropy")
+    model.fit(read(batches), epochs=1, shuffle=False, verbose=0, callbacks=callbacks)
+    batches.close()
+    del x
+    gc.collect()
+    assert alive() is None

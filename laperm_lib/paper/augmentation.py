@@ -36,7 +36,7 @@ _EXACT_CHANNELS = (1, 3, 4)
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training images are distorted at random, anew in every epoch.
+    """How training images are distorted at random, differently in every epoch.
 
     Args:
         rotation: the largest angle, degrees, 0 to 180; uniform in plus or minus that. Default 0.
@@ -83,7 +83,7 @@ class Augmentation:
 
         Args:
             count: the number of training images.
-            shape: of one image, (height, width) or (height, width, channels).
+            shape: of one image, (height, width, channels), with 1, 3 or 4 channels.
             seed: an integer of at least 0.
             epoch: the number of the epoch, from 0.
 
@@ -93,13 +93,14 @@ class Augmentation:
             (a0 x + a1 y + a2, b0 x + b1 y + b2), in pixels.
 
         Raises:
-            ValueError: if the seed is not an integer of at least 0.
+            ValueError: for another shape, or if the seed is not an integer of at least 0.
 
         Examples:
-            >>> Augmentation().transforms(1, (28, 28), seed=0, epoch=0).astype(int).tolist()
+            >>> Augmentation().transforms(1, (28, 28, 1), seed=0, epoch=0).astype(int).tolist()
             [[1, 0, 0, 0, 1, 0, 0, 0]]
         """
-        height, width = shape[:2]
+        _check_image(shape)
+        height, width, _ = shape
         words = raw_bits(seed, f"augmentation of epoch {epoch}").random_raw(
             _WORDS_PER_IMAGE * count
         )
@@ -124,44 +125,43 @@ class Augmentation:
         zero = np.zeros(count)
         return np.stack([a0, a1, a2, b0, b1, b2, zero, zero], axis=1).astype(np.float32)
 
+    def apply(self, images: np.ndarray, transforms: np.ndarray) -> np.ndarray:
+        """Distort images on the host.
 
-def warp(images: np.ndarray, transforms: np.ndarray) -> np.ndarray:
-    """Distort images on the host.
+        This is OpenCV's `warpAffine`, from version 5 on, which interpolates at the exact place. On
+        one core it takes a quarter of a millisecond for 50 images of MNIST and a third for
+        CIFAR-10. SciPy takes four and twelve times as long, `keras.ops.image.affine_transform` two
+        to four times on TensorFlow and ten times or more, called eagerly, on the other backends. A
+        loop of our own compiled by Numba is no faster.
 
-    This is OpenCV's `warpAffine`, from version 5 on, which interpolates at the exact place. On one
-    core it takes a quarter of a millisecond for 50 images of MNIST and a third for CIFAR-10. SciPy
-    takes four and twelve times as long, `keras.ops.image.affine_transform` two to four times on
-    TensorFlow and ten times or more, called eagerly, on the other backends. A loop of our own
-    compiled by Numba is no faster.
+        Args:
+            images: shape (n, height, width, channels), with 1, 3 or 4 channels.
+            transforms: as `transforms` gives them, one row per image: shape (n, 8).
 
-    Args:
-        images: shape (n, height, width, channels), with 1, 3 or 4 channels.
-        transforms: as `Augmentation.transforms` gives them, one row per image: shape (n, 8).
+        Returns:
+            float32, of the shape of `images`.
 
-    Returns:
-        float32, of the shape of `images`.
+        Raises:
+            ValueError: if `images` has another shape.
 
-    Raises:
-        ValueError: if `images` has another shape.
-
-    Examples:
-        >>> images = np.arange(6).reshape(1, 2, 3, 1)
-        >>> shift = np.array([[1.0, 0, 1, 0, 1, 0, 0, 0]])
-        >>> warp(images, shift)[0, :, :, 0].tolist()
-        [[1.0, 2.0, 2.0], [4.0, 5.0, 5.0]]
-    """
-    check_images(images.shape)
-    images = images.astype(np.float32, copy=False)
-    new = np.empty_like(images)
-    size = images.shape[2], images.shape[1]
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    with _one_thread():
-        for i, matrix in enumerate(transforms[:, :6].reshape(-1, 2, 3)):
-            distorted = cv2.warpAffine(
-                images[i], matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE
-            )
-            new[i] = distorted.reshape(new[i].shape)  # OpenCV drops the axis of a single channel
-    return new
+        Examples:
+            >>> images = np.arange(6).reshape(1, 2, 3, 1)
+            >>> shift = np.array([[1.0, 0, 1, 0, 1, 0, 0, 0]])
+            >>> Augmentation().apply(images, shift)[0, :, :, 0].tolist()
+            [[1.0, 2.0, 2.0], [4.0, 5.0, 5.0]]
+        """
+        _check_image(images.shape[1:])
+        images = images.astype(np.float32, copy=False)
+        new = np.empty_like(images)
+        size = images.shape[2], images.shape[1]
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        with _one_thread():
+            for i, matrix in enumerate(transforms[:, :6].reshape(-1, 2, 3)):
+                distorted = cv2.warpAffine(
+                    images[i], matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE
+                )
+                new[i] = distorted.reshape(new[i].shape)  # OpenCV drops an axis of one channel
+        return new
 
 
 @contextmanager
@@ -176,11 +176,10 @@ def _one_thread() -> Iterator[None]:
             cv2.setNumThreads(threads)
 
 
-def check_images(shape: Sequence[int]) -> None:
-    """Raise a ValueError unless it is a shape of images that `warp` takes."""
-    if len(shape) != 4 or shape[3] not in _EXACT_CHANNELS:
+def _check_image(shape: Sequence[int]) -> None:
+    if len(shape) != 3 or shape[2] not in _EXACT_CHANNELS:
         raise ValueError(
-            "Images to distort have the shape (n, height, width, channels) with "
+            "Images to distort have the shape (height, width, channels) with "
             f"{', '.join(map(str, _EXACT_CHANNELS[:-1]))} or {_EXACT_CHANNELS[-1]} channels, got "
             f"{tuple(shape)}."
         )

@@ -11,7 +11,7 @@ from keras import ops
 from scipy import ndimage
 
 from laperm_lib._random import raw_bits
-from laperm_lib.paper.augmentation import Augmentation, warp
+from laperm_lib.paper.augmentation import Augmentation
 
 EVERYTHING = Augmentation(rotation=15, zoom=0.2, shift=0.1, flip=True)
 
@@ -73,15 +73,15 @@ def test_images_are_distorted_as_step_by_step(augmentation, shape, seed, epoch):
     transforms = augmentation.transforms(**drawn)
     values = parameters(augmentation, **drawn)
     expected = [distort_slowly(image, *each) for image, each in zip(images, values, strict=True)]
-    np.testing.assert_allclose(warp(images, transforms), expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(EVERYTHING.apply(images, transforms), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow has a kernel")
 def test_the_maps_agree_with_keras():
     images = random_images(20, 28, 20, 3)
-    transforms = EVERYTHING.transforms(20, (28, 20), seed=0, epoch=0)
+    transforms = EVERYTHING.transforms(20, (28, 20, 3), seed=0, epoch=0)
     expected = ops.image.affine_transform(images, transforms, "bilinear", "nearest")
-    np.testing.assert_allclose(warp(images, transforms), expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(EVERYTHING.apply(images, transforms), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:Please import `affine_transform`:DeprecationWarning")
@@ -89,8 +89,8 @@ def test_the_maps_agree_with_keras():
 def test_the_composition_is_that_of_the_legacy_generator():
     legacy = pytest.importorskip("tf_keras").preprocessing.image
     images = random_images(20, 28, 28, 1)
-    drawn = {"count": 20, "shape": (28, 28), "seed": 3, "epoch": 1}
-    new = warp(images, EVERYTHING.transforms(**drawn))
+    drawn = {"count": 20, "shape": (28, 28, 1), "seed": 3, "epoch": 1}
+    new = EVERYTHING.apply(images, EVERYTHING.transforms(**drawn))
     for i, (angle, zoom, shift, flip) in enumerate(parameters(EVERYTHING, **drawn)):
         expected = legacy.apply_affine_transform(
             images[i], angle, *shift, 0, *zoom, row_axis=0, col_axis=1, channel_axis=2
@@ -129,7 +129,7 @@ def test_what_is_drawn_keeps_to_its_range_and_fills_it():
 
 def test_epochs_and_seeds_have_maps_of_their_own():
     maps = {
-        EVERYTHING.transforms(2, (5, 5), seed=seed, epoch=epoch).tobytes()
+        EVERYTHING.transforms(2, (5, 5, 1), seed=seed, epoch=epoch).tobytes()
         for seed in range(3)
         for epoch in range(3)
     }
@@ -164,7 +164,9 @@ def test_bad_settings(arguments):
         Augmentation(**arguments)
 
 
-@pytest.mark.parametrize("shape", [(28, 28, 1), (2, 28, 28, 2), (2, 784)])
+@pytest.mark.parametrize("shape", [(28, 28), (28, 28, 2), (784,)])
 def test_other_shapes_are_refused(shape):
     with pytest.raises(ValueError, match="channels"):
-        warp(np.zeros(shape, np.float32), np.zeros((2, 8), np.float32))
+        EVERYTHING.transforms(0, shape, seed=0, epoch=0)
+    with pytest.raises(ValueError, match="channels"):
+        EVERYTHING.apply(np.zeros((2, *shape), np.float32), np.zeros((2, 8), np.float32))

@@ -6,8 +6,7 @@ from contextlib import closing
 
 import keras
 
-from laperm_lib import input_pipeline
-from laperm_lib.batches import Batches
+from laperm_lib.batches import Batches, read_ahead
 
 # Callbacks and Python see only every so many steps; the device runs those in between by itself.
 _MOST_STEPS_PER_EXECUTION = 50
@@ -33,7 +32,7 @@ def fit(
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     with closing(batches):
-        steps = input_pipeline.read_ahead(batches)
+        steps = read_ahead(batches)
         model.fit(steps, epochs=1, shuffle=False, verbose=verbose, callbacks=list(callbacks))
 
 
