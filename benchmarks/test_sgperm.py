@@ -8,20 +8,17 @@ import pytest
 
 from laperm_lib import SGPerm, weight_vectors
 from laperm_lib._random import raw_bits
-from laperm_lib.cycles import Rearrangement
-from laperm_lib.cycles import compiled as compiled_cycles
 from laperm_lib.cycles import reference as cycles
+from laperm_lib.cycles.step import CycleSearch
 from laperm_lib.paper import networks as models
 
-pytestmark = pytest.mark.skipif(not compiled_cycles.available, reason="needs Numba")
-
 BATCH = 128
-EVERY = 10  # of the weight vectors, the loops rearrange one in so many: all would take minutes
+EVERY = 10  # of the weight vectors, the loops permute one in so many: all would take minutes
 
 
-def rearrangement(alpha, ratio):
+def cycle_search(alpha, ratio):
     """Constant aggressiveness and partition ratio."""
-    return Rearrangement(
+    return CycleSearch(
         alpha0=alpha,
         alpha_min=alpha,
         beta1=1.0,
@@ -47,10 +44,10 @@ def compiled_step(how, kernels, step=0):
     """All that one step of SGPerm does on the host."""
     new = []
     for number, (weights, previous, gradient) in enumerate(kernels):
-        wishes = how.recommend(previous, gradient, 0.01)
+        wishes = cycles.recommend(previous, gradient, learning_rate=0.01, momentum=0.9)
         spread = np.full(weights.shape[-1], 2, np.float32)
         where = {"neuron_axes": (-1,), "number": number, "step": step}
-        new.append(how.rearrange(weights, wishes, spread, **where))
+        new.append(how.permute(weights, wishes, spread, **where))
     return new
 
 
@@ -58,7 +55,7 @@ def loops_step(how, kernels, every):
     """The same in loops over places, for one weight vector in `every`."""
     new = []
     for number, (weights, previous, gradient) in enumerate(kernels):
-        wishes = how.recommend(previous, gradient, 0.01)
+        wishes = cycles.recommend(previous, gradient, learning_rate=0.01, momentum=0.9)
         d, neurons = weights.shape
         words = raw_bits(how.seed, f"sgperm/{number}/0").random_raw(weights.size)
         places = cycles.shuffle(words.reshape(neurons, d))
@@ -66,7 +63,7 @@ def loops_step(how, kernels, every):
         alpha = how.aggressiveness(0)
         new.append(
             [
-                cycles.rearrange_reference(
+                cycles.permute_vector(
                     weights[:, i], wishes[:, i], places[i], size=size, alpha=alpha, spread=2.0
                 )
                 for i in range(0, neurons, every)
@@ -79,7 +76,7 @@ def loops_step(how, kernels, every):
 @pytest.mark.parametrize(("ratio", "alpha"), [(0.001, 0.01), (0.05, 0.1), (0.3, 0.1), (1.0, 0.1)])
 def test_step_of_an_mlp(benchmark, ratio, alpha):
     """784-100-10: the loops, and the compiled search, in one run."""
-    how = rearrangement(alpha, ratio)
+    how = cycle_search(alpha, ratio)
     kernels = state([(784, 100), (100, 10)])
     new = compiled_step(how, kernels)
     started = time.perf_counter()
@@ -95,8 +92,8 @@ def test_step_of_an_mlp(benchmark, ratio, alpha):
 
 
 def test_step_of_conv7(benchmark):
-    """The rearranging in one step of conv7, with the default hyperparameters."""
-    how = SGPerm().rearrangement
+    """The permuting in one step of conv7, with the default hyperparameters."""
+    how = SGPerm().search
     shapes = [tuple(v.variable.shape) for v in weight_vectors.of(models.build("conv7", seed=0))]
     kernels = state(shapes)
     compiled_step(how, kernels)
@@ -113,7 +110,7 @@ LENGTHS = (10, 100, 1000, 10_000)
 )
 def test_cost_per_weight(benchmark, d, size):
     """200,000 weights in vectors of d, in parts of a size; the loops on one vector or more."""
-    how = rearrangement(0.1, size / d)
+    how = cycle_search(0.1, size / d)
     kernels = state([(d, 200_000 // d)])
     compiled_step(how, kernels)
     every = max(1, kernels[0][0].shape[1] * min(d, 1000) // 2000)  # some 2,000 weights

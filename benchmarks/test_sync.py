@@ -52,8 +52,6 @@ def run(benchmark, synchronise, weights, sorted_initial, rounds):
 
 
 def skip_where_it_cannot_run(synchronise):
-    if synchronise is with_numba and not compiled.available:
-        pytest.skip("needs Numba")
     if synchronise is with_two_argsorts and keras.backend.backend() != "tensorflow":
         pytest.skip("needs the TensorFlow backend")
 
@@ -73,7 +71,6 @@ def test_sync(benchmark, name, synchronise):
 @pytest.mark.parametrize("crowded", [False, True])
 def test_sync_of_a_hundred_million_weights(benchmark, length, crowded):
     """Crowded: an outlier in each vector leaves nearly all weights to one bucket."""
-    skip_where_it_cannot_run(with_numba)
     generator = np.random.default_rng(0)
     initial = generator.random((10**8 // length, length), dtype=np.float32) - np.float32(0.5)
     weights = np.ascontiguousarray(initial.T) + np.float32(0.1)

@@ -1,262 +1,257 @@
-"""Where the backends differ: devices, and how weights are synchronised inside a training step.
+"""Where TensorFlow, JAX and PyTorch differ: the one module that asks which of them Keras runs on.
 
-On a CPU, training steps hand the weights to NumPy, or to code compiled by Numba where that is
-installed; both are many times faster than the backends' own sorts. Accelerators sort in the graph,
-where the weights are, and so does TensorFlow under XLA (`jit_compile=True`), which can call no host
-code. `synchronise_when` makes that choice, and no other place does.
+Sorting weights is many times faster in NumPy and Numba than in a backend's graph, and the cycles of
+SGPerm can be searched for nowhere else. So a training step calls NumPy through a *host callback*,
+where its backend allows one: not under TensorFlow's XLA, and for JAX only on the CPU.
 """
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from laperm_lib import _host as host
-from laperm_lib.errors import NonFiniteWeightError
-from laperm_lib.permutation import from_matrix, reconnect, to_matrix
-from laperm_lib.synchronisation import compiled
-from laperm_lib.synchronisation.in_graph import reconnect_all
-
-# Compiling takes seconds once on a machine, which networks of fewer weights would not win back.
-_WORTH_COMPILING = 100_000
-
-# One group of variables after another is synchronised, so that no more than the new values of one
-# are held beside the old ones. So many weights are enough to share among threads.
-_GROUP = 2_000_000
+# No `match` and no `:=` here: in a training loop of the user's own, AutoGraph reads this code, and
+# warns of both.
 
 
-@dataclass(frozen=True)
-class PermutedVariable:
-    """A variable that is synchronised, and what is needed for it.
-
-    Args:
-        variable: the model's variable.
-        sorted_initial: its sorted initial values, one weight vector per row: a variable of shape
-            (neurons, d).
-        neuron_axes: the axes of `variable` that run over neurons.
-    """
-
-    variable: Any
-    sorted_initial: Any
-    neuron_axes: tuple[int, ...]
+def tensorflow() -> Any:
+    """TensorFlow where it is the backend, else None."""
+    return _if_backend("tensorflow")
 
 
-def outside_graph() -> AbstractContextManager[Any]:
-    """A context in which variables have values, also while TensorFlow traces a training step."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
+def jax() -> Any:
+    """JAX where it is the backend, else None."""
+    return _if_backend("jax")
 
-        return tf.init_scope()
-    return nullcontext()
+
+def torch() -> Any:
+    """PyTorch where it is the backend, else None."""
+    return _if_backend("torch")
+
+
+def _if_backend(name: str) -> Any:
+    return import_module(name) if keras.backend.backend() == name else None
+
+
+# -- devices and state -------------------------------------------------------------------------
 
 
 def accelerators() -> list[str]:
     """The names of the GPUs and TPUs that the backend sees, one for each; none on a CPU alone."""
-    name = keras.backend.backend()
-    if name == "tensorflow":
-        import tensorflow as tf
-
+    tf = tensorflow()
+    if tf is not None:
         devices = tf.config.list_physical_devices("GPU")
         details = [tf.config.experimental.get_device_details(device) for device in devices]
         return [str(detail.get("device_name", "GPU")) for detail in details]
-    if name == "jax":
-        import jax
+    if jax() is not None:
+        return [device.device_kind for device in jax().devices() if device.platform != "cpu"]
+    return [torch().cuda.get_device_name(n) for n in range(torch().cuda.device_count())]
 
-        return [device.device_kind for device in jax.devices() if device.platform != "cpu"]
-    import torch
 
-    return [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
+def check_one_cpu_device(name: str) -> None:
+    """Refuse, before training starts, devices on which no step can call NumPy for an optimizer."""
+    if keras.distribution.distribution() is not None:
+        raise ValueError(f"{name} trains on one device, not under a keras.distribution.")
+    tf = tensorflow()
+    if tf is not None and tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        raise ValueError(f"{name} trains on one device, not under a tf.distribute strategy.")
+    if jax() is not None and jax().default_backend() != "cpu":
+        raise ValueError(
+            f"{name} rearranges weights on the CPU, and with the JAX backend it can train only "
+            "there: set JAX_PLATFORMS=cpu, or KERAS_BACKEND=tensorflow or torch."
+        )
+    if jax() is not None and not _has_buffer_callback():
+        raise ValueError(f"With the JAX backend, {name} needs JAX 0.6.1 or later.")
+
+
+def outside_graph() -> AbstractContextManager[Any]:
+    """A context in which variables have values, also while TensorFlow traces a training step."""
+    tf = tensorflow()
+    return nullcontext() if tf is None else tf.init_scope()
 
 
 def have_values(variables: Sequence[Any]) -> bool:
     """Whether variables hold values: JAX's `fit` takes them away, for good if a step raises."""
-    if keras.backend.backend() != "jax":
+    if jax() is None:
         return True
     arrays = [variable._value for variable in variables]
     return all(array is not None and not array.is_deleted() for array in arrays)
 
 
-def synchronise(permuted: Sequence[PermutedVariable]) -> None:
-    """Synchronise variables that have values, all or none of them.
+def reattach(model: keras.Model) -> None:
+    """Give a model in `fit` or `evaluate` its state back, which JAX keeps apart meanwhile."""
+    if jax() is not None:
+        model.jax_state_sync()
 
-    Args:
-        permuted: the variables.
 
-    Raises:
-        NonFiniteWeightError: if a weight is NaN or infinite; names the variable.
+# -- inside a training step --------------------------------------------------------------------
+
+
+def cond(
+    condition: Any,
+    first: Callable[[], Any],
+    second: Callable[[], Any],
+    *,
+    assigned: Sequence[Any],
+) -> None:
+    """Take one of two branches, which assign variables: `assigned` names all that they do.
+
+    Of the variables whose values a step changes, JAX's branches may read only these.
     """
-    _check_finite(permuted, (ops.convert_to_numpy(entry.variable) for entry in permuted))
-    for group in _groups(permuted):
-        _assign(group, _on_host(group, *_arrays(group, ops.convert_to_numpy)))
-
-
-def synchronise_when(due: Any, permuted: Sequence[PermutedVariable]) -> None:
-    """Synchronise inside a training step if the boolean tensor `due` says so.
-
-    Args:
-        due: scalar boolean tensor.
-        permuted: the variables.
-
-    Raises:
-        NonFiniteWeightError: if a weight is NaN or infinite; names the variable. TensorFlow wraps
-            it in its InvalidArgumentError. With JAX, and where weights are sorted in the graph, no
-            step can raise it (one compiled by XLA would lose its state): all weights are left as
-            they are, and `synchronise` raises when `fit` ends, for no step makes a NaN or an
-            infinity finite again.
-    """
-    # No `match` in what a training step calls: AutoGraph, in a loop of the user's own, warns of it.
-    name = keras.backend.backend()
-    if name == "tensorflow":
-        _synchronise_when_on_tensorflow(due, permuted)
-    elif name == "jax":
-        _synchronise_when_on_jax(due, permuted)
+    tf = tensorflow()
+    if tf is not None and not tf.executing_eagerly():
+        tf.cond(condition, first, second)
+    elif jax() is not None:
+        _cond_on_jax(condition, first, second, assigned)
     else:
-        _synchronise_when_on_torch(due, permuted)
+        taken = first if condition else second
+        taken()
 
 
-def _synchronise_when_on_tensorflow(due: Any, permuted: Sequence[PermutedVariable]) -> None:
-    import tensorflow as tf
-
-    if tf.executing_eagerly():
-        if due:
-            synchronise(permuted)
-        return
-    in_graph = tf.config.list_physical_devices("GPU") or host.is_compiled_by_xla()
-
-    def check(*weights: np.ndarray) -> list[np.ndarray]:
-        _check_finite(permuted, weights)
-        return [np.array(True)]
-
-    def assign_new_values() -> None:
-        if in_graph:
-            _assign(permuted, _in_graph(permuted, _arrays(permuted, ops.convert_to_tensor)))
-            return
-        weights = [ops.convert_to_tensor(entry.variable) for entry in permuted]
-        done = host.call(check, weights, like=[due])
-        for group in _groups(permuted):
-            with tf.control_dependencies(done):
-                arrays = _arrays(group, ops.convert_to_tensor)
-                done = host.call(partial(_on_host, group), arrays, like=arrays[: len(group)])
-                _assign(group, done)
-
-    tf.cond(due, assign_new_values, lambda: None)
-
-
-def _synchronise_when_on_jax(due: Any, permuted: Sequence[PermutedVariable]) -> None:
-    import jax
-
-    def keep(*arrays: Any) -> list[Any]:
-        return list(arrays[: len(permuted)])
-
-    def in_graph(*arrays: Any) -> list[Any]:
-        return _in_graph(permuted, arrays)
-
-    def unless_not_finite(*arrays: np.ndarray) -> list[np.ndarray]:
-        weights = keep(*arrays)
-        finite = all(np.isfinite(array).all() for array in weights)
-        return _on_host(permuted, *arrays) if finite else weights
-
-    def on_host(*arrays: Any) -> list[Any]:
-        return host.call(unless_not_finite, arrays, like=keep(*arrays))
-
-    def where_fastest(*arrays: Any) -> list[Any]:
-        if not host.jax_can_call():
-            return in_graph(*arrays)
-        return jax.lax.platform_dependent(*arrays, cpu=on_host, default=in_graph)
+def _cond_on_jax(
+    condition: Any, first: Callable[[], Any], second: Callable[[], Any], assigned: Sequence[Any]
+) -> None:
+    def values_after(branch: Callable[[], Any]) -> list[Any]:
+        with keras.StatelessScope(list(zip(assigned, before, strict=True))) as scope:
+            branch()
+        return [scope.get_current_value(variable) for variable in assigned]
 
     # JAX's conditionals are functions: return new values from the branches, assign outside.
-    arrays = _arrays(permuted, ops.convert_to_tensor)
-    _assign(permuted, jax.lax.cond(due, where_fastest, keep, *arrays))
+    before = [ops.convert_to_tensor(variable) for variable in assigned]
+    after = jax().lax.cond(condition, lambda: values_after(first), lambda: values_after(second))
+    for variable, value in zip(assigned, after, strict=True):
+        variable.assign(value)
 
 
-def _synchronise_when_on_torch(due: Any, permuted: Sequence[PermutedVariable]) -> None:
-    import torch
-
-    def assign_new_values() -> None:
-        if not due:
-            return
-        if all(entry.variable.value.device.type == "cpu" for entry in permuted):
-            synchronise(permuted)
-            return
-        _assign(permuted, _in_graph(permuted, _arrays(permuted, ops.convert_to_tensor)))
-
-    # NumPy and a branch on data can be no part of what torch compiles.
-    torch.compiler.disable(assign_new_values)()
+def uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that torch's compiler leaves alone: it can take in no NumPy, no branch on data."""
+    return function if torch() is None else torch().compiler.disable(function)
 
 
-def _arrays(permuted: Sequence[PermutedVariable], convert: Callable[[Any], Any]) -> list[Any]:
-    """All weights, then all sorted initial values."""
-    return [convert(entry.variable) for entry in permuted] + [
-        convert(entry.sorted_initial) for entry in permuted
-    ]
+def allows_host_callback(variables: Sequence[Any]) -> bool:
+    """Whether a step can call NumPy on these variables where they are, without copying them."""
+    tf = tensorflow()
+    if tf is not None:
+        on_cpu = not tf.config.list_physical_devices("GPU")
+        return tf.executing_eagerly() or (on_cpu and not is_compiled_by_xla())
+    if jax() is not None:
+        return jax().default_backend() == "cpu" and _has_buffer_callback()
+    return all(variable.value.device.type == "cpu" for variable in variables)
 
 
-def _assign(permuted: Sequence[PermutedVariable], new_values: Sequence[Any]) -> None:
-    for entry, value in zip(permuted, new_values, strict=True):
-        entry.variable.assign(value)
+def host_callback(
+    function: Callable[..., Sequence[np.ndarray]], arrays: Sequence[Any], like: Sequence[Any]
+) -> list[Any]:
+    """Call a NumPy function on tensors, inside a training step or outside.
+
+    It takes an array for each of `arrays`, which it must not write to, and returns one for each of
+    `like`, of the same shapes and dtypes. What it raises ends the training, on TensorFlow as an
+    InvalidArgumentError; on JAX it must not raise, for the step would lose its state.
+    """
+    tf = tensorflow()
+    if jax() is not None:
+        return _host_callback_on_jax(function, arrays, like)
+    if tf is None or tf.executing_eagerly():
+        return uncompiled(_directly)(function, arrays)
+    if is_compiled_by_xla():
+        raise ValueError(
+            "TensorFlow's XLA supports no host callback, which permuting weights needs here: "
+            "compile the model with jit_compile=False."
+        )
+    results = tf.numpy_function(function, arrays, [tensor.dtype for tensor in like])
+    for result, tensor in zip(results, like, strict=True):
+        result.set_shape(tensor.shape)
+    return results
 
 
-def _groups(permuted: Sequence[PermutedVariable]) -> Iterator[list[PermutedVariable]]:
-    """Cut a list of variables where a group has got `_GROUP` weights."""
-    group: list[PermutedVariable] = []
-    size = 0
-    for entry in permuted:
-        group.append(entry)
-        size += math.prod(entry.variable.shape)
-        if size >= _GROUP:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group
+def _directly(function: Callable[..., Sequence[np.ndarray]], arrays: Sequence[Any]) -> list[Any]:
+    results = function(*map(ops.convert_to_numpy, arrays))
+    return [ops.convert_to_tensor(result) for result in results]
 
 
-def _on_host(permuted: Sequence[PermutedVariable], *arrays: np.ndarray) -> list[np.ndarray]:
-    """Synchronise finite weights on the CPU: `arrays` as `_arrays` gives them."""
-    weights, initial = arrays[: len(permuted)], arrays[len(permuted) :]
-    worth_compiling = sum(array.size for array in weights) >= _WORTH_COMPILING
-    columns = [
-        number
-        for number, (entry, before) in enumerate(zip(permuted, weights, strict=True))
-        if compiled.available and worth_compiling and _are_columns(before, entry.neuron_axes)
-    ]
-    synchronised = compiled.reconnect_columns(
-        [weights[n].reshape(-1, weights[n].shape[-1]) for n in columns],
-        [initial[n] for n in columns],
-    )
-    new_values = dict(zip(columns, synchronised, strict=True))
-    for number, (entry, before) in enumerate(zip(permuted, weights, strict=True)):
-        axes = entry.neuron_axes
-        if number in new_values:
-            new_values[number] = new_values[number].reshape(before.shape)
-        else:
-            new = reconnect(to_matrix(before, axes), initial[number])
-            # `np.ascontiguousarray` would make shape (1,) of ().
-            new_values[number] = np.asarray(from_matrix(new, before.shape, axes), order="C")
-    return [new_values[number] for number in range(len(permuted))]
+def _host_callback_on_jax(
+    function: Callable[..., Sequence[np.ndarray]], arrays: Sequence[Any], like: Sequence[Any]
+) -> list[Any]:
+    from jax.experimental.buffer_callback import buffer_callback
+
+    def into_buffers(_: Any, results: Any, *buffers: Any) -> None:
+        for result, value in zip(results, function(*map(np.asarray, buffers)), strict=True):
+            np.asarray(result)[...] = value
+
+    # JAX's other callbacks copy the arrays with JAX, which can wait for itself on few cores.
+    shapes = [jax().ShapeDtypeStruct(tensor.shape, tensor.dtype) for tensor in like]
+    return buffer_callback(into_buffers, shapes, vmap_method="sequential")(*arrays)
 
 
-def _are_columns(weights: np.ndarray, neuron_axes: tuple[int, ...]) -> bool:
-    """Whether the weight vectors are the columns of a float32 matrix, as in dense and conv."""
-    return neuron_axes in ((-1,), (weights.ndim - 1,)) and weights.dtype == np.float32
+def host_callbacks_can_raise() -> bool:
+    """Whether an error in a host callback leaves the state of the training as it was."""
+    return jax() is None
 
 
-def _in_graph(permuted: Sequence[PermutedVariable], arrays: Sequence[Any]) -> list[Any]:
-    """Synchronise with tensor operations: `arrays` as `_arrays` gives them."""
-    axes = [entry.neuron_axes for entry in permuted]
-    return reconnect_all(axes, arrays[: len(permuted)], arrays[len(permuted) :])
+def after(tensors: Sequence[Any]) -> AbstractContextManager[Any]:
+    """A context whose operations TensorFlow runs once these tensors are there."""
+    tf = tensorflow()
+    return nullcontext() if tf is None else tf.control_dependencies(tensors)
 
 
-def _check_finite(permuted: Sequence[PermutedVariable], weights: Iterable[np.ndarray]) -> None:
-    for entry, array in zip(permuted, weights, strict=True):
-        if not np.isfinite(array).all():
-            raise NonFiniteWeightError(
-                f"'{entry.variable.path}' holds a NaN or an infinity, so its weight vectors have "
-                "no order; no weight was synchronised. Lower the learning rate or clip the "
-                "gradients."
-            )
+def is_compiled_by_xla() -> bool:
+    """Whether the TensorFlow function being traced, or one around it, has jit_compile=True."""
+    graph: Any = tensorflow().compat.v1.get_default_graph()
+    while graph is not None:
+        context = graph._get_control_flow_context()
+        if context is not None and context.GetControlPivot is not None and context.IsXLAContext():
+            return True
+        graph = getattr(graph, "outer_graph", None)
+    return False
+
+
+def _has_buffer_callback() -> bool:
+    """Whether JAX has what a host callback needs: experimental, new in 0.6.1, and it may go."""
+    return find_spec("jax.experimental.buffer_callback") is not None
+
+
+# -- tensor operations that Keras lacks --------------------------------------------------------
+
+
+def stable_argsort(keys: Any) -> Any:
+    """Stable argsort of every row; `keras.ops.argsort` does not promise to be stable."""
+    tf = tensorflow()
+    if tf is not None:
+        return tf.argsort(keys, axis=-1, stable=True)
+    if jax() is not None:
+        return jax().numpy.argsort(keys, axis=-1, stable=True)
+    return torch().argsort(keys, dim=-1, stable=True)
+
+
+def scattered(order: Any, values: Any) -> Any:
+    """new[order] = values in every row; `keras.ops.scatter` would add to zeros, which loses -0."""
+    tf = tensorflow()
+    if tf is not None:
+        rows = tf.broadcast_to(tf.range(tf.shape(order)[0])[:, None], tf.shape(order))
+        return tf.tensor_scatter_nd_update(values, tf.stack([rows, order], -1), values)
+    if jax() is not None:
+        return jax().numpy.put_along_axis(values, order, values, axis=-1, inplace=False)
+    return torch().empty_like(values).scatter_(-1, order, values)
+
+
+def gradients_of(function: Callable[[list[Any]], Any], values: list[Any]) -> list[Any]:
+    """The derivatives of a scalar function of a list of tensors, at these."""
+    tf = tensorflow()
+    if tf is not None:
+        values = [tf.convert_to_tensor(value) for value in values]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(values)
+            result = function(values)
+        return tape.gradient(result, values, unconnected_gradients="zero")
+    if jax() is not None:
+        return jax().grad(function)(values)
+    leaves = [value.detach().clone().requires_grad_() for value in values]
+    # Dropout may draw from torch's own generator, whose state is to stay.
+    with torch().enable_grad(), torch().random.fork_rng():
+        result = function(leaves)
+    return list(torch().autograd.grad(result, leaves, allow_unused=True, materialize_grads=True))

@@ -1,10 +1,9 @@
-"""Functions compiled by Numba, which is optional (`pip install "laperm-lib[fast]"`)."""
+"""Functions compiled by Numba, and the threads that share their work."""
 
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any
 
@@ -14,28 +13,13 @@ _WORTH_A_THREAD = 4096  # With fewer weights than this, handing them to a thread
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 """How many threads work at once, as many as there are cores that this process may use."""
 
-available = find_spec("numba") is not None
-"""Whether Numba is installed."""
-
 
 def compiled(**options: Any) -> Callable[[Any], Any]:
-    """Decorate a function: compiled when first called, or read from a cache of Numba's.
+    """Decorate a function: compiled when first called, or read from Numba's cache beside its file.
 
-    It does not hold Python's lock, and divides as NumPy does. Without Numba the function stays as
-    it is.
-
-    Args:
-        **options: more of `numba.njit`, such as `inline="always"`.
-
-    Examples:
-        A function in a file, for its cache lies beside the file::
-
-            @compiled(inline="always")
-            def twice(x):
-                return x + x
+    It does not hold Python's lock, and divides as NumPy does. Importing Numba takes a second, so
+    modules with such functions are imported by the functions that call them.
     """
-    if not available:
-        return lambda function: function
     from numba import njit
 
     return njit(cache=True, nogil=True, error_model="numpy", **options)
@@ -52,18 +36,9 @@ if hasattr(os, "register_at_fork"):  # a child process has none of its parent's 
 
 
 def in_blocks(work: Callable[[int, int], None], rows: int, weights: int) -> None:
-    """Share the rows of a matrix among the threads.
+    """Share the rows of a matrix that holds so many weights among the threads.
 
-    Args:
-        work: called with the first row and that behind the last; it does not hold Python's lock.
-        rows: how many there are.
-        weights: how many numbers they hold; few are not worth a thread.
-
-    Examples:
-        >>> done = []
-        >>> in_blocks(lambda first, last: done.extend(range(first, last)), rows=5, weights=10**6)
-        >>> sorted(done)
-        [0, 1, 2, 3, 4]
+    `work` is called with the first row and the one after the last; it does not hold Python's lock.
     """
     blocks = max(1, min(CORES, rows, weights // _WORTH_A_THREAD))
     bounds = [rows * i // blocks for i in range(blocks + 1)]

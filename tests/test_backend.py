@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from keras import ops
 
-from laperm_lib import _backend as backend
 from laperm_lib import permutation
+from laperm_lib.synchronisation import step as sync
 
 BACKEND = keras.backend.backend()
 needs_jax = pytest.mark.skipif(BACKEND != "jax", reason="needs KERAS_BACKEND=jax")
@@ -26,7 +26,7 @@ def kernel(request, monkeypatch):
     Many weights are synchronised by compiled code, where Numba is installed.
     """
     if request.param:
-        monkeypatch.setattr(backend, "_WORTH_COMPILING", 1)
+        monkeypatch.setattr(sync, "_WORTH_COMPILING", 1)
     generator = np.random.default_rng(0)
     trained, start = generator.normal(size=(2, *SHAPE)).astype("float32")
     start[0, 0] = [[0.0], [-0.0]]
@@ -35,7 +35,7 @@ def kernel(request, monkeypatch):
     variable = keras.Variable(trained, name="kernel")
     initial = keras.Variable(values, trainable=False)
     return (
-        backend.PermutedVariable(variable, initial, AXES),
+        sync.PermutedVariable(variable, initial, AXES),
         permutation.from_matrix(expected, SHAPE, AXES),
     )
 
@@ -48,9 +48,9 @@ def assert_same_bits(tensor, array):
 def test_outside_of_a_program(kernel):
     entry, expected = kernel
     trained = ops.convert_to_numpy(entry.variable).copy()
-    backend.synchronise_when(ops.convert_to_tensor(False), [entry])
+    sync.synchronise_when(ops.convert_to_tensor(False), [entry])
     assert_same_bits(entry.variable, trained)
-    backend.synchronise_when(ops.convert_to_tensor(True), [entry])
+    sync.synchronise_when(ops.convert_to_tensor(True), [entry])
     assert_same_bits(entry.variable, expected)
 
 
@@ -63,7 +63,7 @@ def test_tensorflow_sorts_in_the_graph_under_xla_alone(kernel, jit_compile):
 
     @tf.function(jit_compile=jit_compile)
     def step(due):
-        backend.synchronise_when(due, [entry])
+        sync.synchronise_when(due, [entry])
 
     graph = step.get_concrete_function(tf.constant(True)).graph.as_graph_def()
     operations = {node.op for function in graph.library.function for node in function.node_def}
@@ -81,7 +81,7 @@ def jax_step(entry):
     def step(due, weights, initial):
         mapping = [(entry.variable, weights), (entry.sorted_initial, initial)]
         with keras.StatelessScope(mapping) as scope:
-            backend.synchronise_when(due, [entry])
+            sync.synchronise_when(due, [entry])
         return scope.get_current_value(entry.variable)
 
     return step
@@ -90,24 +90,26 @@ def jax_step(entry):
 @pytest.mark.parametrize("group", [1, 100, 10**6], ids="groups of {} weights".format)
 @pytest.mark.parametrize("finite", [True, False])
 def test_groups_are_synchronised_all_or_none(group, finite, monkeypatch):
-    monkeypatch.setattr(backend, "_GROUP", group)
+    monkeypatch.setattr(sync, "_GROUP", group)
     generator = np.random.default_rng(1)
     trained = generator.normal(size=(3, 40, 2)).astype("float32")
     values = np.sort(generator.normal(size=(3, 2, 40)).astype("float32"))
     if not finite:
         trained[2, 5, 1] = np.inf
     entries = [
-        backend.PermutedVariable(
+        sync.PermutedVariable(
             keras.Variable(array, name=f"kernel{number}"),
             keras.Variable(values[number], trainable=False),
             (-1,),
         )
         for number, array in enumerate(trained)
     ]
-    assert [len(g) for g in backend._groups(entries)] == {1: [1, 1, 1], 100: [2, 1]}.get(group, [3])
+    assert [g.stop - g.start for g in sync._groups(entries)] == {1: [1, 1, 1], 100: [2, 1]}.get(
+        group, [3]
+    )
 
     def step(due):
-        backend.synchronise_when(due, entries)
+        sync.synchronise_when(due, entries)
 
     if BACKEND == "tensorflow":
         import tensorflow as tf
@@ -118,7 +120,7 @@ def test_groups_are_synchronised_all_or_none(group, finite, monkeypatch):
         expected = [permutation.reconnect(*pair).T for pair in zip(trained.mT, values, strict=True)]
     else:
         with pytest.raises(Exception, match="'kernel2' holds a NaN or an infinity"):
-            backend.synchronise(entries)
+            sync.synchronise(entries)
         with suppress(Exception):  # TensorFlow's own, none on JAX
             step(ops.convert_to_tensor(True))
         expected = trained

@@ -8,12 +8,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from laperm_lib import LaPerm, permutation
-from laperm_lib import _backend as backend
 from laperm_lib import _numba as compiling
 from laperm_lib.errors import NonFiniteWeightError
 from laperm_lib.synchronisation import compiled
-
-pytestmark = pytest.mark.skipif(not compiled.available, reason="needs Numba")
+from laperm_lib.synchronisation import step as sync
 
 values = st.one_of(
     st.sampled_from([-1.0, -0.0, 0.0, 0.5, 1e-45, -1e-45, 3.4e38, -3.4e38]),
@@ -151,7 +149,7 @@ def test_large_networks_are_trained_with_it(monkeypatch):
     monkeypatch.setattr(compiled, "reconnect_columns", recorded)
     results = []
     for threshold in (0, 10**9):
-        monkeypatch.setattr(backend, "_WORTH_COMPILING", threshold)
+        monkeypatch.setattr(sync, "_WORTH_COMPILING", threshold)
         keras.utils.set_random_seed(0)
         model = keras.Sequential(
             [keras.Input((8, 8, 3)), keras.layers.Conv2D(8, 3), keras.layers.Flatten()]

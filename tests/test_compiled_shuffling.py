@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from laperm_lib.cycles import compiled as compiled_shuffling
 from laperm_lib.cycles import reference as cycles
-from laperm_lib.cycles import shuffling as compiled_shuffling
 
 RNG = np.random.default_rng(0)
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, max_side=40)
@@ -29,10 +29,4 @@ def test_places_in_the_order_of_random_words(d):
 def test_places_where_the_words_are_crowded():
     words = RNG.integers(0, 2**64, (3, 500), dtype=np.uint64)
     words[1] >>= np.uint64(20)
-    np.testing.assert_array_equal(compiled_shuffling.shuffle(words), cycles.shuffle(words))
-
-
-def test_without_numba(monkeypatch):
-    monkeypatch.setattr(compiled_shuffling, "available", False)
-    words = RNG.integers(0, 2**64, (3, 50), dtype=np.uint64)
     np.testing.assert_array_equal(compiled_shuffling.shuffle(words), cycles.shuffle(words))

@@ -81,7 +81,6 @@ def test_what_has_no_order_is_an_error(sort, reference, bad):
         sort(matrix)
 
 
-@pytest.mark.skipif(not compiled_sorting.available, reason="needs Numba")
 def test_gradients_are_sorted_in_linear_time(monkeypatch):
     """Sizes over twenty orders of magnitude, half of them zero, are not left to NumPy."""
     sizes = 10 ** RNG.uniform(-20, 0, NORMAL.shape)
@@ -91,12 +90,3 @@ def test_gradients_are_sorted_in_linear_time(monkeypatch):
     np.testing.assert_array_equal(compiled_sorting.order_of_size(gradients), expected)
     with pytest.raises(AttributeError):
         compiled_sorting.sort_order(gradients)
-
-
-def test_without_numba(monkeypatch):
-    monkeypatch.setattr(compiled_sorting, "available", False)
-    matrix = NORMAL.astype("float32")
-    np.testing.assert_array_equal(
-        compiled_sorting.sort_order(matrix), permutation.sort_order(matrix)
-    )
-    np.testing.assert_array_equal(compiled_sorting.order_of_size(matrix), by_size(matrix))

@@ -19,7 +19,6 @@ def add_up(values):
     return total
 
 
-@pytest.mark.skipif(not compiling.available, reason="needs Numba")
 @pytest.mark.parametrize("options", [{}, {"inline": "always"}])
 def test_a_compiled_function_gives_what_the_plain_one_gives(options):
     fast = compiling.compiled(**options)(add_up)
@@ -27,11 +26,6 @@ def test_a_compiled_function_gives_what_the_plain_one_gives(options):
     assert fast(values) == add_up(values) == 10
     assert fast.py_func is add_up
     assert fast.signatures  # compiled by that call
-
-
-def test_without_numba_a_function_stays_as_it_is(monkeypatch):
-    monkeypatch.setattr(compiling, "available", False)
-    assert compiling.compiled(inline="always")(add_up) is add_up
 
 
 def test_all_share_the_same_threads():

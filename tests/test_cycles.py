@@ -49,7 +49,7 @@ def reference(weights, recommendation, places, how):
     rows = zip(weights, recommendation, places, spreads, strict=True)
     return np.array(
         [
-            cycles.rearrange_reference(*row, size=how["size"], alpha=how["alpha"], spread=spread)
+            cycles.permute_vector(*row, size=how["size"], alpha=how["alpha"], spread=spread)
             for *row, spread in rows
         ]
     )
@@ -238,7 +238,7 @@ def test_every_weight_that_moves_moves_as_wished_and_not_too_far(arguments):
 def test_nothing_moves_if_all_want_the_same(wishes):
     weights = RNG.normal(size=50)
     how = {"size": 10, "alpha": 1.0, "spread": 5.0}
-    new = cycles.rearrange_reference(weights, np.full(50, wishes), np.arange(50), **how)
+    new = cycles.permute_vector(weights, np.full(50, wishes), np.arange(50), **how)
     np.testing.assert_array_equal(new, weights)
 
 
@@ -248,7 +248,7 @@ def test_nothing_moves_if_all_want_the_same(wishes):
 @given(vectors(neurons=3))
 def test_the_compiled_search_equals_the_reference(arguments):
     *arrays, how = arguments
-    assert_same_bits(compiled_cycles.rearrange(*arrays, **how), reference(*arguments))
+    assert_same_bits(compiled_cycles.permute_vectors(*arrays, **how), reference(*arguments))
 
 
 def dense(shape):
@@ -272,7 +272,7 @@ def test_the_compiled_search_on_weights_of_networks(weights, size, alpha):
     wishes[:, ::7] = 0
     places = cycles.shuffle(RNG.integers(0, 2**64, weights.shape, dtype=np.uint64))
     how = {"size": size, "alpha": alpha, "spread": weights.max(axis=1) - weights.min(axis=1)}
-    new = compiled_cycles.rearrange(weights, wishes, places, **how)
+    new = compiled_cycles.permute_vectors(weights, wishes, places, **how)
     assert_same_bits(new, reference(weights, wishes, places, how))
 
 
@@ -288,15 +288,7 @@ def test_any_number_of_threads_gives_the_same(workers, monkeypatch):
     *arrays, how = many()
     expected = reference(*arrays, how)
     monkeypatch.setattr(compiling, "CORES", workers)
-    np.testing.assert_array_equal(compiled_cycles.rearrange(*arrays, **how), expected)
-
-
-def test_without_numba_the_reference_does_it(monkeypatch):
-    *arrays, how = many()
-    expected = compiled_cycles.rearrange(*arrays, **how)
-    monkeypatch.setattr(compiled_cycles, "available", False)
-    monkeypatch.delattr(compiled_cycles, "_rearrange_rows")
-    np.testing.assert_array_equal(compiled_cycles.rearrange(*arrays, **how), expected)
+    np.testing.assert_array_equal(compiled_cycles.permute_vectors(*arrays, **how), expected)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float64", "bfloat16"])
@@ -304,7 +296,7 @@ def test_other_floats(dtype):
     ml_dtypes = pytest.importorskip("ml_dtypes")
     weights, wishes, places, how = many()
     weights = weights.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
-    new = compiled_cycles.rearrange(weights, wishes, places, **how)
+    new = compiled_cycles.permute_vectors(weights, wishes, places, **how)
     assert new.dtype == weights.dtype
     np.testing.assert_array_equal(new, reference(weights, wishes, places, how))
 
@@ -312,22 +304,19 @@ def test_other_floats(dtype):
 def test_with_an_infinite_reach_nothing_is_taken_from_outside_of_a_part():
     *arrays, how = many()
     how |= {"spread": np.full(70, np.inf)}
-    assert_same_bits(compiled_cycles.rearrange(*arrays, **how), reference(*arrays, how))
+    assert_same_bits(compiled_cycles.permute_vectors(*arrays, **how), reference(*arrays, how))
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
 @pytest.mark.parametrize("which", [0, 1])
-@pytest.mark.parametrize("compiled", [True, False])
-def test_what_is_not_finite_is_refused(which, wrong, compiled, monkeypatch):
-    monkeypatch.setattr(compiled_cycles, "available", compiled and compiled_cycles.available)
+def test_what_is_not_finite_is_refused(which, wrong):
     *arrays, how = many()
     arrays[which] = arrays[which].copy()
     arrays[which][3, 5] = wrong
     with pytest.raises(NonFiniteWeightError):
-        compiled_cycles.rearrange(*arrays, **how)
+        compiled_cycles.permute_vectors(*arrays, **how)
 
 
-@pytest.mark.skipif(not compiled_cycles.available, reason="needs Numba")
 @pytest.mark.parametrize("wants", ["more", "less", "away", "either"])
 def test_long_parts_in_which_everything_is_within_reach_take_no_longer(wants):
     """A search through all edges would make 10^10 trials."""
@@ -340,9 +329,9 @@ def test_long_parts_in_which_everything_is_within_reach_take_no_longer(wants):
         "either": RNG.normal(size=(1, d)),
     }[wants].astype("float32")
     places = RNG.permutation(d).astype("int32")[None]
-    compiled_cycles.rearrange(*many()[:3], **many()[3])  # compiled before the clock starts
+    compiled_cycles.permute_vectors(*many()[:3], **many()[3])  # compiled before the clock starts
     started = time.perf_counter()
-    new = compiled_cycles.rearrange(
+    new = compiled_cycles.permute_vectors(
         weights, wishes, places, size=d, alpha=1.0, spread=np.array([2.0])
     )
     assert time.perf_counter() - started < 5

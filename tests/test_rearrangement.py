@@ -1,14 +1,15 @@
 """SGPerm's hyperparameters, and a step on the arrays of a variable."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 
 from laperm_lib import permutation
 from laperm_lib._random import raw_bits
-from laperm_lib.cycles import Rearrangement
 from laperm_lib.cycles import reference as cycles
+from laperm_lib.cycles.step import CycleSearch
 
 RNG = np.random.default_rng(0)
 SETTINGS = {
@@ -25,7 +26,7 @@ SETTINGS = {
 
 
 def test_alpha_and_lambda_follow_their_recurrences():
-    how = Rearrangement(**SETTINGS)
+    how = CycleSearch(**SETTINGS)
     alpha, ratio = how.alpha0, how.lambda0
     for step in range(60):
         assert how.aggressiveness(step) == pytest.approx(alpha, rel=1e-12)
@@ -41,17 +42,17 @@ def test_alpha_and_lambda_follow_their_recurrences():
 )
 @pytest.mark.parametrize("step", [0, 7])
 def test_each_weight_vector_is_rearranged_as_the_reference_does_it(shape, neuron_axes, step):
-    how = Rearrangement(**SETTINGS)
+    how = CycleSearch(**SETTINGS)
     weights, wishes = RNG.normal(size=(2, *shape)).astype("float32")
     matrix, m = (permutation.to_matrix(array, neuron_axes) for array in (weights, wishes))
     spread = matrix.max(axis=1) - matrix.min(axis=1)
-    new = how.rearrange(weights, wishes, spread, neuron_axes=neuron_axes, number=2, step=step)
+    new = how.permute(weights, wishes, spread, neuron_axes=neuron_axes, number=2, step=step)
 
     words = raw_bits(3, f"sgperm/2/{step}").random_raw(weights.size).reshape(matrix.shape)
     size = max(10, int(how.partition_ratio(step) * matrix.shape[1]))
     alpha = how.aggressiveness(step)
     expected = [
-        cycles.rearrange_reference(*row, size=size, alpha=alpha, spread=float(range_))
+        cycles.permute_vector(*row, size=size, alpha=alpha, spread=float(range_))
         for *row, range_ in zip(matrix, m, cycles.shuffle(words), spread, strict=True)
     ]
     np.testing.assert_array_equal(permutation.to_matrix(new, neuron_axes), expected)
@@ -61,8 +62,8 @@ def test_each_weight_vector_is_rearranged_as_the_reference_does_it(shape, neuron
 
 def test_a_variable_that_is_one_number_stays_one():
     number, spread = np.array(2, "float32"), np.zeros(1, "float32")
-    how = Rearrangement(**SETTINGS)
-    new = how.rearrange(number, -number, spread, neuron_axes=(), number=0, step=0)
+    how = CycleSearch(**SETTINGS)
+    new = how.permute(number, -number, spread, neuron_axes=(), number=0, step=0)
     assert (new.shape, float(new)) == ((), 2)
 
 
@@ -72,17 +73,17 @@ def test_the_parts_depend_on_seed_number_and_step(change):
     constant = {"alpha0": 0.01, "beta1": 1.0, "beta2": 1.0}
 
     def rearranged(seed=3, number=0, step=0):
-        how = Rearrangement(**SETTINGS | constant | {"seed": seed})
+        how = CycleSearch(**SETTINGS | constant | {"seed": seed})
         spread = np.ptp(weights, axis=0)
         where = {"neuron_axes": (-1,), "number": number, "step": step}
-        return how.rearrange(weights, wishes, spread, **where)
+        return how.permute(weights, wishes, spread, **where)
 
     assert np.array_equal(rearranged(), rearranged(**change)) == (not change)
 
 
 def test_as_json():
-    how = Rearrangement(**SETTINGS | {"seed": np.int64(3), "beta1": np.float32(1), "beta2": 2})
-    assert Rearrangement(**json.loads(json.dumps(how.to_json()))) == how
+    how = CycleSearch(**SETTINGS | {"seed": np.int64(3), "beta1": np.float32(1), "beta2": 2})
+    assert CycleSearch(**json.loads(json.dumps(asdict(how)))) == how
 
 
 @pytest.mark.parametrize(
@@ -111,4 +112,4 @@ def test_as_json():
 def test_values_out_of_range_are_named(wrong):
     (name,) = wrong
     with pytest.raises(ValueError, match=name if name != "seed" else "A seed"):
-        Rearrangement(**SETTINGS | wrong)
+        CycleSearch(**SETTINGS | wrong)

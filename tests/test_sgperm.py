@@ -6,10 +6,8 @@ import pytest
 from keras import layers, ops
 from small_network import X, assert_same_weights, build_model, matrices, train
 
-from laperm_lib import LaPerm, SGPerm, permutation, training_state
+from laperm_lib import LaPerm, SGPerm, _backend, checkpoints, permutation
 from laperm_lib._random import raw_bits
-from laperm_lib.cycles import compiled as compiled_cycles
-from laperm_lib.cycles import rearranged
 from laperm_lib.cycles import reference as cycles
 
 BACKEND = keras.backend.backend()
@@ -43,7 +41,7 @@ def by_the_definition(kernels, gradients, seed, **how):
             words = raw_bits(seed, f"sgperm/{number}/{step}").random_raw(kernel.size)
             places = cycles.shuffle(words.reshape(neurons, d))
             for i in range(neurons):
-                columns[:, i] = cycles.rearrange_reference(
+                columns[:, i] = cycles.permute_vector(
                     columns[:, i].copy(),
                     wishes[:, i],
                     places[i],
@@ -212,10 +210,10 @@ def make_optimizer():
 def test_a_state_restored_into_another_model_goes_on_exactly():
     uncut = build_model()
     train(uncut, make_optimizer())
-    state = training_state.state_of(uncut)
+    state = checkpoints.state_of(uncut)
     resumed = build_model(seed=1)
     resumed.compile(make_optimizer(), loss=uncut.loss)
-    training_state.restore(resumed, state)
+    checkpoints.restore(resumed, state)
     train(uncut, None)
     train(resumed, None)
     assert_same_weights(uncut, resumed)
@@ -356,16 +354,6 @@ def test_impossible_arguments_are_named(wrong, message):
         SGPerm(**wrong)
 
 
-def test_training_without_numba_is_the_same_and_says_that_it_is_slow(monkeypatch, caplog):
-    models = [build_model() for _ in range(2)]
-    train(models[0], SGPerm())
-    monkeypatch.setattr(compiled_cycles, "available", False)
-    assert not caplog.records
-    train(models[1], SGPerm())
-    assert "laperm-lib[fast]" in caplog.text
-    assert_same_weights(*models)
-
-
 @pytest.mark.parametrize("execution", EXECUTIONS, ids=str)
 def test_a_gradient_that_is_not_finite_is_named_and_nothing_is_moved(execution):
     """A NaN in an input of the first step reaches the gradient of every kernel."""
@@ -401,7 +389,7 @@ def test_jax_on_an_accelerator_is_refused(monkeypatch):
 def test_several_devices_are_refused(monkeypatch):
     monkeypatch.setattr(keras.distribution, "distribution", lambda: object())
     with pytest.raises(ValueError, match="one device"):
-        rearranged.check_device()
+        _backend.check_one_cpu_device("SGPerm")
     if BACKEND == "tensorflow":
         import tensorflow as tf
 
@@ -412,4 +400,4 @@ def test_several_devices_are_refused(monkeypatch):
 
         monkeypatch.setattr(tf.distribute, "get_strategy", TwoReplicas)
         with pytest.raises(ValueError, match="one device"):
-            rearranged.check_device()
+            _backend.check_one_cpu_device("SGPerm")

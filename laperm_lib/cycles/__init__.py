@@ -1,8 +1,4 @@
-"""What SGPerm does in a step: weights move along the cycles of the moves that gradients recommend.
+"""What SGPerm does in a step: weights move along cycles of the moves that gradients recommend.
 
-`cycles` is the algorithm, written for reading; the compiled modules give the same, fast.
+`reference` is the algorithm, written for reading; `compiled` gives the same bits, fast.
 """
-
-from laperm_lib.cycles.step import Rearrangement
-
-__all__ = ["Rearrangement"]

@@ -1,27 +1,24 @@
-r"""The cycles of the module `cycles` without a graph, compiled by Numba, on all cores.
+r"""SGPerm's cycles without a graph, compiled by Numba, on all cores.
 
-The graph need not be built, because within a part it is made of intervals. Sort the places by
-weight. Place s, which let us say wants more, may take from every place above it up to the distance
-:math:`\varepsilon`; those that want more lead on upwards, those that want less lead down again.
+The graph of `cycles.reference` need not be built, because within a part it is made of intervals.
+Sort the places by weight. Place s, which let us say wants more, may take from every place above it
+up to the distance :math:`\varepsilon`; those that want more lead on upwards, those that want less
+lead down again.
 
 *A place s that wants more lies on a cycle if and only if some place that is not used up, wants less
 and lies above s lies within* :math:`\varepsilon` *of it.* A cycle through s begins upwards and must
 come back to s or jump over it; only a place v above s that wants less does that, and its interval
 then reaches s. Conversely s may take from such a v, and v from s.
 
-So the search of `cycles` never has to turn back where it finds something. It tries the
-nearest weight first, and of equal ones a place that wants the other way. From s it therefore goes
-up through every weight that only places wanting more hold, one place for each, to the nearest
-weight that one holds who wants less. That place, v, reaches s and closes the cycle: everyone on the
-way moves up by a weight, and v comes down. Where the search finds nothing, there is no such v
-within :math:`\varepsilon`. Both are answered by "the next place above that is not used up and wants
-more (less)", which a disjoint-set forest gives in almost constant time. What remains is the
-sorting, by `laperm_lib.synchronisation.sorting`: about linear in the number of weights,
-however long the parts and however large :math:`\varepsilon`.
-
-Numba is optional (`pip install "laperm-lib[fast]"`); `available` says whether it is there. The
-result is that of `cycles.rearrange_reference`, bit for bit; without Numba, that
-function, hundreds of times slower, does it.
+So the search never has to turn back where it finds something. It tries the nearest weight first,
+and of equal ones a place that wants the other way. From s it therefore goes up through every weight
+that only places wanting more hold, one place for each, to the nearest weight that one holds who
+wants less. That place, v, reaches s and closes the cycle: everyone on the way moves up by a weight,
+and v comes down. Where the search finds nothing, there is no such v within :math:`\varepsilon`.
+Both are answered by "the next place above that is not used up and wants more (less)", which a
+disjoint-set forest gives in almost constant time. What remains is the sorting, by
+`laperm_lib.synchronisation.sorting`: about linear in the number of weights, however long the parts
+and however large :math:`\varepsilon`.
 
 References:
     Tarjan, "Efficiency of a good but not linear set union algorithm", JACM 22, 1975.
@@ -29,13 +26,21 @@ References:
 
 import numpy as np
 
-from laperm_lib._numba import available as available
 from laperm_lib._numba import compiled, in_blocks
-from laperm_lib.cycles.reference import rearrange_reference
-from laperm_lib.synchronisation.sorting import order_of_size, sort_order
+from laperm_lib.cycles import reference
+from laperm_lib.synchronisation.sorting import (
+    CROWDED,
+    DONE,
+    MOST_IN_A_BUCKET,
+    begin_buckets,
+    finish,
+    new_ends,
+    order_of_size,
+    sort_order,
+)
 
 
-def rearrange(
+def permute_vectors(
     weights: np.ndarray,
     recommendation: np.ndarray,
     places: np.ndarray,
@@ -44,48 +49,27 @@ def rearrange(
     alpha: float,
     spread: np.ndarray,
 ) -> np.ndarray:
-    """Rearrange weight vectors, each row as `cycles.rearrange_reference` does it.
+    """Permute the rows of a matrix of weight vectors, each as `reference.permute_vector` does it.
 
-    Args:
-        weights: one weight vector per row, floats, shape (neurons, d).
-        recommendation: what each place wants, float32 or float64, same shape.
-        places: rows of 0 to d - 1 in random order, same shape, as `cycles.shuffle` gives
-            them.
-        size: the size of a part, at least 1.
-        alpha: the aggressiveness, at least 0.
-        spread: the range of each initial weight vector, shape (neurons,).
+    All arrays have a row for each neuron, shape (neurons, d), and `spread` has shape (neurons,). A
+    weight or recommendation that is not finite raises a NonFiniteWeightError.
 
-    Returns:
-        The rearranged weights, shape (neurons, d).
-
-    Raises:
-        NonFiniteWeightError: if a weight or recommendation is NaN or infinite.
-
-    Examples:
-        >>> weights = np.array([[0.1, 0.2, 0.3, 0.4]], "float32")
-        >>> wishes = np.array([[-1, -1, 1, 1]], "float32")
-        >>> places = np.arange(4, dtype="int32")[None]
-        >>> new = rearrange(weights, wishes, places, size=4, alpha=0.5, spread=np.array([0.3]))
-        >>> [round(float(value), 1) for value in new[0]]
-        [0.2, 0.3, 0.1, 0.4]
+    >>> weights = np.array([[0.1, 0.2, 0.3, 0.4]], "float32")
+    >>> wishes = np.array([[-1, -1, 1, 1]], "float32")
+    >>> places = np.arange(4, dtype="int32")[None]
+    >>> new = permute_vectors(weights, wishes, places, size=4, alpha=0.5, spread=np.array([0.3]))
+    >>> [round(float(value), 1) for value in new[0]]
+    [0.2, 0.3, 0.1, 0.4]
     """
-    if not available:
-        rows_of = zip(weights, recommendation, places, spread.tolist(), strict=True)
-        return np.array(
-            [
-                rearrange_reference(w, m, order, size=size, alpha=alpha, spread=range_)
-                for w, m, order, range_ in rows_of
-            ]
-        )
     # Numba knows no floats of 16 bits; all of them are float32 too.
     dtype = np.float64 if weights.dtype == np.float64 else np.float32
-    rearranged = np.empty(weights.shape, dtype)
+    permuted = np.empty(weights.shape, dtype)
 
     def rows(first: int, last: int) -> None:
         block = slice(first, last)
         values = np.ascontiguousarray(weights[block], dtype)
         wishes = np.ascontiguousarray(recommendation[block])
-        _rearrange_rows(
+        _permute_rows(
             values,
             # Unsigned, for Numba asks of any other index whether it is negative.
             sort_order(values).view(np.uint32),
@@ -95,11 +79,11 @@ def rearrange(
             size,
             alpha,
             spread[block].astype(np.float64),
-            rearranged[block],
+            permuted[block],
         )
 
     in_blocks(rows, len(weights), weights.size)
-    return rearranged.astype(weights.dtype, copy=False)
+    return permuted.astype(weights.dtype, copy=False)
 
 
 @compiled(inline="always")
@@ -122,7 +106,7 @@ def _use_up(slot, step, ahead, back):  # type: ignore[no-untyped-def]
 def _search(  # type: ignore[no-untyped-def]
     start, step, epsilon, slots, near, far, same, same_back, other, other_back, source
 ):
-    """Look for a cycle from a slot, and rearrange along it; use up what lies on it.
+    """Look for a cycle from a slot, and permute along it; use up what lies on it.
 
     Written for a start that wants more, where `step` is 1 and ahead is above. Mirrored, with `step`
     -1 and ahead below, it is the search from one that wants less.
@@ -148,15 +132,15 @@ def _search(  # type: ignore[no-untyped-def]
 
 
 @compiled()
-def _rearrange_rows(weights, by_weight, wishes, by_wish, places, size, alpha, spread, new):  # type: ignore[no-untyped-def]
-    """Rearrange each row of weights into `new`.
+def _permute_rows(weights, by_weight, wishes, by_wish, places, size, alpha, spread, new):  # type: ignore[no-untyped-def]
+    """Permute each row of weights into `new`.
 
     `by_weight` holds the places of each row sorted by weight, and `by_wish` from the largest
     recommendation to the smallest.
 
-    Within a row, a place has a slot: parts lie behind each other, each sorted by weight. Before the
-    first part, behind the last and between two lies a slot that stands for "none": its value is no
-    number, so it is equal to no weight and within reach of none.
+    Within a row, a place has a slot: part follows part, each sorted by weight. Before the first
+    part, after the last and between two lies a slot that stands for "none": its value is no number,
+    so it is equal to no weight and within reach of none.
     """
     neurons, d = weights.shape
     parts = (d + size - 1) // size
@@ -183,9 +167,9 @@ def _rearrange_rows(weights, by_weight, wishes, by_wish, places, size, alpha, sp
     for row in range(neurons):
         for k in range(parts):
             filled[k] = k * (size + 1)
-            behind = min((k + 1) * size, d)
-            epsilon[k] = spread[row] * (alpha + 1.0 / (behind - k * size))
-            for i in range(k * size, behind):
+            end = min((k + 1) * size, d)
+            epsilon[k] = spread[row] * (alpha + 1.0 / (end - k * size))
+            for i in range(k * size, end):
                 part[places[row, i]] = k
         for rank in range(d):
             here = by_weight[row, rank]
@@ -222,3 +206,48 @@ def _rearrange_rows(weights, by_weight, wishes, by_wish, places, size, alpha, sp
                 )  # fmt: skip
         for here in range(d):
             new[row, here] = weights[row, source[here]]
+
+
+def shuffle(words: np.ndarray) -> np.ndarray:
+    """`reference.shuffle` in linear time: the highest bits of random words fill buckets alike."""
+    places = np.empty(words.shape, np.int32)
+    outcome = np.empty(len(words), np.uint8)
+    place_bits = max(1, (words.shape[1] - 1).bit_length())
+
+    def rows(first: int, last: int) -> None:
+        # Twice as many buckets as the lowest bits, which hold the places, can number.
+        ends = new_ends(2 << place_bits)
+        _shuffle_rows(words[first:last], place_bits, ends, places[first:last], outcome[first:last])
+
+    in_blocks(rows, len(words), words.size)
+    left = np.flatnonzero(outcome == CROWDED)
+    if left.size:
+        places[left] = reference.shuffle(words[left])
+    return places
+
+
+@compiled()
+def _shuffle_rows(words, place_bits, ends, places, outcome):  # type: ignore[no-untyped-def]
+    """Sort words with their places in the lowest bits, and keep the places."""
+    rows, length = words.shape
+    low = np.uint64((1 << place_bits) - 1)
+    shift = np.uint64(63 - place_bits)
+    keys = np.empty(length, np.uint64)
+    for row in range(rows):
+        for bucket in range(len(ends)):
+            ends[bucket] = 0
+        after = ends[1:]
+        for i in range(length):
+            after[np.int64(words[row, i] >> shift)] += 1
+        if begin_buckets(ends) > MOST_IN_A_BUCKET:
+            outcome[row] = CROWDED
+            continue
+        for i in range(length):
+            word = words[row, i]
+            place = ends[np.int64(word >> shift)]
+            ends[np.int64(word >> shift)] = place + 1
+            keys[place] = (word & ~low) | np.uint64(i)
+        finish(keys)
+        for i in range(length):
+            places[row, i] = np.int32(keys[i] & low)
+        outcome[row] = DONE

@@ -1,15 +1,15 @@
-r"""Rearranging a weight vector along cycles of recommended moves, as SGPerm does in every step.
+r"""SGPerm's step for one weight vector, written for reading: cycles of recommended moves.
 
-The weights of a neuron are the pieces of a puzzle, and their places the slots of its frame. Four
-functions, one for each step, knowing nothing of training:
+The weights of a neuron are the pieces of a puzzle, and their places the slots of its frame. A step
+is four functions, which know nothing of training:
 
 1. `recommend`: each place says whether it wants a larger or a smaller weight, and how much.
 2. `graph`: which weights, not too far from its own, a place may take.
 3. `find_cycles`: circles of places, each of which may take the weight of the next one.
 4. `permute`: each circle hands its weights on by one place.
 
-`rearrange_reference` is a whole step for one weight vector, in Python loops that are written for
-reading; `compiled_cycles` gives the same result hundreds of times faster.
+`permute_vector` does the last three; `cycles.compiled` gives the same bits, hundreds of times
+faster.
 
 References:
     Qiu and Suda, "Permute to Train: A New Dimension to Training Deep Neural Networks", 2020,
@@ -23,7 +23,7 @@ import numpy as np
 from laperm_lib.errors import NonFiniteWeightError
 
 Graph = Mapping[int, Sequence[int]]
-"""For each place that wants a change the places whose weight it may take, in the order of trial."""
+"""For each place that wants a change, the places whose weight it may take, in order of trial."""
 
 
 def recommend(
@@ -32,21 +32,11 @@ def recommend(
     r"""Step 1: what every place wants, :math:`m \leftarrow \eta g + \mu m`.
 
     Negative: the weight at this place wants to increase. Positive: to decrease. Zero: it wants
-    nothing; numbers too small for full precision (subnormal ones) count as zero.
+    nothing; numbers too small for full precision (subnormal ones) count as zero. Only the order and
+    the signs count, so a constant learning rate :math:`\eta` changes nothing.
 
-    Args:
-        previous: the recommendation of the step before, zeros at first; floats of any shape.
-        gradient: the gradient of the loss, same shape.
-        learning_rate: :math:`\eta`. A constant one changes nothing, for only the order and the
-            signs of recommendations count.
-        momentum: :math:`\mu`.
-
-    Returns:
-        The recommendation, of the shape and dtype of `previous`.
-
-    Examples:
-        >>> recommend(np.array([0.0, 1.0]), np.array([-2.0, 1.0]), learning_rate=0.5, momentum=0.5)
-        array([-1.,  1.])
+    >>> recommend(np.array([0.0, 1.0]), np.array([-2.0, 1.0]), learning_rate=0.5, momentum=0.5)
+    array([-1.,  1.])
     """
     dtype = previous.dtype.type
     # NumPy makes a number of what it calculates with arrays of shape ().
@@ -58,17 +48,12 @@ def recommend(
 
 
 def shuffle(words: np.ndarray) -> np.ndarray:
-    """The places of weight vectors in random order.
+    """The places of weight vectors, 0 to d - 1, each row in an order of its own, dtype int32.
 
-    Args:
-        words: random 64-bit unsigned integers, one for each place, shape (..., d).
+    `words` holds a random 64-bit unsigned integer for each place, shape (..., d).
 
-    Returns:
-        The numbers 0 to d - 1, each row in an order of its own, shape (..., d), dtype int32.
-
-    Examples:
-        >>> shuffle(np.array([5, 1, 3], "uint64") << np.uint64(32)).tolist()
-        [1, 2, 0]
+    >>> shuffle(np.array([5, 1, 3], "uint64") << np.uint64(32)).tolist()
+    [1, 2, 0]
     """
     d = words.shape[-1]
     # Sorting the words sorts the places that stand in their lowest bits.
@@ -81,36 +66,19 @@ def shuffle(words: np.ndarray) -> np.ndarray:
 def part_size(d: int, ratio: float, minimum: int = 10) -> int:
     r"""How many places of a weight vector make a part: :math:`\max(10, \lfloor \lambda d \rfloor)`.
 
-    Args:
-        d: the length of the vector, at least 1.
-        ratio: the partition ratio :math:`\lambda`, 0 to 1.
-        minimum: the least size, at least 1. Default 10, as published.
-
-    Returns:
-        The size, at most d.
-
-    Examples:
-        >>> part_size(784, 0.05), part_size(100, 0.05), part_size(9, 0.05)
-        (39, 10, 9)
+    >>> part_size(784, 0.05), part_size(100, 0.05), part_size(9, 0.05)
+    (39, 10, 9)
     """
     return min(d, max(minimum, int(ratio * d)))
 
 
 def reach(spread: float, alpha: float, count: int) -> float:
-    r"""How far a weight may be from the one that it replaces.
+    r"""How far a weight may be from the one that it replaces, in a part of n = `count` places.
 
     .. math:: \varepsilon = (\max w_0 - \min w_0) \, (\alpha + 1 / n).
 
-    1 / n of the range is about the distance between two neighbours in value.
-
-    Args:
-        spread: the range of the initial weights, max - min.
-        alpha: the aggressiveness :math:`\alpha`, at least 0.
-        count: n, the number of places in the part, at least 1.
-
-    Examples:
-        >>> reach(spread=2.0, alpha=0.25, count=4)
-        1.0
+    `spread` is the range of the initial weights, max - min, and 1 / n of it about the distance
+    between two neighbours in value; `alpha` is the aggressiveness.
     """
     return spread * (alpha + 1 / count)
 
@@ -124,22 +92,10 @@ def graph(
     is not equal to it, and :math:`|w_j - w_i| \le \varepsilon`. The order in which the search tries
     them is that of their distance. Of equal weights, those are tried first whose places want to go
     the other way; and of these, the ones that come first when one walks away from i through the
-    places sorted by weight, equal weights by place.
+    places sorted by weight, equal weights by place. Places that want nothing are left out.
 
-    Places that want nothing are left out.
-
-    Args:
-        weights: the weight vector, length d.
-        recommendation: as `recommend` gives it, length d.
-        part: the places that may exchange weights, each from 0 to d - 1.
-        epsilon: :math:`\varepsilon`, as `reach` gives it.
-
-    Returns:
-        For each place of the part that wants something the places that it may take from.
-
-    Examples:
-        >>> graph([1.0, 2.0, 3.0, 9.0], [-1.0, -1.0, 1.0, 0.0], range(4), epsilon=2.0)
-        {0: [1, 2], 1: [2], 2: [1, 0]}
+    >>> graph([1.0, 2.0, 3.0, 9.0], [-1.0, -1.0, 1.0, 0.0], range(4), epsilon=2.0)
+    {0: [1, 2], 1: [2], 2: [1, 0]}
     """
     ordered = sorted((i for i in part if recommendation[i]), key=lambda i: (weights[i], i))
     edges = {}
@@ -164,17 +120,8 @@ def find_cycles(edges: Graph, recommendation: Sequence[float]) -> list[list[int]
     reached may take the weight of the one that the search started from. The places of a cycle are
     used up by it; a place from which no way leads back is used up alone.
 
-    Args:
-        edges: as `graph` gives them.
-        recommendation: as `recommend` gives it.
-
-    Returns:
-        The cycles in the order they are found. Each place of a cycle may take the weight of the
-        next, and the last that of the first.
-
-    Examples:
-        >>> find_cycles({0: [1, 2], 1: [2], 2: [1, 0]}, [-1.0, -3.0, 2.0])
-        [[1, 2]]
+    >>> find_cycles({0: [1, 2], 1: [2], 2: [1, 0]}, [-1.0, -3.0, 2.0])
+    [[1, 2]]
     """
     free = set(edges)
     cycles = []
@@ -207,18 +154,10 @@ def _search(start: int, edges: Graph, free: set[int]) -> list[int]:
 
 
 def permute(weights: np.ndarray, cycles: Iterable[Sequence[int]]) -> np.ndarray:
-    """Step 4: each place of a cycle takes the weight of the next one, bit for bit.
+    """Step 4: each place of a cycle takes the weight of the next one, the last that of the first.
 
-    Args:
-        weights: the weight vector, shape (d,).
-        cycles: as `find_cycles` gives them.
-
-    Returns:
-        The rearranged weights, shape (d,).
-
-    Examples:
-        >>> permute(np.array([1.0, 2.0, 3.0, 9.0]), [[0, 1, 2]]).tolist()
-        [2.0, 3.0, 1.0, 9.0]
+    >>> permute(np.array([1.0, 2.0, 3.0, 9.0]), [[0, 1, 2]]).tolist()
+    [2.0, 3.0, 1.0, 9.0]
     """
     new = weights.copy()
     for cycle in cycles:
@@ -235,25 +174,10 @@ def search_parts(
     alpha: float,
     spread: float,
 ) -> Iterator[tuple[list[int], Graph, list[list[int]]]]:
-    r"""Steps 2 and 3 for one weight vector, part after part.
+    """Steps 2 and 3 for one weight vector: the places, graph and cycles of one part after another.
 
-    Args:
-        weights: the weight vector, finite floats, shape (d,).
-        recommendation: as `recommend` gives it, finite floats, shape (d,).
-        places: 0 to d - 1 in random order, as `shuffle` gives them. Each `size` of them in turn
-            make a part; the last part may be smaller.
-        size: the size of a part, as `part_size` gives it, at least 1.
-        alpha: the aggressiveness :math:`\alpha`, at least 0.
-        spread: the range of the initial weights, max - min.
-
-    Yields:
-        The places of the part, its graph, and its cycles.
-
-    Examples:
-        >>> weights, wishes = np.array([0.1, 0.2, 0.3, 0.4]), np.array([-1.0, 1.0, 0.0, -1.0])
-        >>> parts = search_parts(weights, wishes, np.arange(4), size=2, alpha=0.5, spread=0.3)
-        >>> list(parts)
-        [([0, 1], {0: [1], 1: [0]}, [[0, 1]]), ([2, 3], {3: []}, [])]
+    `places` are 0 to d - 1 in random order, as `shuffle` gives them; each `size` of them in turn
+    make a part, and the last part may be smaller.
     """
     values, wishes = weights.astype(float).tolist(), recommendation.tolist()
     for first in range(0, len(places), size):
@@ -262,7 +186,7 @@ def search_parts(
         yield part, edges, find_cycles(edges, wishes)
 
 
-def rearrange_reference(
+def permute_vector(
     weights: np.ndarray,
     recommendation: np.ndarray,
     places: np.ndarray,
@@ -271,28 +195,11 @@ def rearrange_reference(
     alpha: float,
     spread: float,
 ) -> np.ndarray:
-    """Steps 2 to 4 for one weight vector, written for reading.
+    """Steps 2 to 4 for one weight vector; the arguments are those of `search_parts`.
 
-    Args:
-        weights: as for `search_parts`.
-        recommendation: as for `search_parts`.
-        places: as for `search_parts`.
-        size: as for `search_parts`.
-        alpha: as for `search_parts`.
-        spread: as for `search_parts`.
-
-    Returns:
-        The rearranged weights, shape (d,).
-
-    Raises:
-        NonFiniteWeightError: if a weight or recommendation is NaN or infinite.
-
-    Examples:
-        >>> weights, wishes = np.array([0.1, 0.2, 0.3, 0.4]), np.array([-1.0, -1.0, 1.0, 1.0])
-        >>> rearrange_reference(
-        ...     weights, wishes, np.arange(4), size=4, alpha=0.5, spread=0.3
-        ... ).tolist()
-        [0.2, 0.3, 0.1, 0.4]
+    >>> weights, wishes = np.array([0.1, 0.2, 0.3, 0.4]), np.array([-1.0, -1.0, 1.0, 1.0])
+    >>> permute_vector(weights, wishes, np.arange(4), size=4, alpha=0.5, spread=0.3).tolist()
+    [0.2, 0.3, 0.1, 0.4]
     """
     if not (np.isfinite(weights).all() and np.isfinite(recommendation).all()):
         raise NonFiniteWeightError("A weight or recommendation is a NaN or an infinity.")

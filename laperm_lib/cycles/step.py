@@ -1,50 +1,40 @@
-"""SGPerm's hyperparameters, and what a step of it does to the arrays of one variable.
+r"""A step of SGPerm for all variables of a network, and the hyperparameters of its search.
 
-Between the mathematics of one weight vector (`cycles`) and the optimizer
-(`laperm_lib.SGPerm`): how aggressiveness and partition ratio follow the step, and where the random
-parts come from. All on NumPy arrays, knowing nothing of Keras.
+With step t counted from 0, the search for cycles takes the aggressiveness and the partition ratio
+
+.. math::
+
+    \alpha_t = \max(\beta_1^t \alpha_0, \alpha_{\min}), \qquad
+    \lambda_t = \min(\beta_2^t \lambda_0, \lambda_{\max}).
 """
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from keras import ops
 
+from laperm_lib import _backend as backend
 from laperm_lib._arguments import check_integer, check_number
 from laperm_lib._random import check_seed, raw_bits
-from laperm_lib.cycles import compiled as compiled_cycles
-from laperm_lib.cycles import reference as cycles
-from laperm_lib.cycles import shuffling as compiled_shuffling
+from laperm_lib.cycles.reference import part_size, recommend
+from laperm_lib.errors import NonFiniteWeightError
 from laperm_lib.permutation import from_matrix, to_matrix
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rearrangement:
-    """How weights are rearranged, step after step.
+class CycleSearch:
+    """The hyperparameters of SGPerm's search for cycles, as `laperm_lib.SGPerm` explains them.
 
-    Args:
-        alpha0: as for `laperm_lib.SGPerm`, like all that follow.
-        alpha_min: the least aggressiveness.
-        beta1: factor on the aggressiveness after each step.
-        lambda0: partition ratio in the first step.
-        lambda_max: the largest partition ratio.
-        beta2: factor on the partition ratio after each step.
-        momentum: of the recommendation.
-        partition_size_min: the least size of a part.
-        seed: for the random parts.
-
-    Raises:
-        ValueError: for a value outside of its range.
-
-    Examples:
-        >>> how = Rearrangement(
-        ...     alpha0=0.5, alpha_min=0.1, beta1=0.5, lambda0=0.2, lambda_max=1, beta2=2,
-        ...     momentum=0.9, partition_size_min=10, seed=0,
-        ... )
-        >>> [how.aggressiveness(step) for step in range(4)]
-        [0.5, 0.25, 0.125, 0.1]
-        >>> [how.partition_ratio(step) for step in range(4)]
-        [0.2, 0.4, 0.8, 1.0]
+    >>> search = CycleSearch(
+    ...     alpha0=0.5, alpha_min=0.1, beta1=0.5, lambda0=0.2, lambda_max=1, beta2=2,
+    ...     momentum=0.9, partition_size_min=10, seed=0,
+    ... )
+    >>> [search.aggressiveness(step) for step in range(4)]
+    [0.5, 0.25, 0.125, 0.1]
+    >>> [search.partition_ratio(step) for step in range(4)]
+    [0.2, 0.4, 0.8, 1.0]
     """
 
     alpha0: float
@@ -58,20 +48,19 @@ class Rearrangement:
     seed: int
 
     def __post_init__(self) -> None:
-        check_number("alpha_min", self.alpha_min, at_least=0)
-        check_number("alpha0", self.alpha0, at_least=self.alpha_min)
-        check_number("beta1", self.beta1, above=0, at_most=1)
-        check_number("lambda_max", self.lambda_max, above=0, at_most=1)
-        check_number("lambda0", self.lambda0, above=0, at_most=self.lambda_max)
-        check_number("beta2", self.beta2, at_least=1)
-        check_number("momentum", self.momentum, at_least=0, below=1)
-        check_integer("partition_size_min", self.partition_size_min, at_least=2)
-        check_seed(self.seed)
+        minimum = check_integer("partition_size_min", self.partition_size_min, at_least=2)
+        object.__setattr__(self, "partition_size_min", minimum)
+        object.__setattr__(self, "seed", check_seed(self.seed))
+        self._check("alpha_min", at_least=0)
+        self._check("alpha0", at_least=self.alpha_min)
+        self._check("beta1", above=0, at_most=1)
+        self._check("lambda_max", above=0, at_most=1)
+        self._check("lambda0", above=0, at_most=self.lambda_max)
+        self._check("beta2", at_least=1)
+        self._check("momentum", at_least=0, below=1)
 
-    def to_json(self) -> dict[str, Any]:
-        """The arguments as numbers that JSON can hold."""
-        integers = ("partition_size_min", "seed")
-        return {k: int(v) if k in integers else float(v) for k, v in asdict(self).items()}
+    def _check(self, name: str, **limits: float) -> None:
+        object.__setattr__(self, name, check_number(name, getattr(self, name), **limits))
 
     def aggressiveness(self, step: int) -> float:
         """The aggressiveness alpha of a step, counted from 0."""
@@ -83,11 +72,7 @@ class Rearrangement:
             growth = float(np.float64(self.beta2) ** step)
         return float(min(self.lambda0 * growth, self.lambda_max))
 
-    def recommend(self, previous: np.ndarray, gradient: np.ndarray, rate: float) -> np.ndarray:
-        """What each place of a variable wants, as `cycles.recommend` says."""
-        return cycles.recommend(previous, gradient, learning_rate=rate, momentum=self.momentum)
-
-    def rearrange(
+    def permute(
         self,
         weights: np.ndarray,
         recommendation: np.ndarray,
@@ -97,43 +82,91 @@ class Rearrangement:
         number: int,
         step: int,
     ) -> np.ndarray:
-        """Rearrange each weight vector of a variable.
+        """The weights of a variable after a step; random parts depend on seed, number and step."""
+        from laperm_lib.cycles import compiled
 
-        The random parts depend on the seed, `number` and `step` alone.
-
-        Args:
-            weights: the present values, finite floats of any shape.
-            recommendation: what each place wants, finite floats of the same shape.
-            spread: the range of each initial weight vector, shape (neurons,).
-            neuron_axes: the axes that run over neurons.
-            number: of the variable among those that are rearranged.
-            step: counted from 0.
-
-        Returns:
-            The new values, contiguous, of the shape and dtype of `weights`.
-
-        Examples:
-            >>> how = Rearrangement(
-            ...     alpha0=1, alpha_min=1, beta1=1, lambda0=1, lambda_max=1, beta2=1,
-            ...     momentum=0.9, partition_size_min=10, seed=0,
-            ... )
-            >>> kernel = np.array([[1.0, 8.0], [2.0, 9.0]], "float32")  # (in, out)
-            >>> wishes = np.array([[-1.0, -1.0], [1.0, -1.0]], "float32")
-            >>> spread = np.array([1.0, 1.0], "float32")
-            >>> how.rearrange(kernel, wishes, spread, neuron_axes=(-1,), number=0, step=0).tolist()
-            [[2.0, 8.0], [1.0, 9.0]]
-        """
         matrix, wishes = (to_matrix(array, neuron_axes) for array in (weights, recommendation))
         words = raw_bits(self.seed, f"sgperm/{number}/{step}").random_raw(matrix.size)
-        new = compiled_cycles.rearrange(
+        new = compiled.permute_vectors(
             matrix,
             wishes,
-            compiled_shuffling.shuffle(words.reshape(matrix.shape)),
-            size=cycles.part_size(
-                matrix.shape[1], self.partition_ratio(step), self.partition_size_min
-            ),
+            compiled.shuffle(words.reshape(matrix.shape)),
+            size=part_size(matrix.shape[1], self.partition_ratio(step), self.partition_size_min),
             alpha=self.aggressiveness(step),
             spread=spread,
         )
         # `np.ascontiguousarray` would make shape (1,) of ().
         return np.asarray(from_matrix(new, weights.shape, neuron_axes), order="C")
+
+
+@dataclass(frozen=True, eq=False)
+class PermutedVariable:
+    """A variable that is permuted along cycles, and what SGPerm keeps for it.
+
+    Its number, from 0, gives it random parts of its own. `spread`, shape (neurons,), is max - min
+    of each initial weight vector.
+    """
+
+    number: int
+    variable: Any
+    recommendation: Any
+    spread: Any
+    neuron_axes: tuple[int, ...]
+
+
+def take_step(
+    entries: Sequence[PermutedVariable],
+    gradients: Sequence[Any],
+    search: CycleSearch,
+    *,
+    step: Any,
+    rate: Any,
+) -> None:
+    """Renew the recommendations of the variables that have a gradient, and permute their weights.
+
+    `step`, counted from 0, and `rate`, the learning rate of the recommendation, are tensors. A
+    recommendation that is not finite raises a NonFiniteWeightError and no weight is moved; on JAX
+    nothing is raised, no weight moves any more, and `check_finite` tells.
+    """
+    if not entries:
+        return
+    count = len(entries)
+    variables = [entry.variable for entry in entries]
+    recommendations = [entry.recommendation for entry in entries]
+    tensors = [*variables, *recommendations, *(entry.spread for entry in entries), *gradients]
+    arrays = [step, rate, *map(ops.convert_to_tensor, tensors)]
+
+    def new_values(step: Any, rate: Any, *arrays: np.ndarray) -> Sequence[np.ndarray]:
+        weights, previous, spreads, grads = (
+            arrays[first : first + count] for first in range(0, len(arrays), count)
+        )
+        wishes = [
+            recommend(before, grad, learning_rate=float(rate), momentum=search.momentum)
+            for before, grad in zip(previous, grads, strict=True)
+        ]
+        if not all(np.isfinite(wish).all() for wish in wishes):
+            if backend.host_callbacks_can_raise():
+                check_finite(entries, wishes)
+            return [*weights, *wishes]
+        new = [
+            search.permute(
+                *arrays, neuron_axes=entry.neuron_axes, number=entry.number, step=int(step)
+            )
+            for entry, *arrays in zip(entries, weights, wishes, spreads, strict=True)
+        ]
+        return new + wishes
+
+    assigned = [*variables, *recommendations]
+    results = backend.host_callback(new_values, arrays, like=arrays[2 : 2 + 2 * count])
+    for variable, value in zip(assigned, results, strict=True):
+        variable.assign(value)
+
+
+def check_finite(entries: Sequence[PermutedVariable], wishes: Sequence[np.ndarray]) -> None:
+    """Refuse recommendations that hold a NaN or an infinity, which no step makes finite again."""
+    for entry, wish in zip(entries, wishes, strict=True):
+        if not np.isfinite(wish).all():
+            raise NonFiniteWeightError(
+                f"The gradient of '{entry.variable.path}' holds a NaN or an infinity; no weight "
+                "was moved."
+            )

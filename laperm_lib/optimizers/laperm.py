@@ -25,10 +25,12 @@ from keras import ops
 from laperm_lib import _backend as backend
 from laperm_lib.optimizers.permuting import (
     PermutingOptimizer,
-    check_scales_no_loss,
     initial_matrix,
+    nested,
+    refuse_loss_scaling,
 )
 from laperm_lib.permutation import is_permutation, sort_values, to_matrix
+from laperm_lib.synchronisation.step import PermutedVariable, synchronise, synchronise_when
 from laperm_lib.weight_vectors import WeightVectors
 
 SyncPeriod = int | Callable[[Any], Any]
@@ -115,7 +117,7 @@ class LaPerm(PermutingOptimizer):
         last_sync = ops.convert_to_tensor(self._last_sync)
         period = self.sync_period(step) if callable(self.sync_period) else self.sync_period
         due = ops.cast(step - last_sync, "float32") >= ops.cast(period, "float32")
-        backend.synchronise_when(due, self._permuted)
+        synchronise_when(due, self._permuted)
         self._last_sync.assign(ops.where(due, step, last_sync))
 
     def finalize_variable_values(self, var_list: Any) -> None:
@@ -133,33 +135,29 @@ class LaPerm(PermutingOptimizer):
             NonFiniteWeightError: if a weight is NaN or infinite; no weight is changed then.
         """
         self._require_built()
-        backend.synchronise(self._permuted)
+        synchronise(self._permuted)
 
     # -- the initial values -----------------------------------------------------------------------
 
     def _create_state(self, variables: list[Any], chosen: list[WeightVectors]) -> None:
         # All are read before anything is made.
-        initial = [_sorted_values(v.variable, v.neuron_axes) for v in chosen]
-        permuted = []
-        for vectors, values in zip(chosen, initial, strict=True):
-            sorted_initial = self.add_variable(
-                shape=values.shape,
-                dtype=vectors.variable.dtype,
-                initializer=lambda shape, dtype, values=values: ops.convert_to_tensor(values),
-                name=f"{vectors.variable.path.replace('/', '_')}_sorted_initial",
+        initial = [sort_values(initial_matrix(v.variable, v.neuron_axes)) for v in chosen]
+        self._permuted = [
+            PermutedVariable(
+                v.variable,
+                self._add_values(v, "sorted_initial", values, v.variable.dtype),
+                v.neuron_axes,
             )
-            permuted.append(
-                backend.PermutedVariable(vectors.variable, sorted_initial, vectors.neuron_axes)
-            )
+            for v, values in zip(chosen, initial, strict=True)
+        ]
         self._last_sync = self.add_variable(shape=(), dtype="int", name="last_sync")
-        self._permuted = permuted
         if not self.inner_optimizer.built:
             self.inner_optimizer.build(variables)
         self._count_from_here()
 
     def _capture_again(self) -> None:
-        captured = [_sorted_values(entry.variable, entry.neuron_axes) for entry in self._permuted]
-        for entry, values in zip(self._permuted, captured, strict=True):
+        initial = [sort_values(initial_matrix(e.variable, e.neuron_axes)) for e in self._permuted]
+        for entry, values in zip(self._permuted, initial, strict=True):
             entry.sorted_initial.assign(values)
         self._count_from_here()
 
@@ -188,31 +186,13 @@ class LaPerm(PermutingOptimizer):
         return self._sync_period
 
     @property
-    def permuted(self) -> list[backend.PermutedVariable]:
-        """The variables that are synchronised, with their sorted initial values and neuron axes."""
-        self._require_built()
-        return list(self._permuted)
-
-    @property
     def last_sync(self) -> int:
         """The step of the last synchronisation; before the first, that of the initial weights."""
         self._require_built()
         return int(ops.convert_to_numpy(self._last_sync))
 
-    @last_sync.setter
-    def last_sync(self, step: int) -> None:
-        self._require_built()
-        self._last_sync.assign(step)
-
     def apply_gradients(self, grads_and_vars: Any) -> Any:
-        """Take a training step, as `apply` does, in a loop of one's own.
-
-        Args:
-            grads_and_vars: pairs of gradients and variables.
-
-        Returns:
-            The inner optimizer's step count.
-        """
+        """Take a training step, as `apply` does, and return the inner optimizer's step count."""
         super().apply_gradients(grads_and_vars)
         return self.iterations
 
@@ -260,9 +240,16 @@ class LaPerm(PermutingOptimizer):
         return cls(**config)
 
 
-def _sorted_values(variable: Any, neuron_axes: tuple[int, ...]) -> np.ndarray:
-    """The sorted weight vectors of a variable that has values, shape (neurons, d)."""
-    return sort_values(initial_matrix(variable, neuron_axes))
+def laperm_of(model: keras.Model) -> LaPerm:
+    """The `LaPerm` that trains a model, perhaps inside another optimizer, such as loss scaling."""
+    optimizer = getattr(model, "optimizer", None)  # none before it is compiled
+    for each in nested(optimizer):
+        if isinstance(each, LaPerm):
+            return each
+    raise ValueError(
+        f"Only a model that LaPerm trains can be synchronised; the optimizer of '{model.name}' is "
+        f"{getattr(optimizer, 'name', 'none')}."
+    )
 
 
 def _checked_inner_optimizer(given: Any) -> keras.optimizers.Optimizer:
@@ -271,7 +258,7 @@ def _checked_inner_optimizer(given: Any) -> keras.optimizers.Optimizer:
         raise ValueError(f"inner_optimizer is an optimizer of Keras or its name, got {given!r}.")
     if isinstance(optimizer, PermutingOptimizer):
         raise ValueError(f"LaPerm cannot wrap {type(optimizer).__name__}, which permutes too.")
-    check_scales_no_loss(optimizer, "The inner optimizer", around="LaPerm")
+    refuse_loss_scaling(optimizer, "The inner optimizer", around="LaPerm")
     return optimizer
 
 

@@ -5,7 +5,7 @@ those that are neither skipped by kind nor excluded by pattern. How is each subc
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -22,21 +22,10 @@ _log = logging.getLogger(__name__)
 
 
 class PermutingOptimizer(keras.optimizers.Optimizer):
-    """A Keras optimizer that permutes weights: the base of `LaPerm` and `SGPerm`.
+    """The base of `LaPerm` and `SGPerm`, whose docstrings explain the arguments.
 
     Subclasses say in `_create_state` what is kept of the variables that are permuted, in
     `_capture_again` how it is renewed, and in `_take_step` what a training step does.
-
-    Args:
-        learning_rate: a number or a Keras schedule.
-        skip_bias: leave biases alone.
-        skip_batch_norm: leave scale and offset of normalisation layers alone.
-        exclude: regular expressions; a variable in whose `path`, such as "sequential/dense/kernel",
-            one of them is found is left alone.
-        name: name of the optimizer.
-
-    Raises:
-        ValueError: for a pattern that is no regular expression.
     """
 
     _permuted: Sequence[Any]  # what is kept of each permuted variable, itself as `variable`
@@ -58,11 +47,9 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
     # -- what subclasses say ----------------------------------------------------------------------
 
     def _create_state(self, variables: list[Any], chosen: list[WeightVectors]) -> None:
-        """Create the own variables, with all values read before, and set `_permuted`.
+        """Make the optimizer's own variables, once all values are read, and set `_permuted`.
 
-        Args:
-            variables: all trainable variables.
-            chosen: the weight vectors of those that are permuted, at least one.
+        `variables` are all trainable ones, `chosen` the weight vectors of those to be permuted.
         """
         raise NotImplementedError
 
@@ -81,10 +68,8 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
 
         Args:
             grads: one gradient per variable, or None where there is none.
-            trainable_variables: the variables. Default: those that it was built with.
-
-        Raises:
-            ValueError: if they are left out and it is not built yet.
+            trainable_variables: the variables. Default: those that it was built with; the first
+                step needs them, or raises a ValueError.
         """
         if not self.built:
             if trainable_variables is None:
@@ -96,11 +81,7 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
         self._take_step(list(grads), list(trainable_variables))
 
     def build(self, variables: Any) -> None:
-        """Create the state, and take the variables' present values as the initial ones.
-
-        Args:
-            variables: the trainable variables, a list of `keras.Variable` objects.
-        """
+        """Create the state, and take the variables' present values as the initial ones."""
         # Keras builds the optimizer of an HDF5 file before the model has variables.
         if not variables:
             return
@@ -152,6 +133,15 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
                 "Permuting cannot change %s: all weights of a vector are equal.", ", ".join(stuck)
             )
 
+    def _add_values(self, of: WeightVectors, name: str, values: np.ndarray, dtype: Any) -> Any:
+        """Make a variable of the optimizer's own for one of the model's, with these values."""
+        return self.add_variable(
+            shape=values.shape,
+            dtype=dtype,
+            initializer=lambda shape, dtype: ops.convert_to_tensor(values, dtype),
+            name=f"{of.variable.path.replace('/', '_')}_{name}",
+        )
+
     def _require_built(self) -> None:
         if not self.built:
             raise ValueError("No initial values yet: train a step, or call capture(model).")
@@ -164,11 +154,7 @@ def _is_stuck(vectors: WeightVectors) -> bool:
 
 
 def initial_matrix(variable: Any, neuron_axes: tuple[int, ...]) -> np.ndarray:
-    """The weight vectors of a variable that has values, shape (neurons, d).
-
-    Raises:
-        NonFiniteWeightError: if one holds a NaN or an infinity; names the variable.
-    """
+    """The weight vectors of a variable that has values, all finite, shape (neurons, d)."""
     matrix = to_matrix(ops.convert_to_numpy(variable), neuron_axes)
     if not np.isfinite(matrix).all():
         raise NonFiniteWeightError(
@@ -177,15 +163,28 @@ def initial_matrix(variable: Any, neuron_axes: tuple[int, ...]) -> np.ndarray:
     return matrix
 
 
-def check_scales_no_loss(optimizer: keras.optimizers.Optimizer, role: str, around: str) -> None:
-    """Refuse an optimizer that multiplies the loss, where another one decides when it steps.
-
-    Raises:
-        ValueError: says to scale the loss `around` the whole, not in the optimizer with that role.
-    """
+def refuse_loss_scaling(optimizer: keras.optimizers.Optimizer, role: str, around: str) -> None:
+    """Refuse an optimizer that multiplies the loss, where another one decides when it steps."""
     is_wrapper = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
     if is_wrapper or optimizer.loss_scale_factor is not None:
         raise ValueError(
             f"{role} cannot scale the loss: put keras.optimizers.LossScaleOptimizer around "
             f"{around}."
         )
+
+
+def nested(optimizer: Any) -> Iterator[Any]:
+    """An optimizer, the one inside it, and so on."""
+    while optimizer is not None:
+        yield optimizer
+        optimizer = getattr(optimizer, "inner_optimizer", None)
+
+
+def steps_taken(model: keras.Model) -> int:
+    """How many steps a compiled model has been trained for, as its optimizer counts them.
+
+    The `batch` that Keras gives callbacks counts beyond the end in a last, shorter execution of
+    `steps_per_execution`. A callback passes its `self.model`: JAX's `fit` keeps the state of a
+    model apart, and asking for that one puts it back.
+    """
+    return int(ops.convert_to_numpy(model.optimizer.iterations))

@@ -1,4 +1,4 @@
-r"""SGPerm: train by rearranging the weights in every step, without another optimizer.
+r"""SGPerm: train by permuting the weights in every step, without another optimizer.
 
 The predecessor of LaPerm. No weight of the permuted variables ever takes a new value. In every
 step each place of a weight vector says, by its gradient with momentum, whether it wants a larger
@@ -11,9 +11,9 @@ References:
     arXiv:2003.02570 (versions 1 to 4).
 """
 
-import logging
 import numbers
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 import keras
@@ -21,19 +21,14 @@ import numpy as np
 from keras import ops
 
 from laperm_lib import _backend as backend
-from laperm_lib import _host as host
 from laperm_lib._arguments import check_integer, check_number
-from laperm_lib.cycles import Rearrangement, rearranged
-from laperm_lib.cycles import compiled as compiled_cycles
-from laperm_lib.cycles.rearranged import RearrangedVariable
+from laperm_lib.cycles.step import CycleSearch, PermutedVariable, check_finite, take_step
 from laperm_lib.optimizers.permuting import (
     PermutingOptimizer,
-    check_scales_no_loss,
     initial_matrix,
+    refuse_loss_scaling,
 )
 from laperm_lib.weight_vectors import WeightVectors
-
-_log = logging.getLogger(__name__)
 
 
 @keras.saving.register_keras_serializable(package="laperm_lib")
@@ -50,10 +45,9 @@ class SGPerm(PermutingOptimizer):
     are permuted too or training is handed over; so does what is excluded. Constraints of layers on
     their weights are not applied, for they would change values.
 
-    The weights are rearranged on the CPU, by compiled code where Numba is installed
-    (`pip install "laperm-lib[fast]"`) and hundreds of times slower where it is not. Trains on one
-    device. The TensorFlow step must not be compiled by XLA (`jit_compile=False`, Keras's choice on
-    a CPU), and JAX must run on the CPU.
+    The weights are permuted on the CPU, by a host callback. So it trains on one device. The
+    TensorFlow step must not be compiled by XLA (`jit_compile=False`, Keras's choice on a CPU), and
+    JAX must run on the CPU.
 
     `capture` measures the ranges of the weights again and forgets the recommendations.
 
@@ -79,7 +73,7 @@ class SGPerm(PermutingOptimizer):
         exclude: regular expressions; a variable in whose `path`, such as "sequential/dense/kernel",
             one of them is found is left as it is. Default: none.
         hand_over: None, or (step, optimizer): after that many steps the optimizer, a
-            `keras.optimizers.Optimizer` or its name, goes on with all variables. Default None.
+            `keras.optimizers.Optimizer` or its name, trains all variables. Default None.
         name: name of the optimizer. Default "sgperm".
 
     Raises:
@@ -134,7 +128,7 @@ class SGPerm(PermutingOptimizer):
             exclude=exclude,
             name=name,
         )
-        self.rearrangement = Rearrangement(
+        self.search = CycleSearch(
             alpha0=alpha0,
             alpha_min=alpha_min,
             beta1=beta1,
@@ -150,67 +144,57 @@ class SGPerm(PermutingOptimizer):
     # -- the algorithm --------------------------------------------------------------------------
 
     def _take_step(self, grads: list[Any], variables: list[Any]) -> None:
-        """Rearrange the weights once, or take a step of the optimizer handed over to."""
+        """Permute the weights once, or take a step of the optimizer handed over to."""
         self._check_variables_are_known(variables)
         if self.successor is None:
-            self._rearrange(grads, variables)
+            self._permute(grads, variables)
         else:
-            host.either(
+            backend.cond(
                 ops.convert_to_tensor(self._iterations) < self.hand_over_step,
-                lambda: self._rearrange(grads, variables),
+                lambda: self._permute(grads, variables),
                 lambda: self.successor.apply(grads, variables),
                 assigned=[*variables, *self.variables],
             )
         self._iterations.assign_add(1)
 
-    def _rearrange(self, grads: list[Any], variables: list[Any]) -> None:
+    def _permute(self, grads: list[Any], variables: list[Any]) -> None:
         by_variable = {id(v): g for v, g in zip(variables, grads, strict=True) if g is not None}
         entries = [entry for entry in self._permuted if id(entry.variable) in by_variable]
-        rearranged.rearrange(
+        take_step(
             entries,
             [by_variable[id(entry.variable)] for entry in entries],
-            self.rearrangement,
+            self.search,
             step=ops.convert_to_tensor(self._iterations),
             rate=ops.convert_to_tensor(self.learning_rate),
         )
 
     def finalize_variable_values(self, var_list: Any) -> None:
-        """Let the optimizer handed over to end as it does (Keras calls this when `fit` ends)."""
+        """End as the optimizer handed over to does (Keras calls this when `fit` ends)."""
         # Keras calls this also when a step has failed: do not hide that error behind another.
         if not self.built or not backend.have_values([*var_list, *self.variables]):
             return
-        rearranged.check_finite(self._permuted)
-        if self.successor is not None and int(ops.convert_to_numpy(self._iterations)) > (
-            self.hand_over_step
-        ):
+        wishes = [ops.convert_to_numpy(entry.recommendation) for entry in self._permuted]
+        check_finite(self._permuted, wishes)
+        steps = int(ops.convert_to_numpy(self._iterations))
+        if self.successor is not None and steps > self.hand_over_step:
             self.successor.finalize_variable_values(var_list)
 
     # -- the state --------------------------------------------------------------------------------
 
     def _create_state(self, variables: list[Any], chosen: list[WeightVectors]) -> None:
-        rearranged.check_device()
-        if not compiled_cycles.available:
-            _log.warning('Steps take hundreds of times longer: pip install "laperm-lib[fast]".')
+        backend.check_one_cpu_device("SGPerm")
         # All are read before anything is made.
         spreads = [_spread(v.variable, v.neuron_axes) for v in chosen]
-        permuted = []
-        for number, (vectors, values) in enumerate(zip(chosen, spreads, strict=True)):
-            name = vectors.variable.path.replace("/", "_")
-            recommendation = self.add_variable(
-                shape=vectors.variable.shape, dtype="float32", name=f"{name}_recommendation"
+        self._permuted = [
+            PermutedVariable(
+                number,
+                v.variable,
+                self._add_values(v, "recommendation", np.zeros(v.variable.shape), "float32"),
+                self._add_values(v, "spread", spread, "float32"),
+                v.neuron_axes,
             )
-            spread = self.add_variable(
-                shape=values.shape,
-                dtype="float32",
-                initializer=lambda shape, dtype, values=values: ops.convert_to_tensor(values),
-                name=f"{name}_spread",
-            )
-            permuted.append(
-                RearrangedVariable(
-                    number, vectors.variable, recommendation, spread, vectors.neuron_axes
-                )
-            )
-        self._permuted = permuted
+            for number, (v, spread) in enumerate(zip(chosen, spreads, strict=True))
+        ]
         if self.successor is not None and not self.successor.built:
             self.successor.build(variables)
 
@@ -240,7 +224,7 @@ class SGPerm(PermutingOptimizer):
             rate = float(ops.convert_to_numpy(self.learning_rate))
         return {
             **super().get_config(),
-            **self.rearrangement.to_json(),
+            **asdict(self.search),
             "momentum_learning_rate": rate,
             "hand_over": hand_over,
         }
@@ -280,5 +264,5 @@ def _checked_hand_over(hand_over: Any) -> tuple[int, Any]:
     successor = keras.optimizers.get(successor)
     if not isinstance(successor, keras.optimizers.Optimizer):
         raise ValueError(f"hand_over is (step, optimizer), got {hand_over!r}.")
-    check_scales_no_loss(successor, "The optimizer handed over to", around="SGPerm")
+    refuse_loss_scaling(successor, "The optimizer handed over to", around="SGPerm")
     return step, successor

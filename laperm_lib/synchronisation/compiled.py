@@ -1,12 +1,8 @@
 """The synchronisation of kernels, compiled by Numba, on all cores.
 
 `permutation.reconnect` sorts packed keys with NumPy, on one core and on a transposed copy. Here
-each weight vector is sorted by `compiled_sorting`, in about linear time. One that is too
-crowded for that is left to `permutation.reconnect`, so the time for d weights stays of the order
-d log d.
-
-It needs Numba (`pip install "laperm-lib[fast]"`); `available` says whether it is there. The
-result is that of `permutation.reconnect`, bit for bit.
+each weight vector is sorted by `synchronisation.sorting`, in about linear time; one that is too
+crowded for that is left to `permutation.reconnect`. The result is the same, bit for bit.
 """
 
 from collections.abc import Sequence
@@ -15,7 +11,6 @@ from functools import lru_cache
 import numpy as np
 
 from laperm_lib._numba import CORES, compiled, threads
-from laperm_lib._numba import available as available
 from laperm_lib.errors import NonFiniteWeightError
 from laperm_lib.permutation import reconnect
 from laperm_lib.synchronisation.sorting import (
@@ -28,10 +23,10 @@ from laperm_lib.synchronisation.sorting import (
     sort_packed,
 )
 
-_Share = list[tuple[int, int, int]]  # (kernel, first column, behind the last)
+_Share = list[tuple[int, int, int]]  # (kernel, first column, the one after the last)
 
 _TILE = 16  # Neighbouring neurons share cache lines: one of 64 bytes holds so many.
-# A thread takes up a piece of work in some 20 microseconds, and gets its scratch memory anew.
+# A thread takes some 20 microseconds to begin a piece of work, and allocates its scratch memory.
 _SHARES_PER_CORE = 16
 _LEAST_SHARE = 50_000  # weights
 _NOT_FINITE = 2  # beside DONE and CROWDED
@@ -40,37 +35,29 @@ _NOT_FINITE = 2  # beside DONE and CROWDED
 def reconnect_columns(
     weights: Sequence[np.ndarray], sorted_initial: Sequence[np.ndarray]
 ) -> list[np.ndarray]:
-    """Synchronise weight vectors that are the columns of matrices, as in dense and conv kernels.
+    """`permutation.reconnect` of the columns of float32 matrices, as in dense and conv kernels.
 
-    Args:
-        weights: what training produced, float32, a matrix of shape (d, neurons) per kernel.
-        sorted_initial: for each kernel the sorted initial values, float32, one weight vector per
-            *row*, shape (neurons, d), as `permutation.sort_values` gives them.
+    The new and old weights of each kernel have shape (d, neurons), and its sorted initial values
+    (neurons, d), as `permutation.sort_values` gives them.
 
-    Returns:
-        The synchronised weights of each kernel, shape (d, neurons), as `permutation.reconnect`
-        gives them for the transpose.
-
-    Raises:
-        NonFiniteWeightError: if a weight is NaN or infinite.
-
-    Examples:
-        >>> trained = np.array([[0.3], [-2.0], [0.9]], "float32")
-        >>> initial = np.array([[-1.0, 0.0, 1.0]], "float32")
-        >>> reconnect_columns([trained], [initial])[0].ravel().tolist()
-        [0.0, -1.0, 1.0]
+    >>> trained = np.array([[0.3], [-2.0], [0.9]], "float32")
+    >>> initial = np.array([[-1.0, 0.0, 1.0]], "float32")
+    >>> reconnect_columns([trained], [initial])[0].ravel().tolist()
+    [0.0, -1.0, 1.0]
     """
     new = [np.empty(matrix.shape, np.float32) for matrix in weights]
     outcomes = [np.empty(matrix.shape[1], np.uint8) for matrix in weights]
 
-    def work(share: _Share) -> None:
+    def reconnect_share(share: _Share) -> None:
         for kernel, first, last in share:  # the compiled loop does not hold Python's lock
             ends = ends_of_buckets(len(weights[kernel]))
             arrays = (weights[kernel], sorted_initial[kernel], new[kernel], outcomes[kernel])
             _reconnect_tiles(*arrays, ends, first, last)
 
     shares = _shares(tuple(matrix.shape for matrix in weights))
-    list(threads().map(work, shares))  # waits for all, and raises what one of them raised
+    list(
+        threads().map(reconnect_share, shares)
+    )  # waits for all, and raises what one of them raised
     if any((outcome == _NOT_FINITE).any() for outcome in outcomes):
         raise NonFiniteWeightError
     for matrix, initial, result, outcome in zip(

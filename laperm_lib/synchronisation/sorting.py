@@ -3,10 +3,7 @@
 Weights are numbers spread over a range: they are counted into twice as many buckets of equal
 width, and within a bucket hardly anything is left to sort. Where they crowd into few buckets (an
 outlier far from the rest does that), NumPy sorts them, so the time for d weights stays of the order
-d log d.
-
-The results are those of `laperm_lib.permutation.sort_order`, which also does it where Numba is not
-installed.
+d log d. The results are those of `laperm_lib.permutation.sort_order`, bit for bit.
 """
 
 from collections.abc import Callable
@@ -14,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from laperm_lib import permutation
-from laperm_lib._numba import available, compiled
+from laperm_lib._numba import compiled
 from laperm_lib.errors import NonFiniteWeightError
 
 _BUCKETS_PER_WEIGHT = 2
@@ -25,40 +22,21 @@ MOST_IN_A_BUCKET = 32  # With more than this in one, insertion sort is no longer
 
 
 def sort_order(matrix: np.ndarray) -> np.ndarray:
-    """Stable argsort of every row: ties by index, -0 and +0 tied.
+    """`permutation.sort_order` of every row of a matrix of floats, dtype int32.
 
-    Args:
-        matrix: finite floats, shape (rows, d).
-
-    Returns:
-        Indices that sort each row, shape (rows, d), dtype int32.
-
-    Raises:
-        NonFiniteWeightError: if there is a NaN or an infinity.
-
-    Examples:
-        >>> sort_order(np.array([[0.5, -1.0, 0.0, -0.0, 0.5]], "float32")).tolist()
-        [[1, 2, 3, 0, 4]]
+    >>> sort_order(np.array([[0.5, -1.0, 0.0, -0.0, 0.5]], "float32")).tolist()
+    [[1, 2, 3, 0, 4]]
     """
     return _sort_order(_sort_rows, matrix, lambda rows: rows)
 
 
 def order_of_size(matrix: np.ndarray) -> np.ndarray:
-    """Indices of every row from the largest absolute value to the smallest, ties by index.
+    """Indices of every row from the largest absolute value to the smallest: `sort_order(-|x|)`.
 
-    Args:
-        matrix: finite floats, shape (rows, d). They may be of very different sizes, as gradients
-            are: buckets are as wide as their logarithms ask for.
+    Gradients are of very different sizes, so buckets are as wide as their logarithms ask for.
 
-    Returns:
-        Shape (rows, d), dtype int32; `sort_order(-np.abs(matrix))`.
-
-    Raises:
-        NonFiniteWeightError: if there is a NaN or an infinity.
-
-    Examples:
-        >>> order_of_size(np.array([[1e-9, -3.0, 0.0, 3.0]], "float32")).tolist()
-        [[1, 3, 0, 2]]
+    >>> order_of_size(np.array([[1e-9, -3.0, 0.0, 3.0]], "float32")).tolist()
+    [[1, 3, 0, 2]]
     """
     return _sort_order(_sort_rows_by_size, matrix, lambda rows: -np.abs(rows))
 
@@ -67,7 +45,7 @@ def _sort_order(
     sort: Callable[..., None], matrix: np.ndarray, key: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
     """The stable argsort of the rows of `key(matrix)`: a compiled one, or NumPy's where it must."""
-    if not available or matrix.dtype != np.float32:
+    if matrix.dtype != np.float32:
         return permutation.sort_order(key(matrix)).astype(np.int32)
     if not np.isfinite(matrix).all():
         raise NonFiniteWeightError
@@ -86,11 +64,7 @@ def ends_of_buckets(length: int) -> np.ndarray:
 
 
 def new_ends(buckets: int) -> np.ndarray:
-    """Scratch memory for the ends of so many buckets, and for one number more.
-
-    Raises:
-        ValueError: if there are too many to be numbered by 32 bits.
-    """
+    """Scratch memory for the ends of so many buckets, and for one number more."""
     if buckets > np.iinfo(np.int32).max:
         raise ValueError("A weight vector of more than 2**30 weights cannot be sorted here.")
     # The smaller the integers, the more of them stay in the fastest cache.

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from laperm_lib._arguments import check_integer, check_number
-from laperm_lib.cycles import Rearrangement
+from laperm_lib.cycles.step import CycleSearch
 from laperm_lib.initializers import DISTRIBUTIONS
 from laperm_lib.paper import datasets
 from laperm_lib.paper import networks as models
@@ -139,7 +139,7 @@ class SGPermHyperparameters(Hyperparameters):
 
     sync_period: int | None = 1
     learning_rate: float = 0.01
-    rearrangement: Rearrangement
+    rearrangement: CycleSearch
 
 
 def _check_name(name: str, value: str, known: Iterable[str]) -> None:
@@ -194,5 +194,5 @@ def from_json(values: dict[str, Any]) -> Hyperparameters:
     if values["augmentation"] is not None:
         values["augmentation"] = Augmentation(**values["augmentation"])
     if "rearrangement" in values:
-        values["rearrangement"] = Rearrangement(**values["rearrangement"])
+        values["rearrangement"] = CycleSearch(**values["rearrangement"])
     return kind(**values)

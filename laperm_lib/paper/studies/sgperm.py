@@ -20,7 +20,8 @@ import keras
 import numpy as np
 
 from laperm_lib import weight_vectors
-from laperm_lib.cycles import Rearrangement
+from laperm_lib.cycles.step import CycleSearch
+from laperm_lib.optimizers.permuting import steps_taken
 from laperm_lib.optimizers.sgperm import SGPerm
 from laperm_lib.paper.experiments.evaluation import Evaluation
 from laperm_lib.paper.experiments.hyperparameters import Hyperparameters, SGPermHyperparameters
@@ -31,7 +32,6 @@ from laperm_lib.paper.experiments.records import record, save
 from laperm_lib.paper.experiments.training import Start, start
 from laperm_lib.paper.experiments.training import run as run_beside
 from laperm_lib.permutation import is_permutation
-from laperm_lib.training_state import steps_taken
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ SETTINGS = SGPermHyperparameters(
     batch_size=128,
     held_out=5000,
     evaluate_every=100,
-    rearrangement=Rearrangement(
+    rearrangement=CycleSearch(
         alpha0=0.03,
         alpha_min=0.0,
         beta1=0.999,
