@@ -6,11 +6,9 @@ import keras
 import numpy as np
 import pytest
 
-from laperm_lib import _numba as compiling
 from laperm_lib import weight_vectors
 from laperm_lib.local_search import moves
-from laperm_lib.local_search.cached_losses import CachedLosses
-from laperm_lib.local_search.recomputed_losses import RecomputedLosses
+from laperm_lib.local_search.losses import CachedLosses, RecomputedLosses
 from laperm_lib.paper.studies.rso import Settings
 
 SAMPLES = 5000
@@ -46,7 +44,6 @@ def search(kind, model, vectors, x, y, together, every):
     return ready - started, (ended - ready) / measured, 2 * weights.size
 
 
-@pytest.mark.skipif(not compiling.available, reason="needs Numba")
 @pytest.mark.parametrize("together", [1, 8])
 def test_candidates_of_the_small_conv_net(benchmark, together):
     """One cycle through all weights, where one of the two candidates of a move is always kept."""

@@ -1,14 +1,14 @@
 r"""RSO: train without gradients, one weight at a time.
 
-Each weight is tried with something added and with the same subtracted, on one mini-batch, and the
-best of the three networks goes on. So through all weights of the network, layer by layer from the
-last to the first, again and again, with ever smaller additions. With exchanges in the place of
-additions this is the gradient-free LaPerm: two weights of a weight vector change places if the loss
-falls, so the network is a permutation of its start at every moment.
+Each weight is tried with a random number added and with the same number subtracted, on one
+mini-batch, and the best of the three networks is kept. So RSO goes through all weights of the
+network, layer by layer from the last to the first, again and again, with ever smaller additions.
+With exchanges instead of additions this is the gradient-free LaPerm: two weights of a weight vector
+change places if the loss falls, so the network always is a permutation of its initial weights.
 
-This is no `keras.optimizers.Optimizer`, for those are given gradients and make one step of them. It
-trains a model by itself, by its own `fit`. In `laperm_lib.local_search`, `moves` says what is
-tried, and `cached_losses` and `recomputed_losses` what comes of it.
+This is no `keras.optimizers.Optimizer`, which is given gradients and makes one step with them. It
+has its own `fit`. In `laperm_lib.local_search`, `moves` says what is tried, and `losses` how good
+it is.
 
 References:
     Tripathi and Singh, "RSO: A Gradient Free Sampling Based Approach For Training Deep Neural
@@ -23,42 +23,51 @@ import keras
 import numpy as np
 from keras import ops
 
-from laperm_lib import batch_statistics, local_search
+from laperm_lib import batch_statistics
 from laperm_lib._arguments import check_integer, check_number
 from laperm_lib._random import check_seed, raw_bits
 from laperm_lib.batches import Batches
-from laperm_lib.local_search import Counts, Losses, moves
-from laperm_lib.local_search.cached_losses import CachedLosses
-from laperm_lib.local_search.chains import blocks_of
-from laperm_lib.local_search.recomputed_losses import RecomputedLosses
+from laperm_lib.local_search import moves
+from laperm_lib.local_search.losses import Losses, RecomputedLosses, check_samples, kind_of_losses
 from laperm_lib.optimizers.selection import Selection
 from laperm_lib.weight_vectors import WeightVectors
 
+_ROUNDING = 16
+"""A loss is lower than another if the difference exceeds so many units of its rounding. Otherwise
+rounding errors would decide on moves that change nothing, as of a bias before batch normalisation.
+"""
 
-@dataclass(frozen=True, kw_only=True)
-class Cycle(Counts):
+
+@dataclass(frozen=True)
+class Cycle:
     """What happened while all weights were visited once.
 
     Args:
         number: of the cycle, from 1.
         loss: on the last mini-batch, after its last move.
-        updates, changed, candidates: as `laperm_lib.local_search.Counts` says, of the whole cycle.
+        updates: weights that were visited; an exchange visits two.
+        changed: weights that were given another value.
+        candidates: networks whose loss was measured, besides those that the moves started from.
     """
 
     number: int
     loss: float
+    updates: int
+    changed: int
+    candidates: int
 
 
 class RSO:
     r"""Trains a classifier by moves of single weights that lower the loss, without gradients.
 
     In cycle c of C, counted from 0, every weight is visited once, in the order of its variable's
-    weight vectors, the variables from the last to the first. A weight :math:`w` becomes that of
+    weight vectors, the variables from the last to the first. A weight :math:`w` becomes whichever
+    of
 
     .. math:: w, \quad w + \Delta, \quad w - \Delta, \qquad \Delta \sim N(0, \sigma_c),
 
-    with which the mean cross-entropy on the mini-batch is lowest. Each variable has a new
-    mini-batch in each cycle. :math:`\sigma_c` falls linearly from the standard deviation that the
+    gives the lowest mean cross-entropy on the mini-batch. Each variable has a new mini-batch in
+    each cycle. :math:`\sigma_c` falls linearly from the standard deviation that the
     kernel of the layer had at the start, to the share `last_scale` of it in the last cycle,
 
     .. math:: \sigma_c = \sigma_0 \Bigl(1 - (1 - s) \frac{c}{C - 1}\Bigr) .
@@ -67,26 +76,26 @@ class RSO:
     has the :math:`\sigma_0` of its layer's kernel, and a normalisation parameter that of its own
     variable. One cycle is one update per weight.
 
-    With `move="exchange"` pairs of weights of one weight vector are tried the other way round, and
-    stay so if the loss is lower. Each weight is in one pair of a cycle at most, with a weight that
-    is about :math:`\sigma_c` away in value. Every weight vector is bitwise a permutation of its
-    start, always.
+    With `move="exchange"`, pairs of weights of one weight vector change places if this lowers the
+    loss. Each weight is in at most one pair per cycle, with a weight whose value is about
+    :math:`\sigma_c` away. Every weight vector always is, bit for bit, a permutation of its initial
+    values.
 
-    Batch normalisation goes by the statistics of the mini-batch while weights are searched for.
-    Behind each cycle its moving averages are set to those of the last mini-batch.
+    During the search, batch normalisation uses the statistics of the mini-batch. After each cycle
+    its moving averages are set to those of the last mini-batch.
 
-    The losses come from `laperm_lib.local_search.cached_losses`, which knows chains of layers, or
-    with `cached=False` from Keras, for any network but far slower. Both decide alike but for
-    rounding, and alike to the bit where a network computes in float64 (the tests say so).
+    For a chain of common layers the losses come from a cache of all that a move does not touch;
+    for any other network Keras recomputes them, which is far slower, and the log says why (level
+    INFO). Both decide alike but for rounding.
 
     Args:
         cycles: how often each weight is visited, C. Default 50.
-        batch_size: samples in a mini-batch, or all if there are fewer. Default 5000. Those that
-            are left over when the data have been gone through wait for the next time.
+        batch_size: samples in a mini-batch, or all if there are fewer. Default 5000. Samples left
+            over at the end of the data wait for the next epoch.
         last_scale: s, above 0 and at most 1. Default 0.1.
         move: "addition" (RSO) or "exchange" (the gradient-free LaPerm). Default "addition".
         together: how many moves of one weight vector are measured from the same network. Those
-            that lower the loss are then made all at once, or only the best of them where that is
+            that lower the loss are then made all at once, or only the best of them if that is
             better. Default 1, the published rule: each move knows of all before it.
         seed: for the moves and the mini-batches, an integer of at least 0. Default 0.
         skip_bias: leave biases as they are. Default False.
@@ -94,7 +103,7 @@ class RSO:
             normalisation layers, as they are. Default True.
         exclude: regular expressions; a variable in whose `path`, such as "sequential/dense/kernel",
             one of them is found is left as it is. Default: none.
-        cached: whether losses are computed from what is known. Default True.
+        cached: whether losses may come from the cache. Default True.
 
     Raises:
         ValueError: for an argument outside of its range.
@@ -143,8 +152,7 @@ class RSO:
         """Train a model for all cycles.
 
         Args:
-            model: built; gives logits, shape (n, classes). With `cached`, a chain of layers as
-                `laperm_lib.local_search.chains.blocks_of` takes it. It need not be compiled.
+            model: built; gives logits, shape (n, classes). It need not be compiled.
             x: inputs, shape (n, ...).
             y: classes, integers of shape (n,).
             verbose: 1 shows a progress bar, 0 (the default) nothing.
@@ -153,9 +161,10 @@ class RSO:
             What happened in each cycle.
 
         Raises:
-            ValueError: if the model is not built, none of its variables is left to train, one that
-                is has no spread to begin with, losses of this model cannot be cached, or `x` and
-                `y` do not fit it; before anything is changed. Or if a loss is not finite.
+            ValueError: if the model is not built, none of its variables is left to train, all
+                values of one are equal, so that additions have no standard deviation to begin
+                with, or `x` and `y` do not fit the model; before anything is changed. Or if a loss
+                is not finite.
             UnknownLayerError: if a layer's weight vectors are not known.
         """
         progress = keras.utils.Progbar(self.cycles, verbose=verbose)
@@ -172,20 +181,17 @@ class RSO:
         y: np.ndarray,
         *,
         first_cycle: int = 0,
-        spreads: Sequence[float] | None = None,
+        standard_deviations: Sequence[float] | None = None,
     ) -> Iterator[Cycle]:
-        """Train a model, cycle by cycle; whoever takes the results says how far.
+        """Train a model cycle by cycle, one for each result that is asked for.
 
         Args:
             model: as for `fit`.
             x: as for `fit`.
             y: as for `fit`.
             first_cycle: how many cycles the model has been through, 0 (the default) to all.
-            spreads: the `spreads` before the first of them, to go on as if there had been no
-                interruption. Default: those of the present weights.
-
-        Returns:
-            An iterator that trains for one cycle whenever it is asked for the next result.
+            standard_deviations: the result of `standard_deviations` before the first of them, to
+                resume as if there had been no interruption. Default: those of the present weights.
 
         Raises:
             ValueError: as `fit`, and if there is no such `first_cycle`.
@@ -194,24 +200,22 @@ class RSO:
         if check_integer("first_cycle", first_cycle, at_least=0) > self.cycles:
             raise ValueError(f"first_cycle is 0 to {self.cycles}, got {first_cycle}.")
         trained = self.selection.of_model(model)
-        spreads = self.spreads(model) if spreads is None else spreads
-        if len(spreads) != len(trained):
-            raise ValueError(f"There are {len(trained)} variables, and spreads of {len(spreads)}.")
+        if standard_deviations is None:
+            standard_deviations = self.standard_deviations(model)
+        if len(standard_deviations) != len(trained):
+            given = len(standard_deviations)
+            raise ValueError(
+                f"{len(trained)} variables need as many standard deviations, got {given}."
+            )
         x, y = np.asarray(x), np.asarray(y)
-        local_search.check_samples(model, x, y)
-        if self.cached:
-            blocks_of(model)  # raises for a model that is no chain
-        batches = Batches(
-            x,
-            y,
-            batch_size=self.batch_size,
-            epochs=self.cycles * len(trained),
-            seed=self.seed,
-            drop_remainder=True,  # a whole variable would be fitted to a few samples
+        check_samples(model, x, y)
+        visits = self.cycles * len(trained)
+        batches = Batches(  # a remainder is too small for a whole variable
+            x, y, batch_size=self.batch_size, epochs=visits, seed=self.seed, drop_remainder=True
         )
-        return self._cycles(model, trained, spreads, batches, first_cycle)
+        return self._cycles(model, trained, standard_deviations, batches, first_cycle)
 
-    def spreads(self, model: keras.Model) -> list[float]:
+    def standard_deviations(self, model: keras.Model) -> list[float]:
         r"""The standard deviations :math:`\sigma_0` that a search from these weights begins with.
 
         Args:
@@ -227,7 +231,7 @@ class RSO:
         Examples:
             >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2, name="d")])
             >>> model.set_weights([np.array([[-1.0, 1.0]]), np.zeros(2)])
-            >>> RSO().spreads(model)
+            >>> RSO().standard_deviations(model)
             [1.0, 1.0]
         """
         found = []
@@ -237,8 +241,8 @@ class RSO:
             sigma = float(ops.convert_to_numpy(source).astype(np.float64).std())
             if sigma == 0 and self.move == "addition":
                 raise ValueError(
-                    f"All values of '{source.path}' are equal, so there is no spread for additions "
-                    f"to '{variable.path}' to begin with: exclude it."
+                    f"All values of '{source.path}' are equal, so additions to '{variable.path}' "
+                    "have no standard deviation to begin with: exclude it."
                 )
             found.append(sigma)
         return found
@@ -249,43 +253,71 @@ class RSO:
         self,
         model: keras.Model,
         trained: list[WeightVectors],
-        spreads: Sequence[float],
+        standard_deviations: Sequence[float],
         batches: Batches,
         first_cycle: int,
     ) -> Iterator[Cycle]:
+        kind = kind_of_losses(model) if self.cached else RecomputedLosses
         for cycle in range(first_cycle, self.cycles):
-            counts = Counts()
+            counts = np.zeros(3, int)
             for visited, number in enumerate(reversed(range(len(trained)))):
                 x, y = batches[cycle * len(trained) + visited]
-                sigma = self._scale(cycle) * spreads[number]
+                vectors, variable = trained[number], trained[number].variable
+                weights = np.array(ops.convert_to_numpy(variable))
+                losses = kind(model, variable, x, y)
+                if not math.isfinite(losses.loss):
+                    raise ValueError(
+                        f"The loss is {losses.loss} before '{variable.path}' is visited."
+                    )
+                sigma = self._scale(cycle) * standard_deviations[number]
                 generator = np.random.Generator(raw_bits(self.seed, f"rso/{number}/{cycle}"))
-                loss, visit = self._visit(model, trained[number], sigma, generator, x, y)
-                counts += visit
+                found = moves.KINDS[self.move](weights, vectors.neuron_axes, sigma, generator)
+                counts += search(losses, weights, found, self.together)
+                variable.assign(weights)
             batch_statistics.reestimate(model, [x])
-            yield Cycle(number=cycle + 1, loss=loss, **vars(counts))
-
-    def _visit(
-        self,
-        model: keras.Model,
-        vectors: WeightVectors,
-        sigma: float,
-        generator: np.random.Generator,
-        x: np.ndarray,
-        y: np.ndarray,
-    ) -> tuple[float, Counts]:
-        """Visit all weights of a variable once; the loss then, and what is counted."""
-        variable = vectors.variable
-        weights = np.array(ops.convert_to_numpy(variable))
-        losses: Losses = (CachedLosses if self.cached else RecomputedLosses)(model, variable, x, y)
-        if not math.isfinite(losses.loss):
-            raise ValueError(f"The loss is {losses.loss} before '{variable.path}' is visited.")
-        found = moves.KINDS[self.move](weights, vectors.neuron_axes, sigma, generator)
-        counts = local_search.search(losses, weights, found, self.together)
-        variable.assign(weights)
-        return float(losses.loss), counts
+            yield Cycle(cycle + 1, float(losses.loss), *counts.tolist())
 
     def _scale(self, cycle: int) -> float:
-        """The share of the first sigma that a cycle has."""
+        """sigma_c as a share of sigma_0."""
         if self.cycles == 1:
             return 1.0
         return 1 - (1 - self.last_scale) * cycle / (self.cycles - 1)
+
+
+def search(
+    losses: Losses, weights: np.ndarray, found: Iterable[moves.Moves], together: int
+) -> np.ndarray:
+    """Make those moves of each weight vector that lower the loss, `together` at a time.
+
+    Writes to `weights`. Counts the weights visited and those changed, and the losses measured.
+    """
+    rounding = _ROUNDING * float(np.finfo(weights.dtype).eps)
+    counts = np.zeros(3, int)
+    for vector in found:
+        for first in range(0, len(vector.places), together):
+            part = slice(first, first + together)
+            places, values = vector.places[part], vector.values[part]
+            tried = np.nan_to_num(losses.of(places, values), nan=np.inf)
+            least = tried.min(axis=1)
+            better = np.flatnonzero(least < losses.loss * (1 - rounding))
+            best = values[better, tried.argmin(axis=1)[better]]
+            made = _make(losses, weights, places[better], best, least[better])
+            counts += (places.size, made * places.shape[1], tried.size)
+    return counts
+
+
+def _make(
+    losses: Losses, weights: np.ndarray, places: np.ndarray, new: np.ndarray, alone: np.ndarray
+) -> int:
+    """Make moves that each lower the loss, to that of `alone`: all, or the best; how many."""
+    if not len(places):
+        return 0
+    old = weights.flat[places]
+    losses.keep(places, new)
+    if len(places) > 1 and not losses.loss < alone.min():
+        losses.keep(places, old)
+        best = [int(np.argmin(alone))]
+        places, new = places[best], new[best]
+        losses.keep(places, new)
+    weights.flat[places] = new
+    return len(places)

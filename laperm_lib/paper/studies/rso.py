@@ -185,7 +185,7 @@ def run(
     x_train, x_test = (x.astype(np.float32) / 255 for x in (data.x_train, data.x_test))
     model = settings.build(seed)
     search = settings.search(seed)
-    initial, spreads = _matrices(model), search.spreads(model)
+    initial, deviations = _matrices(model), search.standard_deviations(model)
     points = [Point(0, None, accuracy(model, x_test, data.y_test))]
     was_permutation = True
 
@@ -201,8 +201,9 @@ def run(
 
     last = settings.cycles if cycles is None else min(cycles, settings.cycles)
     progress = keras.utils.Progbar(last, verbose=verbose)
+    done = points[-1].cycle
     searching = search.iterate(
-        model, x_train, data.y_train, first_cycle=points[-1].cycle, spreads=spreads
+        model, x_train, data.y_train, first_cycle=done, standard_deviations=deviations
     )
     while points[-1].cycle < last:
         since = time.perf_counter()

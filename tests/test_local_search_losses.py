@@ -1,4 +1,4 @@
-"""Losses from what is known of a network, against those of Keras that computes all of it."""
+"""Cached losses against those that Keras recomputes."""
 
 import keras
 import numpy as np
@@ -6,8 +6,7 @@ import pytest
 from keras import layers, ops
 from small_network import float64
 
-from laperm_lib.local_search.cached_losses import CachedLosses
-from laperm_lib.local_search.recomputed_losses import RecomputedLosses
+from laperm_lib.local_search.losses import CachedLosses, RecomputedLosses
 
 BACKEND = keras.backend.backend()
 RNG = np.random.default_rng(0)
