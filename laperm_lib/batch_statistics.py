@@ -27,21 +27,21 @@ from keras import ops
 def reestimate(model: keras.Model, batches: Iterable[Any]) -> int:
     """Set mean and variance of every batch normalisation to those of its inputs over some data.
 
-    No weight is touched, and nothing at all if anything fails. The data are gone through once for
-    each batch normalisation, up to that layer.
+    No weight is touched, and nothing at all if anything fails. The data are read once for each
+    batch normalisation, up to that layer.
 
     Args:
         model: built; its layers may be nested.
         batches: the inputs of the model, shape (n, ...), or tuples that begin with them, as `fit`
-            takes; an iterable that can be gone through again and again. Inputs are preprocessed as
-            those that the network is to be used with.
+            takes; an iterable that can be read several times. Inputs are preprocessed as
+            those that the network will be used with.
 
     Returns:
         How many layers have new statistics; 0 where the model has no batch normalisation.
 
     Raises:
         ValueError: if the model is not built, a batch normalisation is called twice, with a mask,
-            or with `renorm`, the batches are none, one array, or can be gone through only once, or
+            or with `renorm`, the batches are none, one array, or can be read only once, or
             an input of a batch normalisation is NaN or infinite.
 
     Examples:
@@ -52,7 +52,7 @@ def reestimate(model: keras.Model, batches: Iterable[Any]) -> int:
         >>> [f"{float(v[0]):.3f}" for v in (normalise.moving_mean, normalise.moving_variance)]
         ['2.000', '2.667']
     """
-    layers = _normalizations(model)
+    layers = _checked_normalizations(model)
     if not layers:
         return 0
     check_batches(batches)
@@ -70,26 +70,19 @@ def reestimate(model: keras.Model, batches: Iterable[Any]) -> int:
 
 
 def check_batches(batches: Iterable[Any]) -> None:
-    """Raise a ValueError unless these can be batches that are gone through several times."""
+    """Raise a ValueError unless these can be batches that can be read several times."""
     if hasattr(batches, "shape"):
-        raise ValueError("batches is a list of batches; of a single one, x, it is [x].")
+        raise ValueError("batches is a list of batches; for a single one, x, pass [x].")
     if iter(batches) is batches:
-        raise ValueError("The batches can be gone through only once; give a list, say.")
+        raise ValueError("The batches can be read only once: pass a list of them.")
 
 
 @contextmanager
 def reestimated(model: keras.Model, batches: Iterable[Any]) -> Iterator[int]:
-    """The same for the length of a `with`, behind which the statistics are the old ones again.
-
-    Args:
-        model: as for `reestimate`.
-        batches: as for `reestimate`.
+    """The same as `reestimate` for the length of a `with`, after which the old statistics return.
 
     Yields:
         What `reestimate` returns.
-
-    Raises:
-        ValueError: as `reestimate`.
 
     Examples:
         >>> model = keras.Sequential([keras.Input((1,)), keras.layers.BatchNormalization()])
@@ -99,19 +92,21 @@ def reestimated(model: keras.Model, batches: Iterable[Any]) -> Iterator[int]:
         >>> ops.convert_to_numpy(model.layers[0].moving_mean).tolist()
         [0.0]
     """
-    before = _statistics(_normalizations(model))
+    before = _statistics(_checked_normalizations(model))
     try:
         yield reestimate(model, batches)
     finally:
         _restore(before)
 
 
-def _normalizations(model: keras.Model) -> list[keras.layers.BatchNormalization]:
-    found = [
-        layer
-        for layer in model._flatten_layers()
-        if isinstance(layer, keras.layers.BatchNormalization)
-    ]
+def normalizations(model: keras.Model) -> list[keras.layers.BatchNormalization]:
+    """All batch normalisations of a model, those of nested models included."""
+    layers = model._flatten_layers()
+    return [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
+
+
+def _checked_normalizations(model: keras.Model) -> list[keras.layers.BatchNormalization]:
+    found = normalizations(model)
     if not model.built or not all(layer.built for layer in found):
         raise ValueError(f"'{model.name}' is not built, so it has no statistics.")
     for layer in found:
@@ -170,7 +165,7 @@ def _population(
 
 
 class _Seen(BaseException):
-    """The layer has its inputs; what comes behind it need not be computed.
+    """The layer has its inputs; what comes after it need not be computed.
 
     No `Exception`, for Keras would put another one in its place.
     """

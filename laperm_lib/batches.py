@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
+from laperm_lib import _backend
 from laperm_lib._arguments import check_integer
 from laperm_lib._random import check_seed, random_order
 
@@ -203,10 +204,9 @@ def read_ahead(batches: Batches) -> Any:
     """
     if len(batches) == 0:
         raise ValueError("The training is over: no steps are left to read batches for.")
-    if keras.backend.backend() != "tensorflow":
+    tf = _backend.tensorflow()
+    if tf is None:
         return batches
-    import tensorflow as tf
-
     signature = tuple(
         tf.TensorSpec((None, None, *array.shape[1:]), array.dtype) for array in batches[0]
     )

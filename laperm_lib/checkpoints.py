@@ -1,11 +1,11 @@
-"""Checkpoints: a training that is killed at any moment goes on as if it had not been.
+"""Checkpoints: a training that is killed at any moment resumes as if it had not been.
 
 Keras's BackupAndRestore saves once an epoch, so that a half-done epoch is trained again. Here
 everything that the next step depends on is kept after any step: weights, optimizer slots, the
 initial values and the step of the last synchronisation, the states of random generators, and the
-step, which is the position in the data, for `laperm_lib.batches.Batches` gives the batch of a step
-by its number. On one machine the network that a resumed training ends with is bit for bit that of
-an uncut one.
+step, which is the position in the data, because `laperm_lib.batches.Batches` gives the batch of a
+step by its number. On one machine a resumed training ends with bit for bit the network of an
+uninterrupted one.
 
 A checkpoint is an npz file without pickle, written whole or not at all. The one before it is kept
 until the next is complete.
@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,22 +26,23 @@ import numpy as np
 from laperm_lib import files
 from laperm_lib._arguments import check_number
 from laperm_lib.errors import WeightFileError
-from laperm_lib.training_state import nested, state_of, steps_taken
+from laperm_lib.optimizers.permuting import nested, steps_taken
 
 _log = logging.getLogger(__name__)
 
 _NOTES, _NAMES = "notes.json", "names.json"
 _KEPT = 2
+_MODEL = "model/"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a training was after a step.
+    """A training after a step.
 
     Args:
         step: training steps taken.
         arrays: its state, by name.
-        notes: what else was to be remembered: anything JSON can hold.
+        notes: whatever else was saved with it: anything JSON can hold.
     """
 
     step: int
@@ -70,9 +71,9 @@ class Checkpoints:
         self.folder = Path(folder)
 
     def save(self, step: int, arrays: Mapping[str, np.ndarray], notes: Any = None) -> None:
-        """Write a checkpoint, then forget all but it and the one before.
+        """Write a checkpoint, then delete all but it and the one before.
 
-        Any of a later step goes too: it could not be read when this training was taken up.
+        Any of a later step goes too: it could not be read when this training was resumed.
 
         Args:
             step: training steps taken, at least 0.
@@ -80,7 +81,7 @@ class Checkpoints:
             notes: anything JSON can hold. Default: nothing.
 
         Raises:
-            OSError: if it cannot be written, as on a full disk; the earlier ones are left.
+            OSError: if it cannot be written, as on a full disk; the earlier ones stay.
             ValueError: for an array of Python objects.
             TypeError: for notes that JSON cannot hold.
         """
@@ -96,10 +97,7 @@ class Checkpoints:
         self._clear_parts()
 
     def latest(self) -> Checkpoint | None:
-        """The latest checkpoint that can be read, or None; a damaged one is logged and passed over.
-
-        Every array of the file has a checksum, which is compared.
-        """
+        """The latest checkpoint that can be read, or None; a damaged one is logged and skipped."""
         for path in reversed(self._paths()):
             try:
                 return _read(path)
@@ -108,18 +106,8 @@ class Checkpoints:
         return None
 
     def steps(self) -> list[int]:
-        """The steps of the checkpoints that there are, damaged or not, the latest last."""
+        """The steps of all checkpoints, damaged or not, the latest last."""
         return [_step(path) for path in self._paths()]
-
-    def at(self, step: int) -> Checkpoint:
-        """The checkpoint after a step.
-
-        Raises:
-            WeightFileError: if there is none, or it is damaged.
-        """
-        if not self._path(step).exists():
-            raise WeightFileError(f"{self.folder} holds no checkpoint after step {step}.")
-        return _read(self._path(step))
 
     def clear(self) -> None:
         """Delete them all: the training is finished."""
@@ -158,20 +146,132 @@ def _text(content: Any) -> np.ndarray:
     return np.frombuffer(json.dumps(content).encode(), np.uint8)
 
 
+# -- the state of a training -----------------------------------------------------------------------
+
+
+def state_of(model: keras.Model) -> dict[str, np.ndarray]:
+    """Everything that the next training step of a compiled model depends on, except its data.
+
+    Args:
+        model: built and compiled, and its optimizer built, as after a training step.
+
+    Returns:
+        Arrays by name: weights, states of random generators, and all variables of the optimizer.
+        Those of a type that NumPy does not have itself, as bfloat16, are the unsigned integers of
+        the same bits.
+
+    Raises:
+        ValueError: if the model is not compiled.
+
+    Examples:
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        >>> model.compile("sgd", loss="mse")
+        >>> list(state_of(model))
+        ['model/0000', 'model/0001', 'optimizer/SGD/0000', 'optimizer/SGD/0001']
+    """
+    return {
+        name: _storable(np.array(keras.ops.convert_to_numpy(variable)))
+        for name, variable in (_of_model(model) | _of_optimizer(model)).items()
+    }
+
+
+def restore(model: keras.Model, arrays: Mapping[str, np.ndarray]) -> None:
+    """Bring a model and its optimizer into a state that `state_of` gave.
+
+    Args:
+        model: built and compiled as the one that the state is from, with the same optimizer. The
+            optimizer is built here if it is not yet.
+        arrays: the state: `arrays` of a `Checkpoint`.
+
+    Raises:
+        ValueError: if the model is not compiled, or there are no arrays by name.
+        WeightFileError: if the state is of another model or optimizer; no value is changed then.
+
+    Examples:
+        `SaveCheckpoints` shows a training that is resumed.
+
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        >>> model.compile("sgd", loss="mse")
+        >>> state = state_of(model)
+        >>> model.set_weights([np.ones((4, 3)), np.ones(3)])
+        >>> restore(model, state)
+        >>> model.get_weights()[1].tolist()
+        [0.0, 0.0, 0.0]
+    """
+    if not isinstance(arrays, Mapping):
+        raise ValueError(f"A state is arrays by name, as checkpoint.arrays, got {type(arrays)}.")
+    in_model = {name: array for name, array in arrays.items() if name.startswith(_MODEL)}
+    values = _checked(in_model, _of_model(model))
+    # Not earlier: LaPerm takes the weights that it is built with for the initial ones.
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    in_optimizer = {name: arrays[name] for name in arrays.keys() - in_model.keys()}
+    values += _checked(in_optimizer, _of_optimizer(model))
+    for variable, value in values:
+        variable.assign(value)
+
+
+def _of_model(model: keras.Model) -> dict[str, Any]:
+    if getattr(model, "optimizer", None) is None:
+        raise ValueError(f"'{model.name}' is not compiled, so there is no state of an optimizer.")
+    return _numbered(_MODEL, model.variables)
+
+
+def _of_optimizer(model: keras.Model) -> dict[str, Any]:
+    # With the classes: several of Keras's optimizers have variables of the same shapes.
+    kinds = [type(optimizer).__name__ for optimizer in nested(model.optimizer)]
+    return _numbered("/".join(["optimizer", *kinds, ""]), model.optimizer.variables)
+
+
+def _numbered(prefix: str, variables: Sequence[Any]) -> dict[str, Any]:
+    """Variables by number: layers may share a name."""
+    return {f"{prefix}{number:04d}": variable for number, variable in enumerate(variables)}
+
+
+def _storable(array: np.ndarray) -> np.ndarray:
+    return array.view(f"u{array.itemsize}") if array.dtype.kind == "V" else array
+
+
+def _checked(
+    arrays: Mapping[str, np.ndarray], variables: Mapping[str, Any]
+) -> list[tuple[Any, np.ndarray]]:
+    """Each variable with the value that `_storable` has stored of it, or a WeightFileError."""
+    if variables.keys() != arrays.keys():
+        differing = sorted(variables.keys() ^ arrays.keys())
+        raise WeightFileError(
+            f"The state is of another model or optimizer: {', '.join(differing[:3])} differ."
+        )
+    values = []
+    for name, variable in variables.items():
+        array = arrays[name]
+        # Keras has imported ml_dtypes, by which NumPy knows bfloat16 and its like by name.
+        dtype = np.dtype(variable.dtype)
+        stored = np.dtype(f"u{dtype.itemsize}") if dtype.kind == "V" else dtype
+        # Backends count in integers of different sizes.
+        same = array.dtype == stored or (array.dtype.kind in "iu" and dtype.kind in "iu")
+        if not same or array.shape != tuple(variable.shape):
+            raise WeightFileError(
+                f"The state is of another model: {name} was stored as {array.dtype} of shape "
+                f"{array.shape}, but is {variable.dtype} of shape {tuple(variable.shape)} here."
+            )
+        values.append((variable, array.view(dtype) if dtype.kind == "V" else array))
+    return values
+
+
 class SaveCheckpoints(keras.callbacks.Callback):
     """Saves a checkpoint every so often during `fit`, after whatever step has just ended.
 
-    To go on after a cut, bring a model built and compiled in the same way into the state of the
-    latest checkpoint with `laperm_lib.training_state.restore`, and fit it on
+    To resume an interrupted training, bring a model built and compiled in the same way into the
+    state of the latest checkpoint with `restore`, and fit it on
     `Batches(..., first_step=checkpoint.step)`. A checkpoint that cannot be written, because the
-    disk is full, is logged as a warning; training goes on and the last good one stays. The
+    disk is full, is logged as a warning; training continues and the last good one stays. The
     optimizer's step count has to be the position in the data, so gradients cannot be accumulated
     over steps, nor the loss scaled so that a step may be skipped.
 
     Args:
         checkpoints: where to.
         every_seconds: the time between two checkpoints, in seconds, at least 0. Default 60.
-        notes: called for what is to be remembered beside the state: anything JSON can hold.
+        notes: called at each checkpoint for what to save with the state: anything JSON can hold.
             Default: nothing.
 
     Raises:
@@ -183,7 +283,6 @@ class SaveCheckpoints(keras.callbacks.Callback):
         >>> import tempfile
         >>> from laperm_lib import LaPerm
         >>> from laperm_lib.batches import Batches
-        >>> from laperm_lib.training_state import restore
         >>> x, y = np.ones((8, 4), "float32"), np.ones((8, 3), "float32")
         >>> def compiled():
         ...     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
@@ -224,7 +323,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
                 what = "skips steps" if is_scaling else "accumulates gradients"
                 raise ValueError(
                     f"{type(optimizer).__name__} {what}, so its step count does not say which "
-                    "batch comes next, and a training could not be taken up where it was cut."
+                    "batch comes next, and an interrupted training could not be resumed."
                 )
 
     def on_train_batch_end(self, batch: int, logs: object = None) -> None:
@@ -234,14 +333,10 @@ class SaveCheckpoints(keras.callbacks.Callback):
         try:
             self.save()
         except OSError as error:
-            _log.warning("No new checkpoint, training goes on: %s", error)
+            _log.warning("No new checkpoint; training continues: %s", error)
         self._saved = time.monotonic()
 
     def save(self) -> None:
-        """Save a checkpoint now.
-
-        Raises:
-            OSError: if it cannot be written, as on a full disk; the earlier ones are left.
-        """
+        """Save a checkpoint now; raises an OSError if it cannot be written."""
         model = self.model  # with JAX, asking for it gives it its state back
         self._checkpoints.save(steps_taken(model), state_of(model), self._notes())

@@ -1,7 +1,8 @@
-"""Sparse networks to start permutation training from: random pruning and one shared weight.
+"""Sparse networks to start permutation training from: random pruning, or one shared value.
 
 Permuting conserves the zeros of a weight vector, so a network that starts sparse stays exactly as
-sparse. Masks come from the same guaranteed generator as the initial values, one stream per kernel.
+sparse; `keep_zeros` does the same for other optimizers. Masks come from the same guaranteed
+generator as the initial values, one stream per kernel.
 
 References:
     Qiu and Suda, NeurIPS 2020, section 5.4 (pruning at initialisation) and 5.5 (a single shared
@@ -12,11 +13,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
+from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from laperm_lib import weight_vectors
+from laperm_lib._arguments import check_number
 from laperm_lib._random import check_seed, raw_bits
 from laperm_lib.permutation import from_matrix, to_matrix
 
@@ -92,20 +96,20 @@ def random_prune(
             the model is not built or has no kernel. Nothing is changed then.
 
     Examples:
-        >>> from laperm_lib.paper import networks as models
-        >>> report = random_prune(models.build("f2", seed=0), 0.5, seed=0)
+        >>> dense = [keras.layers.Dense(units, name=f"{units}") for units in (300, 10)]
+        >>> report = random_prune(keras.Sequential([keras.Input((784,)), *dense]), 0.5, seed=0)
         >>> [(layer.path, round(layer.fraction_pruned, 1)) for layer in report.layers]
-        [('dense/kernel', 0.2), ('dense_1/kernel', 0.5), ('dense_2/kernel', 0.5)]
+        [('300/kernel', 0.2), ('10/kernel', 0.5)]
 
     References:
         Qiu and Suda, NeurIPS 2020, section 5.4.
     """
-    keep = 1 - _probability("fraction", fraction)
-    first = max(keep, _probability("first_layer_keep", first_layer_keep))
+    keep = 1 - check_number("fraction", fraction, at_least=0, at_most=1)
+    first = max(keep, check_number("first_layer_keep", first_layer_keep, at_least=0, at_most=1))
     check_seed(seed)
     kernels = _kernels(model)
     keeps = [first] + [keep] * (len(kernels) - 1)
-    values = [keras.ops.convert_to_numpy(kernel.variable) for kernel in kernels]
+    values = [ops.convert_to_numpy(kernel.variable) for kernel in kernels]
     return _apply(kernels, values, keeps, seed)
 
 
@@ -138,13 +142,10 @@ def agnosticize(
             or has no kernel. Nothing is changed then.
 
     Examples:
-        The network F2 of the paper:
-
-        >>> from laperm_lib.paper import networks as models
-        >>> f2 = models.build("f2", seed=0)
-        >>> report = agnosticize(f2, 0.03, (1 / 15, 1 / 7, 1 / 3), seed=0)
+        >>> model = keras.Sequential([keras.Input((784,)), keras.layers.Dense(10)])
+        >>> report = agnosticize(model, 0.08, 4 / 7, seed=0)
         >>> round(report.fraction_pruned, 2)
-        0.93
+        0.43
 
     References:
         Qiu and Suda, NeurIPS 2020, section 5.5.
@@ -156,20 +157,70 @@ def agnosticize(
     keeps = [keep] * len(kernels) if np.ndim(keep) == 0 else list(keep)
     if len(keeps) != len(kernels):
         raise ValueError(f"Got {len(keeps)} probabilities for {len(kernels)} kernels.")
-    keeps = [_probability("keep", each) for each in keeps]
+    keeps = [check_number("keep", each, at_least=0, at_most=1) for each in keeps]
     values = [np.full(tuple(kernel.variable.shape), value) for kernel in kernels]
     return _apply(kernels, values, keeps, seed, constant_fan_in)
 
 
-def _probability(name: str, value: float) -> float:
-    # A NaN fails both comparisons.
-    if not isinstance(value, Real) or not 0 <= value <= 1:
-        raise ValueError(f"{name} is a probability from 0 to 1, got {value!r}.")
-    return float(value)
+def keep_zeros(model: keras.Model) -> float:
+    """Make the kernel weights that are zero now stay zero while another optimizer trains them.
+
+    LaPerm conserves the number of zeros by sorting, and lets them move. Adam or SGD move every
+    weight, pruned or not. Keras gives each variable a constraint that every optimizer applies after
+    its step, inside the compiled program and on every backend; here it sets the pruned weights to
+    zero again. A constraint that a kernel already has is applied first.
+
+    Call it after pruning and before the first training step. Optimizers that treat each weight by
+    itself (SGD, momentum, Adam, ...) move the others as if the pruned weights were not there;
+    clipping by a norm over several weights sees their gradients. The constraint is not saved with
+    the model: call this again after loading. Not for LaPerm, which moves zeros to other places, nor
+    for SGPerm, which applies no constraints.
+
+    Args:
+        model: a built model.
+
+    Returns:
+        The share of kernel weights that are kept at zero, 0 to 1.
+
+    Raises:
+        ValueError: if the model is not built or has no kernel.
+        UnknownLayerError: if the kernels of a layer are not known.
+
+    Examples:
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, use_bias=False)])
+        >>> model.set_weights([np.array([[1.0], [0.0]])])
+        >>> keep_zeros(model)
+        0.5
+        >>> model.compile("adam", loss="mse")
+        >>> history = model.fit(np.ones((8, 2)), np.ones((8, 1)), verbose=0)
+        >>> [value != 0 for value in model.get_weights()[0].ravel().tolist()]
+        [True, False]
+    """
+    kernels = [vectors.variable for vectors in _kernels(model)]
+    masks = [ops.convert_to_numpy(kernel) != 0 for kernel in kernels]
+    for kernel, mask in zip(kernels, masks, strict=True):
+        kernel.constraint = _Masked(mask, kernel.constraint)
+    zeros = sum(mask.size - np.count_nonzero(mask) for mask in masks)
+    return float(zeros / sum(mask.size for mask in masks))
+
+
+class _Masked(keras.constraints.Constraint):
+    """Zero where a mask is False, and what another constraint gives elsewhere."""
+
+    def __init__(self, mask: np.ndarray, first: Any) -> None:
+        # A tensor, which TensorFlow's graph takes as an input: a constant it would write out.
+        self._mask = ops.convert_to_tensor(mask)
+        # Of an earlier call only what came before it: this mask holds its zeros too.
+        self._first: Any = first._first if isinstance(first, _Masked) else first
+
+    def __call__(self, w: Any) -> Any:
+        w = ops.convert_to_tensor(w if self._first is None else self._first(w))
+        # Not mask * w, which turns a negative weight into -0.0.
+        return ops.where(self._mask, w, ops.zeros_like(w))
 
 
 def _kernels(model: keras.Model) -> list[weight_vectors.WeightVectors]:
-    kernels = weight_vectors.of(model, kinds=("kernel",))
+    kernels = weight_vectors.of(model)
     if not kernels:
         raise ValueError(f"'{model.name}' has no kernel.")
     return kernels
@@ -183,11 +234,10 @@ def _apply(
     constant_fan_in: bool = False,
 ) -> SparsityReport:
     """Assign each kernel its values where its mask keeps them and +0.0 elsewhere."""
-    mask_of = _constant_fan_in if constant_fan_in else _independent
     masks = [
         # By number and not by name: Keras's automatic names count through the process. The text
         # differs from every stream of initial values, on which a mask must not depend.
-        mask_of(kernel, keep, raw_bits(seed, f"mask {number}"))
+        _mask(kernel, keep, raw_bits(seed, f"mask {number}"), constant_fan_in)
         for number, (kernel, keep) in enumerate(zip(kernels, keeps, strict=True))
     ]
     # Not mask * values, which turns a negative weight into -0.0.
@@ -202,26 +252,21 @@ def _apply(
     )
 
 
-def _independent(
-    kernel: weight_vectors.WeightVectors, keep: float, source: np.random.Philox
+def _mask(
+    kernel: weight_vectors.WeightVectors,
+    keep: float,
+    source: np.random.Philox,
+    constant_fan_in: bool,
 ) -> np.ndarray:
-    """True with probability `keep`: where u < keep, u on a grid of 2^-53 in [0, 1)."""
-    u = (_words(kernel, source) >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    return u < keep
-
-
-def _constant_fan_in(
-    kernel: weight_vectors.WeightVectors, keep: float, source: np.random.Philox
-) -> np.ndarray:
-    """True at keep · d places of each weight vector: those with the smallest random words."""
-    words = to_matrix(_words(kernel, source), kernel.neuron_axes)
-    places = np.argsort(words, axis=1, kind="stable")[:, : round(keep * words.shape[1])]
-    mask = np.zeros(words.shape, bool)
-    np.put_along_axis(mask, places, True, axis=1)
-    return from_matrix(mask, tuple(kernel.variable.shape), kernel.neuron_axes)
-
-
-def _words(kernel: weight_vectors.WeightVectors, source: np.random.Philox) -> np.ndarray:
-    """64 random bits for each weight."""
+    """True for the weights that are kept, decided by 64 random bits each."""
     shape = tuple(kernel.variable.shape)
-    return source.random_raw(math.prod(shape)).reshape(shape)
+    words = source.random_raw(math.prod(shape)).reshape(shape)
+    if not constant_fan_in:
+        # u < keep, for u on a grid of 2^-53 in [0, 1)
+        return (words >> np.uint64(11)) * 2.0**-53 < keep
+    # The keep * d places of each weight vector with the smallest words.
+    rows = to_matrix(words, kernel.neuron_axes)
+    places = np.argsort(rows, axis=1, kind="stable")[:, : round(keep * rows.shape[1])]
+    mask = np.zeros(rows.shape, bool)
+    np.put_along_axis(mask, places, True, axis=1)
+    return from_matrix(mask, shape, kernel.neuron_axes)

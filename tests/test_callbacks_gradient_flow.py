@@ -1,4 +1,4 @@
-"""Gradient flow in the course of training: when it is measured, and that training does not care."""
+"""Gradient flow over training: when it is measured, and that training does not depend on it."""
 
 import keras
 import numpy as np
@@ -7,8 +7,8 @@ import small_network
 from keras import layers, ops
 
 from laperm_lib import LaPerm, sparsity
-from laperm_lib.callbacks.gradient_flow import GradientFlowHistory
-from laperm_lib.metrics import effective_gradient_flow
+from laperm_lib.callbacks import GradientFlowHistory
+from laperm_lib.gradient_flow import effective_gradient_flow
 
 BACKEND = keras.backend.backend()
 RNG = np.random.default_rng(0)

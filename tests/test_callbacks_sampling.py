@@ -1,4 +1,4 @@
-"""Sampling weights in `fit`: when, on which weights validation looks, and what is left behind."""
+"""Sampling weights in `fit`, and putting others into a model: when, where, and back bit for bit."""
 
 import gc
 import weakref
@@ -11,8 +11,8 @@ from keras import layers, ops
 
 from laperm_lib import LaPerm, batch_statistics
 from laperm_lib.callbacks import PSWA, PSWM, PWALKS, SWA, Lookahead
-from laperm_lib.callbacks.sampling import WeightSampler, float_copies
-from laperm_lib.training_state import restore, state_of
+from laperm_lib.callbacks.sampling import WeightSampler, replace, replaced, weights_of
+from laperm_lib.checkpoints import restore, state_of
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(2, 3, (48, 4)).astype("float32")
@@ -27,7 +27,7 @@ ALL = [
     lambda **options: Lookahead(sample_period=2, **options),
 ]
 BESIDE = ALL[1:4]  # they leave training as it is
-KINDS = [ALL[0], ALL[1], ALL[4]]  # goes on from averages, leaves training as it is, slow weights
+KINDS = [ALL[0], ALL[1], ALL[4]]  # replaces weights, leaves them, slow weights
 
 several_steps_at_once = pytest.mark.skipif(
     keras.backend.backend() == "torch", reason="torch takes one step at a time"
@@ -50,7 +50,17 @@ def fit(model, *callbacks, epochs=1, **options):
 
 
 def everything(model):
+    """All variables as bytes, for NaN and signed zeros too."""
     return [np.array(ops.convert_to_numpy(variable)).tobytes() for variable in model.variables]
+
+
+def statistics(model):
+    return [np.array(ops.convert_to_numpy(v)) for v in model.non_trainable_variables]
+
+
+def assert_equal(some, more):
+    for one, other in zip(some, more, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 class Spy(WeightSampler):
@@ -71,7 +81,7 @@ def test_samples_are_taken_when_they_are_due():
     fit(model, spy, late, epochs=2, initial_epoch=0, validation_data=(X, Y), validation_freq=9)
     assert spy.steps == [5, 10, 15, 20]
     assert late.steps == [10, 14, 18, 22]
-    fit(model, spy)  # goes on from step 24
+    fit(model, spy)  # continues from step 24
     assert spy.steps == [5, 10, 15, 20, 25, 30, 35]
     assert spy.samples == 7
 
@@ -107,11 +117,11 @@ def test_steps_that_callbacks_do_not_see_are_refused_early(options, epochs, at_o
 
 
 @several_steps_at_once
-def test_a_last_short_execution_is_no_harm_but_going_on_behind_it_is():
+def test_a_last_short_execution_does_no_harm_but_continuing_after_it_does():
     model, spy = network(steps_per_execution=5), Spy(sample_period=5)
     fit(model, spy)
     assert spy.steps == [5, 10]
-    with pytest.raises(ValueError, match="goes on from step 12"):
+    with pytest.raises(ValueError, match="continues from step 12"):
         fit(model, spy)
 
 
@@ -154,7 +164,7 @@ def test_validation_sees_the_average_and_training_its_own_weights(make):
     assert history["val_loss"][-1] == pytest.approx(loss)
     assert "evaluate" not in vars(watched)
     # Of the averages, all but Lookahead's and PSWA's are other weights than training has now.
-    pairs = zip(sampler.average, float_copies(watched), strict=True)
+    pairs = zip(sampler.average, weights_of(watched), strict=True)
     assert any((a != w).any() for a, w in pairs) == (make in BESIDE)
 
 
@@ -242,17 +252,6 @@ def test_a_fit_that_raises_leaves_nothing_that_acts_or_adds_up():
     assert "evaluate" not in vars(model)
 
 
-def test_an_evaluation_of_ones_own_that_raises():
-    model, sampler = network(), SWA(sample_period=2)
-    fit(model, sampler)
-    before = everything(model)
-    with sampler.averaged():
-        assert everything(model) != before
-    with pytest.raises(KeyError), sampler.averaged():
-        raise KeyError
-    assert everything(model) == before
-
-
 def test_validation_can_see_only_one_average():
     pair = [SWA(sample_period=2), PSWM(sample_period=2)]
     with pytest.raises(ValueError, match="only one average"):
@@ -266,25 +265,15 @@ def test_statistics_belong_to_the_averaged_weights(make):
     fit(model, sampler, validation_data=(X, Y))
     before = everything(model)
     with sampler.averaged():
-        inside = [np.array(ops.convert_to_numpy(v)) for v in model.non_trainable_variables]
+        inside = statistics(model)
         batch_statistics.reestimate(model, [X])
-        expected = [np.array(ops.convert_to_numpy(v)) for v in model.non_trainable_variables]
+        for one, other in zip(inside, statistics(model), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4)
     assert everything(model) == before
-    for one, other in zip(inside, expected, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4)
+    # The last window of PSWA ends with the last step, so `fit` leaves statistics of the average.
+    assert all(map(np.array_equal, inside, statistics(model))) == (make is KINDS[0])
     sampler.adopt()
-    adopted = [np.array(ops.convert_to_numpy(v)) for v in model.non_trainable_variables]
-    for one, other in zip(adopted, inside, strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
-def test_pswa_leaves_statistics_of_the_average_behind():
-    """The last window ends with the last step, so the model is the average when `fit` ends."""
-    model = network(normalised=True)
-    fit(model, PSWA(sample_period=2, window=3, batches=[X]))
-    hidden = np.maximum(X @ model.get_weights()[0] + model.get_weights()[1], 0)
-    mean = ops.convert_to_numpy(model.layers[1].moving_mean)
-    np.testing.assert_allclose(mean, hidden.mean(axis=0), rtol=1e-4)
+    assert_equal(inside, statistics(model))
 
 
 def test_an_averaged_network_is_saved_and_loaded(tmp_path):
@@ -292,42 +281,30 @@ def test_an_averaged_network_is_saved_and_loaded(tmp_path):
     fit(model, sampler)
     with sampler.averaged():
         model.save(tmp_path / "averaged.keras")
-        expected = ops.convert_to_numpy(model(X))
+        expected = everything(model)
     loaded = keras.saving.load_model(tmp_path / "averaged.keras")
-    for one, other in zip(sampler.average, float_copies(loaded), strict=True):
-        np.testing.assert_array_equal(one, other)
-    np.testing.assert_allclose(ops.convert_to_numpy(loaded(X)), expected, rtol=1e-5, atol=1e-5)
+    assert_equal(sampler.average, weights_of(loaded))
+    assert everything(loaded) == expected
 
 
 @pytest.mark.parametrize(("make", "cut"), [(ALL[0], 8), (ALL[1], 7), (ALL[4], 7)])
-def test_a_training_that_is_cut_goes_on_bit_for_bit(make, cut, tmp_path):
+def test_an_interrupted_training_resumes_bit_for_bit(make, cut, tmp_path):
+    def fit_on(model, sampler, x, y):
+        model.fit(x, y, BATCH, shuffle=False, verbose=0, callbacks=[sampler])
+
     whole, uncut = network(), make()
     fit(whole, uncut)
     first, sampler = network(), make()
-    first.fit(
-        X[: cut * BATCH], Y[: cut * BATCH], BATCH, shuffle=False, verbose=0, callbacks=[sampler]
-    )
+    fit_on(first, sampler, X[: cut * BATCH], Y[: cut * BATCH])
     np.savez(tmp_path / "state.npz", **sampler.state())
     second, resumed = network(), make()
     restore(second, state_of(first))
     with np.load(tmp_path / "state.npz") as state:
         resumed.restore(state)
-    second.fit(
-        X[cut * BATCH :], Y[cut * BATCH :], BATCH, shuffle=False, verbose=0, callbacks=[resumed]
-    )
+    fit_on(second, resumed, X[cut * BATCH :], Y[cut * BATCH :])
     assert everything(second) == everything(whole)
     assert resumed.samples == uncut.samples
-    for one, other in zip(resumed.average, uncut.average, strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
-def arrays_in(thing):
-    """All arrays that an object holds, in lists of lists of whatever depth."""
-    if isinstance(thing, np.ndarray):
-        return [thing]
-    inside = thing if isinstance(thing, list | tuple) else []
-    inside = list(thing.values()) if isinstance(thing, dict) else inside
-    return [array for each in inside for array in arrays_in(each)]
+    assert_equal(resumed.average, uncut.average)
 
 
 def test_memory_does_not_grow_with_the_samples():
@@ -337,13 +314,15 @@ def test_memory_does_not_grow_with_the_samples():
     class Watch(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
             for number, sampler in enumerate(samplers):
-                held = [v for name, v in vars(sampler).items() if name != "_model"]
-                most[number] = max(most[number], sum(array.nbytes for array in arrays_in(held)))
+                held = [
+                    array.nbytes for name, array in sampler.state().items() if name != "samples"
+                ]
+                most[number] = max(most[number], sum(held))
 
     model = network()
     fit(model, *samplers, Watch(), epochs=2)
     assert [sampler.samples for sampler in samplers] == [12] * len(samplers)
-    size = sum(weights.nbytes for weights in float_copies(model))
+    size = sum(weights.nbytes for weights in weights_of(model))
     # PSWA two, PWALKS its window of three, PSWM, SWA and Lookahead one.
     assert most == [copies * size for copies in (2, 3, 1, 1, 1)]
 
@@ -402,8 +381,9 @@ def test_what_cannot_work_is_refused_before_training():
         with pytest.raises(ValueError, match=message):
             fit(model, SWA(sample_period=2, **options))
         assert everything(model) == before
-    with pytest.raises(ValueError, match="only once"):
-        SWA(sample_period=2, batches=iter([X]))
+    for batches, message in [(iter([X]), "only once"), (X, "a list of batches")]:
+        with pytest.raises(ValueError, match=message):
+            SWA(sample_period=2, batches=batches)
     used = SWA(sample_period=2)
     fit(network(), used)
     other = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
@@ -443,6 +423,85 @@ def test_a_step_that_loss_scaling_skips_puts_a_sample_off():
     assert spy.steps == [4, 9, 13, 16, 20]
 
 
-def test_batches_are_a_list_from_the_beginning():
-    with pytest.raises(ValueError, match="a list of batches"):
-        WeightSampler(sample_period=2, batches=np.zeros((4, 2)))
+# -- other weights in a model ----------------------------------------------------------------------
+
+
+def trained_by_laperm(normalised=False):
+    model = network(LaPerm("sgd", sync_period=1), normalised)
+    model.fit(X, Y, verbose=0)
+    return model
+
+
+def others(model):
+    return [array + 1 for array in weights_of(model)]
+
+
+def enter(*args, **options):
+    with replaced(*args, **options):
+        pytest.fail("It must not get here.")
+
+
+@pytest.mark.parametrize("raised", [None, KeyError])
+def test_weights_come_and_go_with_a_with(raised):
+    model = network(normalised=True)
+    model.layers[0].kernel.assign(np.where(X[:4, :1] > 0, np.float32(-0.0), np.nan).repeat(5, 1))
+    before, new = everything(model), others(network(normalised=True))
+    with pytest.raises(raised) if raised else nullcontext(), replaced(model, new, batches=[X]):
+        assert_equal(weights_of(model), new)
+        if raised:
+            raise raised
+    assert everything(model) == before
+
+
+def test_statistics_belong_to_the_new_weights():
+    model, other = network(normalised=True), network(normalised=True)
+    new = others(model)
+    with replaced(model, new, batches=[X[:10], X[10:]]):
+        inside = everything(model)
+    mean = np.array(ops.convert_to_numpy(other.layers[1].moving_mean))
+    replace(other, new, batches=None)
+    assert_equal(weights_of(other), new)
+    np.testing.assert_array_equal(ops.convert_to_numpy(other.layers[1].moving_mean), mean)
+    replace(other, new, batches=[X[:10], X[10:]])
+    assert everything(other) == inside
+    mean = ops.convert_to_numpy(other.layers[1].moving_mean)
+    np.testing.assert_allclose(mean, np.maximum(X @ new[0] + new[1], 0).mean(axis=0), rtol=1e-4)
+
+
+def test_an_average_of_permutations_is_synchronised():
+    model = trained_by_laperm()
+    optimizer, before = model.optimizer, everything(model)
+    with replaced(model, others(model), synchronise=True):
+        assert optimizer.is_permutation()
+        bias = ops.convert_to_numpy(model.layers[0].bias)
+    assert everything(model) == before
+    np.testing.assert_array_equal(bias, ops.convert_to_numpy(model.layers[0].bias) + 1)
+    with replaced(model, others(model)):
+        assert not optimizer.is_permutation()
+
+
+@pytest.mark.parametrize(
+    ("build", "change", "options", "message"),
+    [
+        (network, others, {"synchronise": True}, "Only a model that LaPerm trains"),
+        (network, lambda model: others(model)[:-1], {}, "shapes"),
+        (network, lambda model: [w.T for w in others(model)], {}, "shapes"),
+        (lambda: network(normalised=True), others, {}, "no samples"),
+        (
+            trained_by_laperm,
+            lambda m: [w * np.nan for w in others(m)],
+            {"synchronise": True},
+            "NaN",
+        ),
+        (lambda: trained_by_laperm(True), others, {"synchronise": True}, "no samples"),
+    ],
+)
+@pytest.mark.parametrize("for_good", [True, False])
+def test_nothing_is_changed_by_what_fails(build, change, options, message, for_good):
+    model = build()
+    before = everything(model)
+    new = change(model)
+    put = replace if for_good else enter
+    with pytest.raises(ValueError, match=message):
+        put(model, new, **options)
+    assert everything(model) == before

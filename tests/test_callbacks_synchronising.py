@@ -65,6 +65,6 @@ def test_an_optimizer_inside_another_is_found():
 
 
 def test_without_laperm_there_is_nothing_to_do():
-    with pytest.raises(ValueError, match="Adam is not LaPerm"):
+    with pytest.raises(ValueError, match="Only a model that LaPerm trains"):
         trained([SynchroniseAtEpochEnd()], optimizer=keras.optimizers.Adam())
     assert np.isfinite(trained([], optimizer=keras.optimizers.Adam())[1]["loss"]).all()

@@ -1,3 +1,5 @@
+"""Sparse starts: masks, one shared value, and zeros that stay under other optimizers."""
+
 import hashlib
 
 import keras
@@ -5,42 +7,66 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from keras import layers, ops
+from small_network import X, Y, train
 
-from laperm_lib.paper import networks as models
-from laperm_lib.sparsity import LayerSparsity, SparsityReport, agnosticize, random_prune
+from laperm_lib.gradient_flow import gradients
+from laperm_lib.sparsity import (
+    LayerSparsity,
+    SparsityReport,
+    agnosticize,
+    keep_zeros,
+    random_prune,
+)
+
+KEEPS = (1 / 15, 1 / 7, 1 / 3)
 
 
-def numpy(variable):
-    return keras.ops.convert_to_numpy(variable)
-
-
-def network():
+def network(l2=0.0):
     """A convolution, a normalisation and two dense layers, all named automatically."""
+    keras.utils.set_random_seed(0)
     return keras.Sequential(
         [
             keras.Input((6, 6, 2)),
-            keras.layers.Conv2D(40, 3, bias_initializer="ones"),
-            keras.layers.BatchNormalization(),
-            keras.layers.Flatten(),
-            keras.layers.Dense(30, bias_initializer="ones"),
-            keras.layers.Dense(20, use_bias=False),
+            layers.Conv2D(40, 3, activation="relu", bias_initializer="ones"),
+            layers.BatchNormalization(),
+            layers.Flatten(),
+            layers.Dense(30, kernel_regularizer=keras.regularizers.L2(l2)),
+            layers.Dense(3, use_bias=False),
         ]
     )
+
+
+def one_dense():
+    """The kernel of F1: 784 by 10."""
+    return keras.Sequential([keras.Input((784,)), layers.Dense(10, use_bias=False)])
+
+
+def numpy(variable):
+    return ops.convert_to_numpy(variable)
 
 
 def kernels(model):
     return [numpy(v) for v in model.trainable_variables if v.name == "kernel"]
 
 
+def vectors(model):
+    return [numpy(v) for v in model.weights if v.name != "kernel"]
+
+
 def bits(model):
     return [numpy(v).tobytes() for v in model.weights]
+
+
+def share_of_zeros(some):
+    return sum((kernel == 0).sum() for kernel in some) / sum(kernel.size for kernel in some)
 
 
 @settings(max_examples=10)
 @given(st.floats(0, 1), st.integers(0, 2**40))
 def test_pruning_keeps_some_weights_and_zeroes_the_others(fraction, seed):
-    model = models.build("f2", seed=0)
-    before = kernels(model)
+    model = network()
+    before, others = kernels(model), vectors(model)
     report = random_prune(model, fraction, seed=seed)
     for old, new, layer in zip(before, kernels(model), report.layers, strict=True):
         assert ((new == old) | (new == 0)).all()
@@ -51,65 +77,52 @@ def test_pruning_keeps_some_weights_and_zeroes_the_others(fraction, seed):
     for keep, layer in zip(expected, report.layers, strict=True):
         tolerance = 5 * (keep * (1 - keep) / layer.total) ** 0.5 + 5 / layer.total
         assert abs(layer.kept / layer.total - keep) <= tolerance
+    for old, new in zip(others, vectors(model), strict=True):
+        np.testing.assert_array_equal(old, new)
 
 
-def test_vectors_are_not_pruned():
+def test_all_and_nothing():
     model = network()
-    before = {v.path: numpy(v) for v in model.weights}
-    report = random_prune(model, 1.0, seed=0, first_layer_keep=0.0)
-    assert report.fraction_pruned == 1
-    for variable in model.weights:
-        if variable.name == "kernel":
-            assert not numpy(variable).any()
-        else:
-            np.testing.assert_array_equal(numpy(variable), before[variable.path])
-
-
-def test_nothing_is_pruned_at_zero():
-    model = models.build("f2", seed=0)
     before = bits(model)
     assert random_prune(model, 0, seed=0).fraction_pruned == 0
     assert bits(model) == before
+    assert random_prune(model, 1.0, seed=0, first_layer_keep=0.0).fraction_pruned == 1
+    assert not any(kernel.any() for kernel in kernels(model))
 
 
-def test_masks_depend_on_the_seed_and_not_on_names():
-    keras.utils.set_random_seed(0)  # of so many values drawn anew each time, one may be zero
-    models_pruned = [network() for _ in range(2)]  # Keras gives them different layer names
-    for model in models_pruned:
-        random_prune(model, 0.5, seed=7)
-    first, second = ([k != 0 for k in kernels(model)] for model in models_pruned)
-    for a, b in zip(first, second, strict=True):
-        np.testing.assert_array_equal(a, b)
-    random_prune(other := network(), 0.5, seed=8)
-    assert not np.array_equal(kernels(other)[1] != 0, first[1])
+def test_masks_depend_on_the_seed_and_not_on_names_or_values():
+    first, again, other = (network() for _ in range(3))  # Keras gives them different layer names
+    values = kernels(first)
+    for model, seed in [(first, 7), (again, 7), (other, 8)]:
+        random_prune(model, 0.5, seed=seed, first_layer_keep=0.5)
+    for value, one, same, more in zip(values, *map(kernels, (first, again, other)), strict=True):
+        np.testing.assert_array_equal(one != 0, same != 0)
+        assert not np.array_equal(one != 0, more != 0)
+        assert abs(np.corrcoef(value.ravel(), (one != 0).ravel())[0, 1]) < 5 / value.size**0.5
 
 
 def test_masks_are_the_guaranteed_ones():
-    model = models.build("f1", seed=0)
+    model = one_dense()
     agnosticize(model, 0.08, 4 / 7, seed=0)
     digest = hashlib.sha256(np.packbits(kernels(model)[0] != 0).tobytes()).hexdigest()
     assert digest.startswith("fe48e862d5335ed6bd09af944b8fa4ff")
 
 
-def test_masks_do_not_depend_on_the_values():
-    model = models.build("f2", seed=0)
-    before = kernels(model)
-    random_prune(model, 0.5, seed=0, first_layer_keep=0.5)  # the seed of the values, too
-    for old, new in zip(before, kernels(model), strict=True):
-        correlation = np.corrcoef(old.ravel(), (new != 0).ravel())[0, 1]
-        assert abs(correlation) < 5 / old.size**0.5
-
-
 def test_agnosticize_gives_one_value_and_zeros():
-    model = models.build("f2", seed=0)
-    report = agnosticize(model, -0.03, (1 / 15, 1 / 7, 1 / 3), seed=0)
-    keeps = (1 / 15, 1 / 7, 1 / 3)
-    for kernel, layer, keep in zip(kernels(model), report.layers, keeps, strict=True):
+    model = network()
+    before = vectors(model)
+    report = agnosticize(model, -0.03, KEEPS, seed=0)
+    for kernel, layer, keep in zip(kernels(model), report.layers, KEEPS, strict=True):
         assert set(np.unique(kernel).tolist()) == {float(np.float32(-0.03)), 0.0}
         assert not np.signbit(kernel[kernel == 0]).any()
         assert np.count_nonzero(kernel) == layer.kept
         assert layer.kept / layer.total == pytest.approx(keep, abs=0.06)
-    assert report.fraction_pruned == 1 - report.kept / report.total
+    for old, new in zip(before, vectors(model), strict=True):
+        np.testing.assert_array_equal(old, new)
+    agnosticize(model, 0.5, np.array([1.0, 0.5, 0.0]), seed=0)
+    first, _, last = kernels(model)
+    assert (first == 0.5).all()
+    assert not last.any()
 
 
 @settings(max_examples=20)
@@ -123,9 +136,8 @@ def test_with_a_constant_fan_in_all_neurons_of_a_layer_have_equally_many_connect
 
 
 def test_a_constant_fan_in_takes_places_at_random():
-    places = np.zeros((784, 10))
+    places, model = np.zeros((784, 10)), one_dense()
     for seed in range(200):
-        model = models.build("f1", seed=0)
         agnosticize(model, 1.0, 0.25, seed=seed, constant_fan_in=True)
         places += kernels(model)[0]
     # Binomial with 200 trials: 50 ± 6.1 for each of the 7,840 places.
@@ -135,33 +147,21 @@ def test_a_constant_fan_in_takes_places_at_random():
 
 def test_a_constant_fan_in_keeps_the_smallest_random_words():
     """Where the mask of the same seed without it keeps as many, they are the same places."""
-    constant, independent = models.build("f2", seed=0), models.build("f2", seed=0)
-    keep = (1 / 15, 1 / 7, 1 / 3)
-    agnosticize(constant, 1.0, keep, seed=3, constant_fan_in=True)
-    agnosticize(independent, 1.0, keep, seed=3)
+    constant, independent = network(), network()
+    agnosticize(constant, 1.0, KEEPS, seed=3, constant_fan_in=True)
+    agnosticize(independent, 1.0, KEEPS, seed=3)
     for ours, theirs in zip(kernels(constant), kernels(independent), strict=True):
-        fewer = np.minimum(ours.sum(axis=0), theirs.sum(axis=0))
-        np.testing.assert_array_equal((ours * theirs).sum(axis=0), fewer)
-
-
-def test_agnosticize_leaves_vectors_alone():
-    model = network()
-    before = {v.path: numpy(v) for v in model.weights if v.name != "kernel"}
-    agnosticize(model, 0.5, np.array([1.0, 0.5, 0.0]), seed=0)
-    first, _, last = kernels(model)
-    assert (first == 0.5).all()
-    assert not last.any()
-    for variable in model.weights:
-        if variable.name != "kernel":
-            np.testing.assert_array_equal(numpy(variable), before[variable.path])
+        axes = tuple(range(ours.ndim - 1))
+        fewer = np.minimum(ours.sum(axis=axes), theirs.sum(axis=axes))
+        np.testing.assert_array_equal((ours * theirs).sum(axis=axes), fewer)
 
 
 def test_half_precision_models():
-    dense = keras.layers.Dense(50, kernel_initializer="ones", dtype="bfloat16")
+    dense = layers.Dense(50, kernel_initializer="ones", dtype="bfloat16")
     dense.build((None, 40))
     report = random_prune(dense, 0.5, seed=0, first_layer_keep=0)
     assert keras.backend.standardize_dtype(dense.kernel.dtype) == "bfloat16"
-    kernel = numpy(keras.ops.cast(dense.kernel, "float32"))
+    kernel = numpy(ops.cast(dense.kernel, "float32"))
     assert np.count_nonzero(kernel) == report.kept
 
 
@@ -174,15 +174,15 @@ def test_report():
 @pytest.mark.parametrize(
     ("function", "arguments", "message"),
     [
-        (random_prune, {"fraction": -0.1}, "from 0 to 1"),
-        (random_prune, {"fraction": 1.1}, "from 0 to 1"),
-        (random_prune, {"fraction": float("nan")}, "from 0 to 1"),
-        (random_prune, {"fraction": "half"}, "from 0 to 1"),
+        (random_prune, {"fraction": -0.1}, "fraction is a number at least 0 and at most 1"),
+        (random_prune, {"fraction": 1.1}, "fraction"),
+        (random_prune, {"fraction": float("nan")}, "fraction"),
+        (random_prune, {"fraction": "half"}, "fraction"),
         (random_prune, {"fraction": 0.5, "first_layer_keep": 2}, "first_layer_keep"),
         (random_prune, {"fraction": 0.5, "seed": -1}, "seed"),
-        (agnosticize, {"value": 0.1, "keep": 1.5}, "from 0 to 1"),
+        (agnosticize, {"value": 0.1, "keep": 1.5}, "keep is a number"),
         (agnosticize, {"value": 0.1, "keep": [0.5, 0.5]}, "2 probabilities for 3 kernels"),
-        (agnosticize, {"value": 0.1, "keep": [0.5, 0.5, float("nan")]}, "from 0 to 1"),
+        (agnosticize, {"value": 0.1, "keep": [0.5, 0.5, float("nan")]}, "keep"),
         (agnosticize, {"value": float("nan"), "keep": 0.5}, "finite"),
         (agnosticize, {"value": float("inf"), "keep": 0.5}, "finite"),
         (agnosticize, {"value": 1e39, "keep": 0.5}, "finite"),
@@ -190,16 +190,76 @@ def test_report():
     ],
 )
 def test_invalid_arguments_change_nothing(function, arguments, message):
-    model = models.build("f2", seed=0)
+    model = network()
     before = bits(model)
     with pytest.raises(ValueError, match=message):
         function(model, **{"seed": 0} | arguments)
     assert bits(model) == before
 
 
-def test_models_without_kernels():
+@pytest.mark.parametrize("use", [lambda model: random_prune(model, 0.5, seed=0), keep_zeros])
+def test_models_without_kernels(use):
     with pytest.raises(ValueError, match="not built"):
-        random_prune(keras.Sequential([keras.layers.Dense(3)]), 0.5, seed=0)
-    model = keras.Sequential([keras.Input((3,)), keras.layers.BatchNormalization()])
+        use(keras.Sequential([layers.Dense(3)]))
     with pytest.raises(ValueError, match="no kernel"):
-        random_prune(model, 0.5, seed=0)
+        use(keras.Sequential([keras.Input((3,)), layers.BatchNormalization()]))
+
+
+# -- zeros that are kept ---------------------------------------------------------------------------
+
+
+def pruned(l2=0.0):
+    model = network(l2)
+    random_prune(model, 0.6, seed=0, first_layer_keep=0)
+    return model
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "momentum"])
+@pytest.mark.parametrize("how", [{}, {"run_eagerly": True}], ids=str)
+def test_pruned_weights_stay_zero_and_the_others_learn(optimizer, how):
+    model = pruned(l2=1e-2)
+    start = kernels(model)
+    assert keep_zeros(model) == pytest.approx(share_of_zeros(start))
+    if optimizer == "momentum":
+        optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
+    train(model, optimizer, epochs=2, **how)
+    for before, after in zip(start, kernels(model), strict=True):
+        np.testing.assert_array_equal(before == 0, after == 0)
+        assert not np.signbit(after[before == 0]).any()
+        assert (before != after).sum() > 0.9 * (before != 0).sum()
+
+
+def test_without_it_they_do_not():
+    model = pruned()
+    train(model, "adam")
+    assert share_of_zeros(kernels(model)) < 0.1
+
+
+def test_the_others_move_as_by_masked_gradients():
+    """Against descent written out: w <- w - rate * (gradient * mask)."""
+    model, reference = pruned(), pruned()
+    keep_zeros(model)
+    variables = reference.trainable_variables
+    masks = [numpy(v) != 0 if v.name == "kernel" else np.ones(v.shape) for v in variables]
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    for first in range(0, 40, 10):
+        x, y = X[first:][:10], Y[first:][:10]
+        found = gradients(reference, x, y, loss)
+        for variable, gradient, mask in zip(variables, found, masks, strict=True):
+            variable.assign_sub(0.01 * gradient * mask)
+        train(model, keras.optimizers.SGD(0.01), x=x, y=y)
+    for one, other in zip(model.trainable_variables, variables, strict=True):
+        np.testing.assert_allclose(numpy(one), numpy(other), rtol=1e-4, atol=1e-6)
+
+
+def test_other_constraints_are_applied_first_and_the_latest_zeros_count():
+    model = pruned()
+    kernel = model.layers[-1].kernel
+    kernel.constraint = keras.constraints.MaxNorm(0.1, axis=0)
+    few = keep_zeros(model)
+    random_prune(model, 0.5, seed=1, first_layer_keep=0)
+    more = keep_zeros(model)
+    assert more > few + 0.1
+    train(model, "adam")
+    assert share_of_zeros(kernels(model)) == pytest.approx(more)
+    assert np.linalg.norm(numpy(kernel), axis=0).max() < 0.1 + 1e-5

@@ -10,40 +10,40 @@ from typing import Any
 import keras
 
 from laperm_lib._arguments import check_integer, check_number
-from laperm_lib.metrics import GradientFlow, effective_gradient_flow
-from laperm_lib.training_state import nested, steps_taken
+from laperm_lib.gradient_flow import GradientFlow, effective_gradient_flow
+from laperm_lib.optimizers.permuting import nested, steps_taken
 
 
 class GradientFlowHistory(keras.callbacks.Callback):
     """Measures effective gradient flow and gradient norms at fixed steps, on fixed samples.
 
-    It measures before the first step, at the first chance from every multiple of `every` on (with
-    `steps_per_execution` Keras gives a chance every so many steps only), and at the end of
-    training, where LaPerm has synchronised. Active are the weights that are not zero then. Under
-    LaPerm `every` is a multiple of its sync period, for between two synchronisations a sparse
+    It measures before the first step, as soon as possible after every multiple of `every` (with
+    `steps_per_execution` Keras calls callbacks every so many steps only), and at the end of
+    training, where LaPerm has synchronised. The weights that are not zero then are active. Under
+    LaPerm `every` is a multiple of its sync period, because between two synchronisations a sparse
     network has no zeros. Batch normalisation works as in training, with the statistics of these
-    samples. Training goes on as it would without the callback, bit for bit.
+    samples. Training is the same as without the callback, bit for bit.
 
     At the end of every epoch the latest means over layers are put into its logs, as
     "gradient_flow" and "effective_gradient_flow", where `keras.callbacks.History`, `CSVLogger` and
-    others that come later find them.
+    others later in the list find them.
 
     Args:
         x: inputs, shape (n, ...); all samples form one batch.
         y: targets, shape (n, ...).
         every: steps between two measurements, at least 1.
         p: of the norms, at least 1. Default 2.
-        loss: as for `laperm_lib.gradients.gradients`. Default: the one that the model is compiled
-            with.
+        loss: as for `laperm_lib.gradient_flow.effective_gradient_flow`. Default: the one that the
+            model is compiled with.
 
     Attributes:
-        history: for each step measured, 0 being the start, its
-            `laperm_lib.metrics.GradientFlow`; of the latest training.
+        history: for each measured step of the latest training, from 0, its
+            `laperm_lib.gradient_flow.GradientFlow`.
 
     Raises:
         ValueError: if `every` or `p` is below 1.
         ValueError: when training starts, if `every` is no multiple of LaPerm's sync period, or as
-            `laperm_lib.metrics.effective_gradient_flow`.
+            `laperm_lib.gradient_flow.effective_gradient_flow`.
         UnknownLayerError: when training starts, if the kernels of a layer are not known.
 
     Examples:
@@ -88,7 +88,7 @@ class GradientFlowHistory(keras.callbacks.Callback):
             logs |= {"gradient_flow": latest.norm, "effective_gradient_flow": latest.effective}
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Measure the trained network, anew if it has been: `fit` may synchronise it at its end."""
+        """Measure the trained network, perhaps again: `fit` may synchronise it at its end."""
         self._measure()
 
     def _check_period(self) -> None:

@@ -1,4 +1,4 @@
-"""What all averages of weight samples share: when a sample is due, and what an average is used for.
+"""What all averages of weight samples share: when a sample is due, and where an average is put.
 
 They are callbacks and not wrappers of optimizers. A callback composes with any optimizer, `LaPerm`
 and Keras's `LossScaleOptimizer` included, without standing in for its learning rate, step count and
@@ -7,16 +7,22 @@ averaged weights must be swapped into the model for evaluation, with other stati
 normalisation, of which an optimizer knows nothing. The price: a callback sees only every so many
 steps if `steps_per_execution` is above 1, so a sample period must be a multiple of it.
 
+Two things go with the weights that are put into a model. The statistics of batch normalisation
+follow the weights of training by moving averages and do not fit an average of weights, so they are
+re-estimated. And an average of permutations is no permutation: a model that LaPerm trains can be
+synchronised once it holds it.
+
 Of Keras's own means, `use_ema=True` with `SwapEMAWeights` keeps an exponential average after every
 step; Keras 3.15 has no average over a window, no equal average (SWA) and no Lookahead.
 
 References:
     Tripathi et al., "Improving Model Training by Periodic Sampling over Weight Distributions",
     2019, arXiv:1905.05774.
+    Izmailov et al., UAI 2018, section 3.2 (statistics after weight averaging).
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeAlias
 
 import keras
@@ -25,15 +31,16 @@ from keras import ops
 
 from laperm_lib import batch_statistics
 from laperm_lib._arguments import check_integer
-from laperm_lib.callbacks import swapping
-from laperm_lib.training_state import steps_taken
+from laperm_lib._backend import reattach
+from laperm_lib.optimizers.laperm import laperm_of
+from laperm_lib.optimizers.permuting import steps_taken
 
 Weights: TypeAlias = list[np.ndarray]
 """One array for each trainable variable of a model, in the order of `model.trainable_variables`."""
 
 
 class WeightSampler(keras.callbacks.Callback):
-    """A callback of `fit` that takes samples of the weights and averages them: base of the others.
+    """A callback of `fit` that samples the weights and averages the samples: base of the others.
 
     A sample is a copy of all trainable weights, float32 (float64 for weights of that type), in the
     memory of the host. Samples are taken after the steps `start + sample_period`, `start + 2
@@ -57,8 +64,8 @@ class WeightSampler(keras.callbacks.Callback):
         ValueError: for an argument outside of its range, or batches that can be gone through only
             once.
         ValueError: when `fit` starts, if callbacks would not see the steps of the samples, the
-            model has batch normalisation and there are no batches, is to be synchronised and not
-            trained by `LaPerm`, or is not the one that the samples are of.
+            model has batch normalisation and there are no batches, it is to be synchronised and
+            `LaPerm` does not train it, or it is not the one that the samples are of.
     """
 
     def __init__(
@@ -96,7 +103,7 @@ class WeightSampler(keras.callbacks.Callback):
 
     @property
     def average(self) -> Weights:
-        """The present average, as it is before it is synchronised; not to be written to.
+        """The present average, before it is synchronised; not to be written to.
 
         Raises:
             ValueError: if there is none yet.
@@ -106,21 +113,19 @@ class WeightSampler(keras.callbacks.Callback):
             raise ValueError("There is no average yet: no sample period or window is over.")
         return average
 
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """The model has the average for the length of a `with`.
+    def averaged(self) -> AbstractContextManager[None]:
+        """A context in which the model has the average: evaluate or save the network in it.
 
         Statistics of batch normalisation are re-estimated, and the weights synchronised if that was
-        asked for. Behind the `with`, also if something raises, weights and statistics are bitwise
-        what they were. Evaluate or save the averaged network in it.
+        asked for. After the `with`, also if something raises, weights and statistics are bitwise
+        what they were.
 
         Raises:
             ValueError: if there is no average yet.
         """
-        with swapping.replaced(
+        return replaced(
             self.model, self.average, batches=self.batches, synchronise=self.synchronise
-        ):
-            yield
+        )
 
     def adopt(self) -> None:
         """Put the average into the model for good, with its statistics of batch normalisation.
@@ -128,17 +133,14 @@ class WeightSampler(keras.callbacks.Callback):
         Raises:
             ValueError: if there is no average yet.
         """
-        swapping.replace(
-            self.model, self.average, batches=self.batches, synchronise=self.synchronise
-        )
+        replace(self.model, self.average, batches=self.batches, synchronise=self.synchronise)
 
     # -- the state --------------------------------------------------------------------------------
 
     def state(self) -> dict[str, np.ndarray]:
-        """All that a training which is cut and taken up needs of this callback.
+        """All that an interrupted training needs of this callback, as arrays by name.
 
-        Returns:
-            Arrays by name, for `numpy.savez` or `laperm_lib.checkpoints.Checkpoints`.
+        They are for `numpy.savez` or `laperm_lib.checkpoints.Checkpoints`.
         """
         arrays = {"samples": np.array(self.samples)}
         for number, weights in enumerate(self._kept):
@@ -147,11 +149,7 @@ class WeightSampler(keras.callbacks.Callback):
         return arrays
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Take over what `state` gave, before `fit`.
-
-        Args:
-            state: of a callback with the same arguments.
-        """
+        """Take over what `state` gave for a callback with the same arguments, before `fit`."""
         self.samples = int(state["samples"])
         kept: dict[str, Weights] = {}
         for name in sorted(state.keys() - {"samples"}):
@@ -163,17 +161,15 @@ class WeightSampler(keras.callbacks.Callback):
     def on_train_begin(self, logs: object = None) -> None:
         """Refuse what cannot work, before anything is trained."""
         model = self.model
-        if getattr(model, "optimizer", None) is None:
-            raise ValueError(f"'{model.name}' has no optimizer, so its steps are not counted.")
         step = steps_taken(model)
         self._check_steps(model.steps_per_execution, step)
-        if swapping.has_batch_normalization(model) and next(iter(self.batches), None) is None:
+        if batch_statistics.normalizations(model) and next(iter(self.batches), None) is None:
             raise ValueError(
                 f"'{model.name}' has batch normalisation, whose statistics do not fit averaged "
                 "weights: pass batches of inputs to re-estimate them with."
             )
         if self.synchronise:
-            swapping.laperm_of(model)
+            laperm_of(model)
         shapes = [tuple(variable.shape) for variable in model.trainable_variables]
         others = [[array.shape for array in weights] != shapes for weights in self._kept]
         if model.built and any(others):
@@ -197,10 +193,10 @@ class WeightSampler(keras.callbacks.Callback):
             )
         self._passed = passed
         self.samples += 1
-        self._add(float_copies(model))
+        self._add(weights_of(model))
 
     def on_train_end(self, logs: object = None) -> None:
-        """Let validation alone again."""
+        """Restore the model's own `evaluate`."""
         model = self.model
         if isinstance(model.evaluate, _Evaluate):
             model.evaluate.remove(model)
@@ -213,18 +209,16 @@ class WeightSampler(keras.callbacks.Callback):
         for name, value in (("sample_period", self.sample_period), ("start", self.start)):
             if value % at_once:
                 raise ValueError(
-                    f"{name} must be a multiple of steps_per_execution={at_once}, for callbacks "
-                    f"see no steps in between; got {value}."
+                    f"{name} must be a multiple of steps_per_execution={at_once}, because "
+                    f"callbacks see no steps in between; got {value}."
                 )
-        epochs, steps = self.params["epochs"], self.params["steps"]
-        may_skip = _may_skip_steps(self.model)
-        if (step % at_once and not may_skip) or (
-            epochs > 1 and steps is not None and steps % at_once
-        ):
+        steps = self.params["steps"]  # None if Keras does not know
+        begins_between = step % at_once and not _may_skip_steps(self.model)
+        if begins_between or (self.params["epochs"] > 1 and (steps or 0) % at_once):
             raise ValueError(
                 f"With steps_per_execution={at_once} callbacks will not see every "
-                f"{self.sample_period} steps: training goes on from step {step}, and an epoch has "
-                f"{steps}. Both must be multiples of it."
+                f"{self.sample_period} steps: training continues from step {step}, and an epoch "
+                f"has {steps}. Both must be multiples of it."
             )
 
 
@@ -261,8 +255,33 @@ class _Evaluate:
             model.evaluate = self._own
 
 
-def float_copies(model: keras.Model) -> Weights:
-    """Copies of a model's trainable weights to calculate with: float32, or float64 if they are."""
+def _may_skip_steps(model: keras.Model) -> bool:
+    """Whether a step may not count, because the scaled loss was too large.
+
+    Then a sample is taken at the first chance after the step at which it was due.
+    """
+    return isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+
+
+def move(average: Weights, towards: Weights, share: float) -> None:
+    r"""Move an average towards a sample, in place: :math:`a \leftarrow a + s (w - a)`.
+
+    The sample is used up: its arrays are overwritten.
+    """
+    for mean, weights in zip(average, towards, strict=True):
+        weights -= mean
+        weights *= share
+        mean += weights
+
+
+# -- other weights in a model ---------------------------------------------------------------------
+
+
+def weights_of(model: keras.Model) -> Weights:
+    """Copies of a model's trainable weights: float32, or float64 if they are.
+
+    They are exact for smaller types too, and what averages are calculated with.
+    """
     return [
         np.array(
             ops.convert_to_numpy(variable),
@@ -272,29 +291,82 @@ def float_copies(model: keras.Model) -> Weights:
     ]
 
 
-def move(average: Weights, towards: Weights, share: float) -> None:
-    r"""Move an average towards a sample, in place: :math:`a \leftarrow a + s (w - a)`.
+def replace(
+    model: keras.Model,
+    weights: Sequence[np.ndarray],
+    *,
+    batches: Iterable[Any] | None = (),
+    synchronise: bool = False,
+) -> None:
+    """Put other weights into a model, for good; all of this or, with an error, nothing.
 
     Args:
-        average: what is moved.
-        towards: the sample, which is used up: its arrays are overwritten.
-        share: :math:`s`, 0 to 1.
+        model: built.
+        weights: one array for each of `model.trainable_variables`, in that order and of that shape.
+        batches: the inputs that the statistics of batch normalisation are re-estimated with, as for
+            `laperm_lib.batch_statistics.reestimate`; None leaves the statistics as they are.
+            Default: none, for a model without.
+        synchronise: let the model's `LaPerm` put its initial values into the order of the weights.
+            Default False.
+
+    Raises:
+        ValueError: for weights of another number or shape; if there is batch normalisation and no
+            batch; or to synchronise a model that no `LaPerm` trains.
+        NonFiniteWeightError: if a weight to be synchronised is NaN or infinite.
+    """
+    before = weights_of(model)
+    try:
+        _put(model, weights, synchronise)
+        if batches is not None:
+            batch_statistics.reestimate(model, batches)
+    except BaseException:
+        _assign(model, before)
+        raise
+
+
+@contextmanager
+def replaced(
+    model: keras.Model,
+    weights: Sequence[np.ndarray],
+    *,
+    batches: Iterable[Any] = (),
+    synchronise: bool = False,
+) -> Iterator[None]:
+    """The same as `replace` for the length of a `with`.
+
+    After it, also if something raises, weights and statistics are bitwise what they were.
 
     Examples:
-        >>> average = [np.array([1.0, 2.0])]
-        >>> move(average, [np.array([3.0, 2.0])], 0.5)
-        >>> average
-        [array([2., 2.])]
+        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+        >>> model.set_weights([np.array([[2.0]])])
+        >>> with replaced(model, [np.array([[0.5]])]):
+        ...     weights_of(model)[0].tolist()
+        [[0.5]]
+        >>> weights_of(model)[0].tolist()
+        [[2.0]]
     """
-    for mean, weights in zip(average, towards, strict=True):
-        weights -= mean
-        weights *= share
-        mean += weights
+    before = weights_of(model)
+    try:
+        _put(model, weights, synchronise)
+        with batch_statistics.reestimated(model, batches):
+            try:
+                yield
+            finally:
+                reattach(model)  # before the old statistics are put back
+    finally:
+        _assign(model, before)
 
 
-def _may_skip_steps(model: keras.Model) -> bool:
-    """Whether a step that has been gone through may not count: the scaled loss was too large.
+def _put(model: keras.Model, weights: Sequence[np.ndarray], synchronise: bool) -> None:
+    shapes = [tuple(variable.shape) for variable in model.trainable_variables]
+    if [array.shape for array in weights] != shapes:
+        raise ValueError(f"The weights do not have the shapes of those of '{model.name}'.")
+    laperm = laperm_of(model) if synchronise else None
+    _assign(model, weights)
+    if laperm is not None:
+        laperm.synchronise()
 
-    Then a sample is taken at the first chance behind the step at which it was due.
-    """
-    return isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+
+def _assign(model: keras.Model, weights: Sequence[np.ndarray]) -> None:
+    for variable, value in zip(model.trainable_variables, weights, strict=True):
+        variable.assign(value)

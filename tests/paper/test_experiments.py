@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 
 from laperm_lib import weight_vectors
-from laperm_lib.checkpoints import Checkpoints
+from laperm_lib.checkpoints import Checkpoints, state_of
 from laperm_lib.errors import LaPermError
 from laperm_lib.paper import datasets, experiments
 from laperm_lib.paper import networks as models
 from laperm_lib.paper.experiments import evaluation, training
 from laperm_lib.paper.experiments.rates import EpochRates
 from laperm_lib.paper.experiments.stopping import Stopped
-from laperm_lib.training_state import state_of
 
 SHORT = replace(experiments.quick("f1"), epochs=10, sync_period=50, evaluate_every=50)  # 120 steps
 

@@ -14,8 +14,9 @@ import keras
 
 from laperm_lib import batch_statistics
 from laperm_lib.batches import Batches
-from laperm_lib.checkpoints import Checkpoints, SaveCheckpoints
+from laperm_lib.checkpoints import Checkpoints, SaveCheckpoints, restore
 from laperm_lib.optimizers.laperm import LaPerm
+from laperm_lib.optimizers.permuting import steps_taken
 from laperm_lib.paper.experiments import evaluation, fitting
 from laperm_lib.paper.experiments.environment import environment, joined
 from laperm_lib.paper.experiments.evaluation import Evaluation, Images
@@ -24,7 +25,6 @@ from laperm_lib.paper.experiments.outcome import Run
 from laperm_lib.paper.experiments.rates import EpochRates
 from laperm_lib.paper.experiments.stopping import StopCheck, Stopped, StopWhenAsked, never
 from laperm_lib.paper.initial_network import InitialNetwork
-from laperm_lib.training_state import restore, steps_taken
 
 _log = logging.getLogger(__name__)
 

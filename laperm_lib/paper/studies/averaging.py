@@ -23,19 +23,19 @@ from typing import Any
 import keras
 import numpy as np
 
-from laperm_lib import weight_vectors
+from laperm_lib import batch_statistics, weight_vectors
 from laperm_lib.batches import Batches
-from laperm_lib.callbacks import PSWA, PSWM, PWALKS, SWA, Lookahead, swapping
+from laperm_lib.callbacks import PSWA, PSWM, PWALKS, SWA, Lookahead, sampling
 from laperm_lib.callbacks.sampling import WeightSampler
 from laperm_lib.errors import LaPermError
 from laperm_lib.optimizers.laperm import LaPerm
+from laperm_lib.optimizers.permuting import steps_taken
 from laperm_lib.paper.experiments import evaluation
 from laperm_lib.paper.experiments.environment import environment
 from laperm_lib.paper.experiments.evaluation import Images
 from laperm_lib.paper.experiments.fitting import fit, steps_per_execution
 from laperm_lib.paper.experiments.training import initial_network
 from laperm_lib.paper.studies.averaging_results import SETTINGS, Result, Settings, load, save
-from laperm_lib.training_state import steps_taken
 
 _log = logging.getLogger(__name__)
 
@@ -245,8 +245,8 @@ class _Watch(keras.callbacks.Callback):
         """The names of networks, and contexts in which the model is that network."""
         permuting = self._settings.training.sync_period is not None
         yield "training", nullcontext()
-        weights = swapping.weights_of(model)
-        if swapping.has_batch_normalization(model):
+        weights = sampling.weights_of(model)
+        if batch_statistics.normalizations(model):
             yield "training re-estimated", self._other(model, weights)
         if permuting and self._method == "PSWA":
             yield "training synchronised", self._other(model, weights, synchronise=True)
@@ -259,7 +259,7 @@ class _Watch(keras.callbacks.Callback):
     def _other(
         self, model: keras.Model, weights: list[np.ndarray], synchronise: bool = False
     ) -> AbstractContextManager[None]:
-        return swapping.replaced(model, weights, batches=self._statistics, synchronise=synchronise)
+        return sampling.replaced(model, weights, batches=self._statistics, synchronise=synchronise)
 
     def _measure(self, name: str, model: keras.Model, is_last: bool) -> None:
         images = self._images

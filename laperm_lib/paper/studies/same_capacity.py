@@ -22,14 +22,14 @@ import numpy as np
 from laperm_lib import batch_statistics
 from laperm_lib._arguments import check_integer
 from laperm_lib.batches import Batches
-from laperm_lib.callbacks.gradient_flow import GradientFlowHistory
-from laperm_lib.constraints import keep_zeros
+from laperm_lib.callbacks import GradientFlowHistory
 from laperm_lib.optimizers.laperm import LaPerm
 from laperm_lib.paper import datasets
 from laperm_lib.paper.experiments.evaluation import accuracy
 from laperm_lib.paper.experiments.fitting import fit, steps_per_execution
 from laperm_lib.paper.studies.same_capacity_networks import Architecture, fill_sparsely
 from laperm_lib.paper.studies.signed_rank import Comparison, wilcoxon
+from laperm_lib.sparsity import keep_zeros
 
 Capacity = Literal["dense", "sparse", "rescaled"]
 
@@ -133,7 +133,7 @@ class Result:
 def train(trial: Trial, *, seed: int, data_dir: str | None = None) -> Result:
     """Train one side of a comparison.
 
-    SGD and Adam keep the pruned weights at zero (`laperm_lib.constraints.keep_zeros`). LaPerm keeps
+    SGD and Adam keep the pruned weights at zero (`laperm_lib.sparsity.keep_zeros`). LaPerm keeps
     their number, in every weight vector, and may move them.
 
     Args:

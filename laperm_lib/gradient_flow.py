@@ -1,0 +1,172 @@
+r"""Effective gradient flow: how strong the gradients are that can act on a network's weights.
+
+A layer's gradient norm counts the gradients of pruned weights, which are never applied, and the
+norm over a whole network grows with the number of layers. The effective gradient flow of L layers
+with gradients :math:`g_l` and masks :math:`m_l` (1 for an active weight, 0 for a pruned one) does
+neither:
+
+.. math:: \mathrm{EGF}_p = \frac{1}{L} \sum_{l=1}^{L} \lVert g_l \odot m_l \rVert_p .
+
+References:
+    Tessera, Hooker and Rosman, "Keep the gradients flowing: using gradient flow to study sparse
+    network optimization", 2021, arXiv:2102.01670.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from laperm_lib import _backend, weight_vectors
+from laperm_lib._arguments import check_number
+
+
+@dataclass(frozen=True)
+class LayerFlow:
+    """The gradient of one kernel.
+
+    Args:
+        path: layer and variable, such as "dense/kernel".
+        norm: the p-norm of the whole gradient; NaN or infinite if the gradient is.
+        effective: the p-norm of the gradient at the active weights.
+        total: the number of weights.
+        active: how many of them are active.
+    """
+
+    path: str
+    norm: float
+    effective: float
+    total: int
+    active: int
+
+
+@dataclass(frozen=True)
+class GradientFlow:
+    """The gradients of a network, kernel by kernel.
+
+    Args:
+        layers: one entry per kernel, in the order of the model.
+    """
+
+    layers: tuple[LayerFlow, ...]
+
+    @property
+    def effective(self) -> float:
+        """The effective gradient flow, the mean of the layers' norms at active weights."""
+        return float(np.mean([layer.effective for layer in self.layers]))
+
+    @property
+    def norm(self) -> float:
+        """The mean of the layers' plain norms, with the gradients of pruned weights."""
+        return float(np.mean([layer.norm for layer in self.layers]))
+
+
+def effective_gradient_flow(
+    model: keras.Model, x: Any, y: Any, loss: Any, *, p: float = 2
+) -> GradientFlow:
+    """Measure the effective gradient flow of a network, and plain gradient norms beside it.
+
+    A layer is a kernel here, of any layer that `laperm_lib.weight_vectors` knows; a recurrent layer
+    has two. Biases and the parameters of normalisation are never pruned in this library and are
+    left out. Weights that are exactly zero count as pruned. So they are after
+    `laperm_lib.sparsity`, and after every synchronisation of a sparse network; initial values are
+    never zero. Between two synchronisations no weight is.
+
+    The gradients are those of training: batch normalisation uses the statistics of these samples,
+    and dropout drops, with the masks of the next step. Nothing of the model changes.
+
+    Args:
+        model: a built model.
+        x: inputs, shape (n, ...), or a structure of them as the model takes it. All samples form
+            one batch.
+        y: targets, shape (n, ...), or a structure of them as the loss takes it.
+        loss: a Keras loss or its name, or a function of targets and outputs that gives a loss, or
+            one for each sample. Its mean over samples counts, without the penalties that layers
+            add, such as L2.
+        p: of the norm, at least 1. Default 2.
+
+    Returns:
+        The `GradientFlow`; its `effective` is what the paper calls EGF.
+
+    Raises:
+        ValueError: if `p` is below 1, the model is not built or has no kernel, the loss is unknown,
+            or there are no samples, or not as many inputs as targets.
+        UnknownLayerError: if the kernels of a layer are not known.
+
+    Examples:
+        >>> layer = keras.layers.Dense(1, use_bias=False, name="d")
+        >>> model = keras.Sequential([keras.Input((2,)), layer])
+        >>> model.set_weights([np.array([[1.0], [0.0]])])
+        >>> flow = effective_gradient_flow(model, np.array([[3.0, 4.0]]), np.array([[2.0]]), "mse")
+        >>> flow.layers  # the gradient is 2 (3 - 2) x
+        (LayerFlow(path='d/kernel', norm=10.0, effective=6.0, total=2, active=1),)
+
+    References:
+        Tessera, Hooker and Rosman, arXiv:2102.01670 (effective gradient flow).
+    """
+    p = check_number("p", p, at_least=1)
+    kernels = weight_vectors.of(model)
+    if not kernels:
+        raise ValueError(f"'{model.name}' has no kernel.")
+    found = zip(model.trainable_variables, gradients(model, x, y, loss), strict=True)
+    by_variable = {id(variable): gradient for variable, gradient in found}
+    return GradientFlow(
+        tuple(
+            layer_flow(
+                kernel.path,
+                by_variable[id(kernel.variable)],
+                ops.convert_to_numpy(kernel.variable) != 0,
+                p,
+            )
+            for kernel in kernels
+        )
+    )
+
+
+def layer_flow(path: str, gradient: np.ndarray, mask: np.ndarray, p: float) -> LayerFlow:
+    """The norms of one gradient; the mask is True for active weights."""
+    active = gradient[mask]
+    return LayerFlow(path, _norm(gradient, p), _norm(active, p), gradient.size, active.size)
+
+
+def _norm(values: np.ndarray, p: float) -> float:
+    """The p-norm, in float64; of no values 0.
+
+    Relative to the largest value, for the powers of small gradients would be zero.
+    """
+    sizes = np.abs(values, dtype=np.float64).ravel()
+    largest = float(sizes.max(initial=0.0))
+    if largest == 0 or not math.isfinite(largest):
+        return largest
+    return largest * float(np.sum((sizes / largest) ** p) ** (1 / p))
+
+
+def gradients(model: keras.Model, x: Any, y: Any, loss: Any) -> list[np.ndarray]:
+    """The gradient of a model's mean loss for each trainable variable, in their order.
+
+    The model is called as a function of its weights, so nothing of it changes: what batch
+    normalisation and dropout would write is thrown away. Arguments as in `effective_gradient_flow`.
+    """
+    if not model.built or not model.trainable_variables:
+        raise ValueError(f"'{model.name}' is not built or has no trainable variable.")
+    if not (callable(loss) or isinstance(loss, str)):
+        raise ValueError(
+            "loss is a Keras loss, its name, or a function of targets and outputs; with several "
+            f"outputs, that function adds up their losses. Got {loss!r}."
+        )
+    function = keras.losses.get(loss)
+    inputs, targets = (keras.tree.map_structure(ops.convert_to_tensor, part) for part in (x, y))
+    counts = {tuple(part.shape)[:1] for part in keras.tree.flatten((inputs, targets))}
+    if len(counts) != 1 or counts & {(), (0,)}:
+        raise ValueError("Inputs and targets hold the same number of samples, at least one.")
+
+    def mean_loss(values: list[Any]) -> Any:
+        mapping = list(zip(model.trainable_variables, values, strict=True))
+        with keras.StatelessScope(state_mapping=mapping):
+            return ops.mean(function(targets, model(inputs, training=True)))
+
+    values = [variable.value for variable in model.trainable_variables]
+    return [ops.convert_to_numpy(each) for each in _backend.gradients_of(mean_loss, values)]

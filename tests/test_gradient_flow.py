@@ -1,0 +1,308 @@
+"""Effective gradient flow and its gradients: by hand, by differences, and their laws."""
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from keras import layers, ops
+
+from laperm_lib import sparsity
+from laperm_lib.errors import UnknownLayerError
+from laperm_lib.gradient_flow import GradientFlow, effective_gradient_flow, gradients, layer_flow
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(20, 6, 6, 2)).astype("float32")
+Y = RNG.integers(0, 3, size=20)
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def network(dropout=0.5):
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [
+            keras.Input((6, 6, 2)),
+            layers.Conv2D(4, 3),
+            layers.BatchNormalization(),
+            layers.PReLU(),
+            layers.Dropout(dropout),
+            layers.Flatten(),
+            layers.Dense(3, kernel_regularizer=keras.regularizers.L2(0.1)),
+        ]
+    )
+
+
+def everything(model):
+    return [np.array(ops.convert_to_numpy(v)) for v in model.variables]
+
+
+# -- gradients -----------------------------------------------------------------------------------
+
+
+def test_two_layers_as_calculus_has_it():
+    """Softmax cross-entropy of a network with one hidden layer, differentiated by hand in NumPy."""
+    x, y = RNG.normal(size=(7, 4)), RNG.integers(0, 3, size=7)
+    model = keras.Sequential(
+        [keras.Input((4,)), layers.Dense(5, activation="tanh"), layers.Dense(3)]
+    )
+    w1, b1, w2, b2 = RNG.normal(size=(4, 5)), RNG.normal(size=5), RNG.normal(size=(5, 3)), [0.1] * 3
+    model.set_weights([w1, b1, w2, np.array(b2)])
+    hidden = np.tanh(x @ w1 + b1)
+    logits = hidden @ w2 + b2
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    of_logits = (probabilities - np.eye(3)[y]) / len(x)
+    of_hidden = of_logits @ w2.T * (1 - hidden**2)
+    expected = [x.T @ of_hidden, of_hidden.sum(0), hidden.T @ of_logits, of_logits.sum(0)]
+    for found, wanted in zip(gradients(model, x, y, LOSS), expected, strict=True):
+        assert found.shape == wanted.shape
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_a_small_step_against_them_lowers_the_loss_by_so_much():
+    model = network(dropout=0)  # two calls drop different neurons
+    found = gradients(model, X, Y, LOSS)
+
+    def loss_after(step):
+        start = everything(model)
+        for variable, gradient in zip(model.trainable_variables, found, strict=True):
+            variable.assign_sub(step * gradient)
+        loss = float(ops.convert_to_numpy(LOSS(Y, model(X, training=True))))
+        for variable, value in zip(model.variables, start, strict=True):
+            variable.assign(value)
+        return loss
+
+    slope = (loss_after(0.01) - loss_after(-0.01)) / 0.02
+    assert slope == pytest.approx(-sum(float((g**2).sum()) for g in found), rel=0.02)
+
+
+def test_nothing_of_the_model_changes_and_it_repeats():
+    model = network()
+    before = everything(model)
+    first = gradients(model, X, Y, LOSS)
+    for one, other in zip(first, gradients(model, X, Y, LOSS), strict=True):
+        np.testing.assert_array_equal(one, other)
+    for value, now in zip(before, everything(model), strict=True):
+        np.testing.assert_array_equal(value, now)
+
+
+def test_batch_normalisation_and_dropout_are_those_of_training():
+    """The scale of the inputs does not matter after batch normalisation, and dropout matters."""
+    normalisation = layers.BatchNormalization(epsilon=1e-9)
+    dropout = layers.Dropout(0.5)
+    model = keras.Sequential([keras.Input((3,)), normalisation, layers.Dense(1), dropout])
+    x, y = RNG.normal(size=(40, 3)), np.zeros((40, 1))
+    one, other = (gradients(model, scale * x, y, "mse")[2] for scale in (1, 10))
+    np.testing.assert_allclose(one, other, rtol=1e-3)
+    dropout.rate = 0
+    assert not np.allclose(one, gradients(model, x, y, "mse")[2], rtol=0.1)
+
+
+def test_losses_by_name_by_object_and_by_function_are_the_same():
+    model = network()
+    y = np.ones((20, 3), "float32")
+    named, *others = (
+        gradients(model, X, y, loss)
+        for loss in (
+            "mse",
+            keras.losses.MeanSquaredError(),
+            lambda target, output: ops.mean(ops.square(target - output)),
+        )
+    )
+    for other in others:
+        for one, two in zip(named, other, strict=True):
+            np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-8)
+
+
+def test_embeddings_several_inputs_and_variables_without_influence():
+    words, number = keras.Input((3,), dtype="int32"), keras.Input((1,))
+    embedding = layers.Embedding(6, 1)
+    summed = ops.sum(embedding(words), axis=1)
+    unused = layers.Dense(1, name="unused")(number)
+    model = keras.Model([words, number], [summed, unused])
+    x = [np.array([[1, 1, 2]]), np.array([[5.0]])]
+    found = gradients(model, x, np.zeros((1, 1)), lambda target, outputs: outputs[0][:, 0])
+    for variable, gradient in zip(model.trainable_variables, found, strict=True):
+        used = [0, 2, 1, 0, 0, 0] if variable is embedding.embeddings else [0]
+        np.testing.assert_array_equal(gradient.ravel(), used)
+
+
+class Subclassed(keras.Model):
+    """A model whose `call` takes no `training`, in mixed precision."""
+
+    def __init__(self):
+        super().__init__(dtype="mixed_bfloat16")
+        self.dense = layers.Dense(2, dtype="mixed_bfloat16")
+
+    def call(self, inputs):
+        return self.dense(inputs)
+
+
+def test_subclassed_models_in_mixed_precision():
+    model = Subclassed()
+    model(np.ones((1, 3)))
+    kernel, bias = gradients(model, np.ones((4, 3)), np.zeros((4, 2)), "mse")
+    assert kernel.shape == (3, 2)
+    assert kernel.dtype == bias.dtype == np.float32
+    assert kernel.any()
+
+
+# -- flow, by hand ---------------------------------------------------------------------------------
+
+
+def test_two_layers_by_hand():
+    """2-2-1, where the second hidden neuron is off; one weight of the first kernel is zero.
+
+    x = (1, 2): hidden (3, -1), after the rectifier (3, 0); output 6 + 0.5, target 5.5. The
+    derivative of the squared error at the output is 2. At the second kernel the gradient is
+    2 (3, 0) = (6, 0); at the hidden neurons it is 2 (2, 1), of which the rectifier lets (4, 0)
+    through; at the first kernel it is ((4, 0), (8, 0)), whose 4 is that of the pruned weight.
+    """
+    model = keras.Sequential(
+        [
+            keras.Input((2,)),
+            layers.Dense(2, activation="relu", use_bias=False, name="first"),
+            layers.Dense(1, name="second"),
+        ]
+    )
+    model.set_weights(
+        [np.array([[0.0, 1.0], [1.5, -1.0]]), np.array([[2.0], [1.0]]), np.array([0.5])]
+    )
+    data = np.array([[1.0, 2.0]]), np.array([[5.5]]), "mse"
+    flow = effective_gradient_flow(model, *data)
+    first, second = flow.layers
+    assert (first.path, first.total, first.active) == ("first/kernel", 4, 3)
+    assert (second.path, second.total, second.active) == ("second/kernel", 2, 2)
+    assert first.norm == pytest.approx(80**0.5)
+    assert first.effective == pytest.approx(8)
+    assert second.norm == second.effective == pytest.approx(6)
+    assert flow.effective == pytest.approx((8 + 6) / 2)
+    assert flow.norm == pytest.approx((80**0.5 + 6) / 2)
+    manhattan = effective_gradient_flow(model, *data, p=1)
+    assert manhattan.norm == pytest.approx((12 + 6) / 2)
+    assert manhattan.effective == pytest.approx((8 + 6) / 2)
+
+
+# -- laws ------------------------------------------------------------------------------------------
+
+GRADIENTS = arrays.arrays(
+    np.float32,
+    arrays.array_shapes(max_dims=4, max_side=5),
+    # Numbers whose squares leave float32 on both sides.
+    elements=st.floats(-(2.0**99), 2.0**99, width=32, allow_subnormal=False)
+    | st.floats(-(2.0**-99), 2.0**-99, width=32, allow_subnormal=False),
+)
+ORDERS = st.floats(1, 40)
+
+
+@st.composite
+def masked(draw):
+    gradient = draw(GRADIENTS)
+    return gradient, draw(arrays.arrays(bool, gradient.shape))
+
+
+@given(masked(), ORDERS)
+def test_it_is_the_norm_of_gradient_times_mask(case, p):
+    gradient, mask = case
+    flow = layer_flow("", gradient, mask, p)
+    product = (gradient * mask).astype(np.longdouble)  # enough range for the powers
+    scale = np.abs(product).max(initial=0) or 1
+    expected = float(scale * (np.abs(product / scale) ** p).sum() ** (1 / np.longdouble(p)))
+    assert flow.effective == pytest.approx(expected, rel=1e-6)
+    assert (flow.total, flow.active) == (mask.size, mask.sum())
+    whole = layer_flow("", gradient, np.ones(gradient.shape, bool), p)
+    assert whole.effective == whole.norm == flow.norm
+
+
+@given(masked(), ORDERS, ORDERS)
+def test_a_higher_order_gives_no_larger_norm_and_pruning_none_either(case, p, q):
+    gradient, mask = case
+    low, high = (layer_flow("", gradient, mask, order) for order in sorted((p, q)))
+    assert high.effective <= low.effective * (1 + 1e-9)
+    # Between two orders lies at most n^(1/p - 1/q), which all weights of one size reach.
+    factor = max(1, mask.sum()) ** abs(1 / p - 1 / q)
+    assert low.effective <= high.effective * factor * (1 + 1e-9)
+    assert low.effective <= low.norm * (1 + 1e-9)
+    assert high.norm == 0 or high.norm >= np.abs(gradient).max() * (1 - 1e-9)
+
+
+@given(st.lists(masked(), min_size=1, max_size=4))
+def test_a_layer_without_active_weights_counts_in_the_mean(cases):
+    layers_of = [layer_flow("", gradient, mask, 2) for gradient, mask in cases]
+    gradient = cases[0][0]
+    nothing = layer_flow("", gradient, np.zeros(gradient.shape, bool), 2)
+    assert nothing.effective == 0
+    before, after = GradientFlow(tuple(layers_of)), GradientFlow((*layers_of, nothing))
+    count = len(cases)
+    assert after.effective == pytest.approx(before.effective * count / (count + 1))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_shows(value):
+    flow = layer_flow("", np.array([1.0, value]), np.array([True, False]), 2)
+    assert not np.isfinite(flow.norm)
+    assert flow.effective == 1
+
+
+# -- with networks ---------------------------------------------------------------------------------
+
+
+def test_zeros_are_the_pruned_weights():
+    model = network()
+    flow = effective_gradient_flow(model, X, Y, LOSS)
+    assert flow.effective == flow.norm == np.mean([layer.norm for layer in flow.layers])
+    assert all(layer.active == layer.total for layer in flow.layers)
+    report = sparsity.random_prune(model, 0.5, seed=0)
+    flow = effective_gradient_flow(model, X, Y, LOSS)
+    assert [(e.path, e.total, e.active) for e in flow.layers] == [
+        (e.path, e.total, e.kept) for e in report.layers
+    ]
+    assert flow.effective < flow.norm
+
+
+def test_a_loss_twice_as_large_flows_twice_as_strong():
+    model = network()
+    sparsity.random_prune(model, 0.5, seed=0)
+    once = effective_gradient_flow(model, X, Y, LOSS, p=3)
+    twice = effective_gradient_flow(model, X, Y, lambda y, out: 2 * LOSS(y, out), p=3)
+    assert twice.effective == pytest.approx(2 * once.effective, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "loss", "message"),
+    [
+        (X[:0], Y[:0], LOSS, "at least one"),
+        (X, Y[:5], LOSS, "same number"),
+        (X, np.float32(1), LOSS, "same number"),
+        (X, Y, None, "Got None"),
+        (X, Y, {"a": "mse", "b": "mse"}, "with several outputs"),
+        (X, Y, "no_such_loss", "no_such_loss"),
+    ],
+)
+def test_what_has_no_gradient_is_refused(x, y, loss, message):
+    with pytest.raises(ValueError, match=message):
+        effective_gradient_flow(network(), x, y, loss)
+
+
+class Own(keras.Layer):
+    def build(self, shape):
+        self.w = self.add_weight(shape=shape[1:])
+
+    def call(self, inputs):
+        return inputs * self.w
+
+
+def test_models_without_known_kernels_and_impossible_orders_are_refused():
+    for layer, error, message in [
+        (layers.BatchNormalization(), ValueError, "no kernel"),
+        (Own(), UnknownLayerError, "register"),
+    ]:
+        with pytest.raises(error, match=message):
+            effective_gradient_flow(keras.Sequential([keras.Input((2,)), layer]), X, Y, LOSS)
+    with pytest.raises(ValueError, match="not built"):
+        effective_gradient_flow(keras.Sequential([layers.Dense(1)]), X, Y, LOSS)
+    with pytest.raises(ValueError, match="p is a number at least 1"):
+        effective_gradient_flow(network(), X, Y, LOSS, p=0.5)
+    frozen = keras.Sequential([keras.Input((2,)), layers.Dense(1, trainable=False)])
+    with pytest.raises(ValueError, match="no trainable"):
+        gradients(frozen, X, Y, LOSS)
