@@ -1,7 +1,8 @@
 """What the book's notebooks check before they run.
 
 papermill only warns of a parameter that a notebook does not have, and takes any value. The second
-code cell of each notebook, right behind its `parameters` cell, therefore calls `check_parameters`.
+code cell of each notebook, right after its `parameters` cell, therefore calls `check_parameters`.
+Nothing here imports Keras, so a mistyped parameter is refused at once.
 """
 
 from collections.abc import Mapping
@@ -15,16 +16,15 @@ _NO_PARAMETERS = {"In", "Out", "exit", "quit", "get_ipython", "open"}  # IPython
 _NO_PARAMETERS |= {"DATASETS", "PROFILES", "check_parameters"}  # imported for the check itself
 
 
-def check_parameters(namespace: Mapping[str, Any], **choices: tuple[Any, ...] | type) -> None:
+def check_parameters(namespace: Mapping[str, Any], **choices: tuple[Any, ...] | type[int]) -> None:
     """Refuse unknown notebook parameters and impossible values before anything runs.
 
-    Call it with `globals()` in the cell behind the `parameters` cell, before anything but the names
+    Call it with `globals()` in the cell after the `parameters` cell, before anything but the names
     of this module has been defined or imported: every other name is then a parameter.
 
     Args:
         namespace: the notebook's `globals()`.
-        **choices: for each parameter its possible values, or its type; an `int` parameter must be
-            at least 0.
+        **choices: for each parameter its possible values, or `int` for an integer of at least 0.
 
     Raises:
         ValueError: names the unknown parameter, or the value and what is possible instead.
@@ -44,9 +44,8 @@ def check_parameters(namespace: Mapping[str, Any], **choices: tuple[Any, ...] | 
             raise ValueError(f"The parameter {name!r} is missing; this notebook has: {known}.")
         value = namespace[name]
         if isinstance(possible, tuple):
-            if value not in possible:
-                wanted = ", ".join(map(repr, possible))
-                raise ValueError(f"{name} is one of {wanted}, not {value!r}.")
-        elif type(value) is not possible or (isinstance(value, int) and value < 0):
-            wanted = "an integer of at least 0" if possible is int else f"a {possible.__name__}"
+            right, wanted = value in possible, f"one of {', '.join(map(repr, possible))}"
+        else:
+            right, wanted = type(value) is int and value >= 0, "an integer of at least 0"
+        if not right:
             raise ValueError(f"{name} is {wanted}, not {value!r}.")

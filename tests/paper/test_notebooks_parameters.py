@@ -1,4 +1,7 @@
-"""Unknown notebook parameters and impossible values are refused."""
+"""Unknown notebook parameters and impossible values are refused, before Keras is imported."""
+
+import subprocess
+import sys
 
 import pytest
 
@@ -9,7 +12,8 @@ CHOICES = {"profile": PROFILES, "seed": int}
 
 def test_what_is_right_passes_among_what_ipython_defines():
     namespace = {"profile": "paper", "seed": 3, "In": [], "_": 1, "__name__": "__main__"}
-    check_parameters(namespace, **CHOICES)
+    check_parameters(namespace | {"DATASETS": DATASETS}, **CHOICES)
+    assert set(DATASETS) == set(PROFILES)
 
 
 @pytest.mark.parametrize(
@@ -29,6 +33,17 @@ def test_what_is_wrong_is_named(namespace, message):
         check_parameters(namespace, **CHOICES)
 
 
-def test_every_profile_has_a_dataset_of_its_own():
-    assert set(DATASETS) == set(PROFILES)
-    check_parameters({"DATASETS": DATASETS, "profile": "quick", "seed": 0}, **CHOICES)
+def test_a_mistyped_parameter_is_refused_before_keras_is_imported():
+    program = """
+profil = "quick"
+from laperm_lib.paper.notebooks import PROFILES, check_parameters
+try:
+    check_parameters(globals(), profile=PROFILES)
+except ValueError as error:
+    import sys
+    print(error, *({"keras", "tensorflow", "numpy"} & set(sys.modules)))
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert run.stdout == "Unknown parameter 'profil'; this notebook has: profile.\n"

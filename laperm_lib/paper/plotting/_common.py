@@ -1,4 +1,4 @@
-"""What the pictures have in common: axes to draw on, and values that can be drawn."""
+"""What the pictures share: axes to draw on, checked values, and a few points of a long line."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 from laperm_lib.errors import NonFiniteWeightError
 
 
-def axes(ax: Axes | None) -> Axes:
-    """The given axes, or new ones."""
-    return plt.subplots(layout="constrained")[1] if ax is None else ax
+def new_axes() -> Axes:
+    """The only axes of a new figure."""
+    return plt.subplots(layout="constrained")[1]
 
 
 def finite(values: np.ndarray, what: str) -> np.ndarray:
@@ -17,10 +17,10 @@ def finite(values: np.ndarray, what: str) -> np.ndarray:
     if values.size == 0:
         raise ValueError(f"{what} is empty.")
     if not np.isfinite(values).all():
-        raise NonFiniteWeightError(f"{what} holds a NaN or an infinity.")
+        raise NonFiniteWeightError(f"{what} contains a NaN or an infinity.")
     return values
 
 
 def evenly_spaced(length: int, most: int) -> np.ndarray:
-    """Up to so many places of a vector, evenly spaced, both ends among them."""
+    """At most so many places of a vector, evenly spaced, including both ends."""
     return np.unique(np.linspace(0, length - 1, min(length, most)).round().astype(int))
