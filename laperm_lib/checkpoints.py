@@ -25,6 +25,7 @@ import numpy as np
 
 from laperm_lib import files
 from laperm_lib._arguments import check_number
+from laperm_lib.batches import read_ahead as read_ahead  # what a resumed training is fitted on
 from laperm_lib.errors import WeightFileError
 from laperm_lib.optimizers.permuting import nested, steps_taken
 

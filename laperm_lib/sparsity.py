@@ -145,7 +145,7 @@ def agnosticize(
         >>> model = keras.Sequential([keras.Input((784,)), keras.layers.Dense(10)])
         >>> report = agnosticize(model, 0.08, 4 / 7, seed=0)
         >>> round(report.fraction_pruned, 2)
-        0.43
+        0.44
 
     References:
         Qiu and Suda, NeurIPS 2020, section 5.5.

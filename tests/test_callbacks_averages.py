@@ -24,7 +24,7 @@ def walk(model, sampler, path):
     """Show a sampler the weights of steps 1, 2, ... as `fit` would, without training.
 
     The weights after a step are those of `path`, plus what the sampler has moved the model by.
-    Returns what the model has behind each step.
+    Returns the weights that the model has after each step.
     """
     model.optimizer.iterations.assign(0)
     model.set_weights(path[0])
@@ -51,7 +51,7 @@ def random_path(seed, steps):
 def naive(path, period, start, update):
     """The weights that `update` leaves at each sample time, kernel and bias apart, in float64.
 
-    `update(weights, samples)` gives what training goes on from.
+    `update(weights, samples)` gives the weights that training continues from.
     """
     weights, samples = list(map(np.array, path[0])), []
     for step in range(1, len(path)):
@@ -87,7 +87,7 @@ arguments = {
 
 @hypothesis_settings(max_examples=30)
 @given(**arguments)
-def test_pswa_goes_on_from_the_mean_of_each_window(model, seed, steps, period, start, window):
+def test_pswa_continues_from_the_mean_of_each_window(model, seed, steps, period, start, window):
     def update(weights, samples):
         return mean(samples[-window:]) if len(samples) % window == 0 else weights
 
