@@ -18,6 +18,8 @@ from keras import ops
 # No `match` and no `:=` here: in a training loop of the user's own, AutoGraph reads this code, and
 # warns of both.
 
+Function = Callable[..., Sequence[np.ndarray]]
+
 
 def tensorflow() -> Any:
     """TensorFlow where it is the backend, else None."""
@@ -144,18 +146,16 @@ def allows_host_callback(variables: Sequence[Any]) -> bool:
     return all(variable.value.device.type == "cpu" for variable in variables)
 
 
-def host_callback(
-    function: Callable[..., Sequence[np.ndarray]], arrays: Sequence[Any], like: Sequence[Any]
-) -> list[Any]:
+def host_callback(function: Function, arrays: Sequence[Any], like: Sequence[Any]) -> list[Any]:
     """Call a NumPy function on tensors, inside a training step or outside.
 
     It takes an array for each of `arrays`, which it must not write to, and returns one for each of
     `like`, of the same shapes and dtypes. What it raises ends the training, on TensorFlow as an
     InvalidArgumentError; on JAX it must not raise, for the step would lose its state.
     """
-    tf = tensorflow()
     if jax() is not None:
         return _host_callback_on_jax(function, arrays, like)
+    tf = tensorflow()
     if tf is None or tf.executing_eagerly():
         return uncompiled(_directly)(function, arrays)
     if is_compiled_by_xla():
@@ -169,13 +169,13 @@ def host_callback(
     return results
 
 
-def _directly(function: Callable[..., Sequence[np.ndarray]], arrays: Sequence[Any]) -> list[Any]:
+def _directly(function: Function, arrays: Sequence[Any]) -> list[Any]:
     results = function(*map(ops.convert_to_numpy, arrays))
     return [ops.convert_to_tensor(result) for result in results]
 
 
 def _host_callback_on_jax(
-    function: Callable[..., Sequence[np.ndarray]], arrays: Sequence[Any], like: Sequence[Any]
+    function: Function, arrays: Sequence[Any], like: Sequence[Any]
 ) -> list[Any]:
     from jax.experimental.buffer_callback import buffer_callback
 

@@ -1,13 +1,13 @@
 """Functions compiled by Numba, and the threads that share their work."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
 from typing import Any
 
-_WORTH_A_THREAD = 4096  # With fewer weights than this, handing them to a thread takes longer.
+_BLOCKS_PER_CORE = 16  # so that no thread waits long for the last block of another
 
 # Not all of the machine's: a job on a cluster may be held to a few of them.
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -35,14 +35,20 @@ if hasattr(os, "register_at_fork"):  # a child process has none of its parent's 
     os.register_at_fork(after_in_child=threads.cache_clear)
 
 
-def in_blocks(work: Callable[[int, int], None], rows: int, weights: int) -> None:
-    """Share the rows of a matrix that holds so many weights among the threads.
+def in_blocks(
+    work: Callable[[int, int, int], None], shapes: Iterable[tuple[int, int]], *, least: int
+) -> None:
+    """Call `work(number, first, last)` for blocks of the rows of matrices, on all threads.
 
-    `work` is called with the first row and the one after the last; it does not hold Python's lock.
+    `shapes` says of each matrix how many rows it has, and of how many weights. A block of less than
+    `least` weights is not worth a thread. `work` does not hold Python's lock.
     """
-    blocks = max(1, min(CORES, rows, weights // _WORTH_A_THREAD))
-    bounds = [rows * i // blocks for i in range(blocks + 1)]
-    others = [threads().submit(work, *bound) for bound in pairwise(bounds[1:])]
-    work(*bounds[:2])
-    for each in others:
-        each.result()
+    blocks = []
+    for number, (rows, length) in enumerate(shapes):
+        count = max(1, min(_BLOCKS_PER_CORE * CORES, rows, rows * length // least))
+        bounds = [rows * i // count for i in range(count + 1)]
+        blocks += [(number, *bound) for bound in pairwise(bounds)]
+    if len(blocks) == 1:
+        work(*blocks[0])
+    else:
+        list(threads().map(work, *zip(*blocks, strict=True)))  # raises what one of them raised

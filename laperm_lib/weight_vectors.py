@@ -77,19 +77,10 @@ Rule = Mapping[str, Axes] | Callable[[Any], Mapping[str, Axes]]
 _COLUMNS = Axes((-1,))
 _BIAS = Axes((), "bias")
 _NORMALIZATION = {name: Axes((), "normalization") for name in ("gamma", "beta", "scale")}
-_DENSE = {
-    "kernel": _COLUMNS,
-    "bias": _BIAS,
-    "lora_kernel_a": _COLUMNS,
-    "lora_kernel_b": _COLUMNS,
-}
-_EMBEDDING = {
-    # An embedding is a dense kernel (vocabulary, units) behind a one-hot input.
-    "embeddings": _COLUMNS,
-    "reverse_embeddings": _COLUMNS,
-    "lora_embeddings_a": _COLUMNS,
-    "lora_embeddings_b": _COLUMNS,
-}
+_DENSE = dict.fromkeys(("kernel", "lora_kernel_a", "lora_kernel_b"), _COLUMNS) | {"bias": _BIAS}
+_EMBEDDING = dict.fromkeys(  # a dense kernel (vocabulary, units) after a one-hot input
+    ("embeddings", "reverse_embeddings", "lora_embeddings_a", "lora_embeddings_b"), _COLUMNS
+)
 _DEPTHWISE = {"kernel": Axes((-2, -1)), "bias": _BIAS}
 _SEPARABLE = {"depthwise_kernel": Axes((-2, -1)), "pointwise_kernel": _COLUMNS, "bias": _BIAS}
 _TRANSPOSED = {"kernel": Axes((-2,)), "bias": _BIAS}

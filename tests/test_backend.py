@@ -1,165 +1,110 @@
-"""Each way to synchronise inside a training step gives what NumPy gives, where it is meant to."""
+"""What depends on the backend, on the one at hand; and what `import laperm_lib` leaves alone."""
 
+import os
+import subprocess
 import sys
-from contextlib import suppress
 
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
-from laperm_lib import permutation
-from laperm_lib.synchronisation import step as sync
+from laperm_lib import _backend as backend
 
 BACKEND = keras.backend.backend()
-needs_jax = pytest.mark.skipif(BACKEND != "jax", reason="needs KERAS_BACKEND=jax")
-needs_tensorflow = pytest.mark.skipif(
-    BACKEND != "tensorflow", reason="needs KERAS_BACKEND=tensorflow"
-)
-SHAPE, AXES = (3, 3, 2, 5), (-1,)
 
 
-@pytest.fixture(params=[False, True], ids=["few weights", "many weights"])
-def kernel(request, monkeypatch):
-    """A permuted kernel that has been trained, and what it is once synchronised.
-
-    Many weights are synchronised by compiled code, where Numba is installed.
-    """
-    if request.param:
-        monkeypatch.setattr(sync, "_WORTH_COMPILING", 1)
-    generator = np.random.default_rng(0)
-    trained, start = generator.normal(size=(2, *SHAPE)).astype("float32")
-    start[0, 0] = [[0.0], [-0.0]]
-    values = permutation.sort_values(permutation.to_matrix(start, AXES))
-    expected = permutation.reconnect(permutation.to_matrix(trained, AXES), values)
-    variable = keras.Variable(trained, name="kernel")
-    initial = keras.Variable(values, trainable=False)
-    return (
-        sync.PermutedVariable(variable, initial, AXES),
-        permutation.from_matrix(expected, SHAPE, AXES),
-    )
+def in_a_step(function):
+    """The function as a step of the backend: traced, where the backend traces steps."""
+    if BACKEND == "tensorflow":
+        return backend.tensorflow().function(function)
+    return backend.jax().jit(function) if BACKEND == "jax" else function
 
 
-def assert_same_bits(tensor, array):
-    new = np.ascontiguousarray(ops.convert_to_numpy(tensor))
-    np.testing.assert_array_equal(new.view("uint32"), np.ascontiguousarray(array).view("uint32"))
+def sum_and_difference(x, y):
+    return [x + y, (x - y).astype("int32")]
 
 
-def test_outside_of_a_program(kernel):
-    entry, expected = kernel
-    trained = ops.convert_to_numpy(entry.variable).copy()
-    sync.synchronise_when(ops.convert_to_tensor(False), [entry])
-    assert_same_bits(entry.variable, trained)
-    sync.synchronise_when(ops.convert_to_tensor(True), [entry])
-    assert_same_bits(entry.variable, expected)
+anywhere = pytest.mark.parametrize("place", [lambda f: f, in_a_step], ids=["eager", "step"])
 
 
-@needs_tensorflow
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_tensorflow_sorts_in_the_graph_under_xla_alone(kernel, jit_compile):
+@anywhere
+def test_a_numpy_function_is_called(place):
+    x, y = np.arange(6, dtype="float32").reshape(2, 3), np.ones((2, 3), "float32")
+
+    def call(x, y):
+        return backend.host_callback(sum_and_difference, [x, y], like=[x, ops.cast(y, "int32")])
+
+    results = place(call)(ops.convert_to_tensor(x), ops.convert_to_tensor(y))
+    for result, expected in zip(results, sum_and_difference(x, y), strict=True):
+        assert keras.backend.standardize_dtype(result.dtype) == expected.dtype
+        np.testing.assert_array_equal(ops.convert_to_numpy(result), expected)
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="on JAX it must not raise")
+@anywhere
+def test_what_the_function_raises_ends_the_step(place):
+    def fail(x):
+        raise FloatingPointError("a message of ours")
+
+    step = place(lambda x: backend.host_callback(fail, [x], like=[x]))
+    with pytest.raises(Exception, match="a message of ours"):
+        step(ops.ones((2,)))
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="needs KERAS_BACKEND=tensorflow")
+def test_under_xla_a_host_callback_is_refused():
     import tensorflow as tf
 
-    entry, expected = kernel
+    def step(x):
+        assert backend.is_compiled_by_xla()
+        return backend.host_callback(lambda x: [x], [x], like=[x])
 
-    @tf.function(jit_compile=jit_compile)
-    def step(due):
-        sync.synchronise_when(due, [entry])
-
-    graph = step.get_concrete_function(tf.constant(True)).graph.as_graph_def()
-    operations = {node.op for function in graph.library.function for node in function.node_def}
-    assert ("PyFunc" in operations) != jit_compile
-    trained = ops.convert_to_numpy(entry.variable).copy()
-    step(tf.constant(False))
-    assert_same_bits(entry.variable, trained)
-    step(tf.constant(True))
-    assert_same_bits(entry.variable, expected)
+    with pytest.raises(ValueError, match="jit_compile=False"):
+        tf.function(step, jit_compile=True)(tf.ones(2))
+    assert not tf.function(lambda: tf.constant(backend.is_compiled_by_xla()))()
+    inner = tf.function(lambda: tf.constant(backend.is_compiled_by_xla()))
+    assert tf.function(lambda: inner(), jit_compile=True)()  # traced inside
 
 
-def jax_step(entry):
-    """The synchronisation of one kernel as a pure function."""
+@anywhere
+@pytest.mark.parametrize("condition", [True, False])
+def test_one_of_two_branches_is_taken(condition, place):
+    one, other = (keras.Variable(value, trainable=False) for value in (1.0, 2.0))
 
-    def step(due, weights, initial):
-        mapping = [(entry.variable, weights), (entry.sorted_initial, initial)]
-        with keras.StatelessScope(mapping) as scope:
-            sync.synchronise_when(due, [entry])
-        return scope.get_current_value(entry.variable)
-
-    return step
-
-
-@pytest.mark.parametrize("group", [1, 100, 10**6], ids="groups of {} weights".format)
-@pytest.mark.parametrize("finite", [True, False])
-def test_groups_are_synchronised_all_or_none(group, finite, monkeypatch):
-    monkeypatch.setattr(sync, "_GROUP", group)
-    generator = np.random.default_rng(1)
-    trained = generator.normal(size=(3, 40, 2)).astype("float32")
-    values = np.sort(generator.normal(size=(3, 2, 40)).astype("float32"))
-    if not finite:
-        trained[2, 5, 1] = np.inf
-    entries = [
-        sync.PermutedVariable(
-            keras.Variable(array, name=f"kernel{number}"),
-            keras.Variable(values[number], trainable=False),
-            (-1,),
+    def step(condition):
+        backend.cond(
+            condition,
+            lambda: one.assign(one + other),
+            lambda: other.assign(10 * one),
+            assigned=[one, other],
         )
-        for number, array in enumerate(trained)
-    ]
-    assert [g.stop - g.start for g in sync._groups(entries)] == {1: [1, 1, 1], 100: [2, 1]}.get(
-        group, [3]
-    )
 
-    def step(due):
-        sync.synchronise_when(due, entries)
-
-    if BACKEND == "tensorflow":
-        import tensorflow as tf
-
-        step = tf.function(step)
-    if finite:
-        step(ops.convert_to_tensor(True))
-        expected = [permutation.reconnect(*pair).T for pair in zip(trained.mT, values, strict=True)]
-    else:
-        with pytest.raises(Exception, match="'kernel2' holds a NaN or an infinity"):
-            sync.synchronise(entries)
-        with suppress(Exception):  # TensorFlow's own, none on JAX
-            step(ops.convert_to_tensor(True))
-        expected = trained
-    for entry, array in zip(entries, expected, strict=True):
-        assert_same_bits(entry.variable, array)
+    (step if BACKEND == "jax" else place(step))(ops.convert_to_tensor(condition))
+    assert (float(one), float(other)) == ((3, 2) if condition else (1, 10))
 
 
-@needs_jax
-@pytest.mark.parametrize("callbacks", [True, False], ids=["jax", "jax without buffer_callback"])
-def test_jax_hands_the_weights_to_the_host_on_a_cpu(kernel, callbacks, monkeypatch):
-    import jax
-
-    if not callbacks:
-        monkeypatch.setitem(sys.modules, "jax.experimental.buffer_callback", None)
-    entry, expected = kernel
-    trained, initial = entry.variable.value, entry.sorted_initial.value
-    program = jax.jit(jax_step(entry)).lower(True, trained, initial).compile()
-    assert (" sort(" in program.as_text()) != callbacks
-    assert_same_bits(program(False, trained, initial), trained)
-    assert_same_bits(program(True, trained, initial), expected)
+def test_only_the_backend_at_hand_is_imported():
+    modules = {
+        "tensorflow": backend.tensorflow(),
+        "jax": backend.jax(),
+        "torch": backend.torch(),
+    }
+    assert {name: module is not None for name, module in modules.items()} == {
+        name: name == BACKEND for name in modules
+    }
 
 
-@needs_jax
-def test_jax_keeps_weights_that_are_not_finite(kernel):
-    import jax
-
-    entry, _ = kernel
-    trained = np.array(entry.variable.value)
-    trained[0, 0, 0, 0] = np.nan
-    assert_same_bits(jax.jit(jax_step(entry))(True, trained, entry.sorted_initial.value), trained)
-
-
-@needs_jax
-def test_jax_can_vectorise_a_step_over_runs(kernel):
-    import jax
-
-    entry, expected = kernel
-    trained, initial = entry.variable.value, entry.sorted_initial.value
-    steps = jax.jit(jax.vmap(jax_step(entry), in_axes=(0, None, None)))
-    first, second = steps(np.array([True, False]), trained, initial)
-    assert_same_bits(first, expected)
-    assert_same_bits(second, trained)
+def test_importing_the_library_and_making_laperm_import_nothing_else():
+    """What Keras imports itself is Keras's."""
+    script = """
+import sys, keras
+before = set(sys.modules)
+import laperm_lib
+laperm_lib.LaPerm("adam", 20)
+print(*{name.partition(".")[0] for name in set(sys.modules) - before})
+"""
+    command = [sys.executable, "-c", script]
+    environment = os.environ | {"KERAS_BACKEND": BACKEND}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert set(done.stdout.split()) <= {"laperm_lib", "jaxlib"}

@@ -1,6 +1,8 @@
-"""The four steps of a rearrangement, and the compiled search that must equal them bit for bit."""
+"""SGPerm's four steps, the compiled search that must equal them bit for bit, and its settings."""
 
+import json
 import time
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -8,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from laperm_lib import _numba as compiling
 from laperm_lib import permutation
 from laperm_lib._random import raw_bits
-from laperm_lib.cycles import compiled as compiled_cycles
+from laperm_lib.cycles import compiled
 from laperm_lib.cycles import reference as cycles
+from laperm_lib.cycles.step import CycleSearch
 from laperm_lib.errors import NonFiniteWeightError
 
 RNG = np.random.default_rng(0)
@@ -28,7 +30,7 @@ signs = st.sampled_from(["both", "more", "less"])
 
 @st.composite
 def vectors(draw, neurons=1):
-    """The arguments of a rearrangement: all recommendations of one sign now and then."""
+    """The arguments of `permute_vectors`: all recommendations of one sign now and then."""
     shape = (neurons, draw(st.integers(1, 30)))
     weights = draw(hnp.arrays("float32", shape, elements=values))
     recommendation = draw(hnp.arrays("float32", shape, elements=values))
@@ -86,13 +88,27 @@ def test_what_only_decays_becomes_zero():
     np.testing.assert_array_equal(m, 0)
 
 
+WORDS = st.integers(0, 2**64 - 1) | st.sampled_from([0, 1, 2**63, 2**64 - 1])
+
+
+def assert_shuffled(words):
+    places = cycles.shuffle(words)
+    every = np.tile(np.arange(words.shape[1]), (len(words), 1))
+    np.testing.assert_array_equal(np.sort(places, axis=1), every)
+    np.testing.assert_array_equal(compiled.shuffle(words), places)
+
+
 @given(st.data())
 def test_every_row_is_shuffled_by_its_words(data):
-    shape = data.draw(st.tuples(st.integers(1, 4), st.integers(1, 70)))
-    places = cycles.shuffle(data.draw(hnp.arrays("uint64", shape)))
-    np.testing.assert_array_equal(
-        np.sort(places, axis=1), np.tile(np.arange(shape[1]), (shape[0], 1))
-    )
+    shape = data.draw(st.tuples(st.integers(1, 10), st.integers(1, 70)))
+    assert_shuffled(data.draw(hnp.arrays("uint64", shape, elements=WORDS)))
+
+
+@pytest.mark.parametrize("d", [1, 2, 3, 4, 5, 784, 1023, 1024, 1025, 100_000])
+def test_places_of_any_number_are_shuffled(d):
+    words = RNG.integers(0, 2**64, (3, d), dtype=np.uint64)
+    words[1] >>= np.uint64(20)  # crowded
+    assert_shuffled(words)
 
 
 def test_the_order_is_that_of_the_words_and_stays_the_same():
@@ -248,7 +264,7 @@ def test_nothing_moves_if_all_want_the_same(wishes):
 @given(vectors(neurons=3))
 def test_the_compiled_search_equals_the_reference(arguments):
     *arrays, how = arguments
-    assert_same_bits(compiled_cycles.permute_vectors(*arrays, **how), reference(*arguments))
+    assert_same_bits(compiled.permute_vectors(*arrays, **how), reference(*arguments))
 
 
 def dense(shape):
@@ -272,7 +288,7 @@ def test_the_compiled_search_on_weights_of_networks(weights, size, alpha):
     wishes[:, ::7] = 0
     places = cycles.shuffle(RNG.integers(0, 2**64, weights.shape, dtype=np.uint64))
     how = {"size": size, "alpha": alpha, "spread": weights.max(axis=1) - weights.min(axis=1)}
-    new = compiled_cycles.permute_vectors(weights, wishes, places, **how)
+    new = compiled.permute_vectors(weights, wishes, places, **how)
     assert_same_bits(new, reference(weights, wishes, places, how))
 
 
@@ -283,12 +299,11 @@ def many():
     return weights, wishes, places, {"size": 30, "alpha": 0.1, "spread": np.full(70, 2.0)}
 
 
-@pytest.mark.parametrize("workers", [1, 2, 5])
-def test_any_number_of_threads_gives_the_same(workers, monkeypatch):
+@pytest.mark.parametrize("least", [1, 5000, 10**9])
+def test_any_number_of_blocks_gives_the_same(least, monkeypatch):
     *arrays, how = many()
-    expected = reference(*arrays, how)
-    monkeypatch.setattr(compiling, "CORES", workers)
-    np.testing.assert_array_equal(compiled_cycles.permute_vectors(*arrays, **how), expected)
+    monkeypatch.setattr(compiled, "_LEAST_BLOCK", least)
+    assert_same_bits(compiled.permute_vectors(*arrays, **how), reference(*arrays, how))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float64", "bfloat16"])
@@ -296,7 +311,7 @@ def test_other_floats(dtype):
     ml_dtypes = pytest.importorskip("ml_dtypes")
     weights, wishes, places, how = many()
     weights = weights.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
-    new = compiled_cycles.permute_vectors(weights, wishes, places, **how)
+    new = compiled.permute_vectors(weights, wishes, places, **how)
     assert new.dtype == weights.dtype
     np.testing.assert_array_equal(new, reference(weights, wishes, places, how))
 
@@ -304,7 +319,7 @@ def test_other_floats(dtype):
 def test_with_an_infinite_reach_nothing_is_taken_from_outside_of_a_part():
     *arrays, how = many()
     how |= {"spread": np.full(70, np.inf)}
-    assert_same_bits(compiled_cycles.permute_vectors(*arrays, **how), reference(*arrays, how))
+    assert_same_bits(compiled.permute_vectors(*arrays, **how), reference(*arrays, how))
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
@@ -314,7 +329,7 @@ def test_what_is_not_finite_is_refused(which, wrong):
     arrays[which] = arrays[which].copy()
     arrays[which][3, 5] = wrong
     with pytest.raises(NonFiniteWeightError):
-        compiled_cycles.permute_vectors(*arrays, **how)
+        compiled.permute_vectors(*arrays, **how)
 
 
 @pytest.mark.parametrize("wants", ["more", "less", "away", "either"])
@@ -329,10 +344,101 @@ def test_long_parts_in_which_everything_is_within_reach_take_no_longer(wants):
         "either": RNG.normal(size=(1, d)),
     }[wants].astype("float32")
     places = RNG.permutation(d).astype("int32")[None]
-    compiled_cycles.permute_vectors(*many()[:3], **many()[3])  # compiled before the clock starts
+    compiled.permute_vectors(*many()[:3], **many()[3])  # compiled before the clock starts
     started = time.perf_counter()
-    new = compiled_cycles.permute_vectors(
+    new = compiled.permute_vectors(
         weights, wishes, places, size=d, alpha=1.0, spread=np.array([2.0])
     )
     assert time.perf_counter() - started < 5
     assert np.array_equal(new, weights) == (wants != "either")
+
+
+# -- a step of a variable ------------------------------------------------------------------------
+
+SETTINGS = {
+    "alpha0": 0.1, "alpha_min": 0.01, "beta1": 0.9, "lambda0": 0.1, "lambda_max": 0.5,
+    "beta2": 1.1, "momentum": 0.9, "partition_size_min": 10, "seed": 3,
+}  # fmt: skip
+
+
+def test_alpha_and_lambda_follow_their_recurrences():
+    search = CycleSearch(**SETTINGS)
+    alpha, ratio = search.alpha0, search.lambda0
+    for step in range(60):
+        assert search.aggressiveness(step) == pytest.approx(alpha, rel=1e-12)
+        assert search.partition_ratio(step) == pytest.approx(ratio, rel=1e-12)
+        alpha, ratio = max(0.9 * alpha, 0.01), min(1.1 * ratio, 0.5)
+    assert search.aggressiveness(10**9) == 0.01
+    assert search.partition_ratio(10**9) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("shape", "neuron_axes"),
+    [((30, 8), (-1,)), ((3, 3, 4, 6), (-1,)), ((4, 5, 4, 2), (-2, -1)), ((12,), ())],
+)
+@pytest.mark.parametrize("step", [0, 7])
+def test_each_weight_vector_is_permuted_as_the_reference_does_it(shape, neuron_axes, step):
+    search = CycleSearch(**SETTINGS)
+    weights, wishes = RNG.normal(size=(2, *shape)).astype("float32")
+    matrix, m = (permutation.to_matrix(array, neuron_axes) for array in (weights, wishes))
+    spread = np.ptp(matrix, axis=1)
+    new = search.permute(weights, wishes, spread, neuron_axes=neuron_axes, number=2, step=step)
+    words = raw_bits(3, f"sgperm/2/{step}").random_raw(weights.size).reshape(matrix.shape)
+    how = {
+        "size": max(10, int(search.partition_ratio(step) * matrix.shape[1])),
+        "alpha": search.aggressiveness(step),
+        "spread": spread,
+    }
+    expected = reference(matrix, m, cycles.shuffle(words), how)
+    np.testing.assert_array_equal(permutation.to_matrix(new, neuron_axes), expected)
+    assert new.flags.c_contiguous
+    assert not np.array_equal(new, weights)
+
+
+def test_a_variable_that_is_one_number_stays_one():
+    number, spread = np.array(2, "float32"), np.zeros(1, "float32")
+    where = {"neuron_axes": (), "number": 0, "step": 0}
+    new = CycleSearch(**SETTINGS).permute(number, -number, spread, **where)
+    assert (new.shape, float(new)) == ((), 2)
+
+
+@pytest.mark.parametrize("change", [{"seed": 4}, {"number": 1}, {"step": 1}, {}])
+def test_the_parts_depend_on_seed_number_and_step(change):
+    weights, wishes = RNG.normal(size=(2, 40, 5)).astype("float32")
+    constant = {"alpha0": 0.01, "beta1": 1.0, "beta2": 1.0}
+
+    def permuted(seed=3, number=0, step=0):
+        search = CycleSearch(**SETTINGS | constant | {"seed": seed})
+        where = {"neuron_axes": (-1,), "number": number, "step": step}
+        return search.permute(weights, wishes, np.ptp(weights, axis=0), **where)
+
+    assert np.array_equal(permuted(), permuted(**change)) == (not change)
+
+
+def test_the_settings_as_json():
+    numbers = {"seed": np.int64(3), "beta1": np.float32(1), "beta2": 2}
+    search = CycleSearch(**SETTINGS | numbers)
+    assert CycleSearch(**json.loads(json.dumps(asdict(search)))) == search
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("alpha0", value) for value in (-0.1, 0.001, np.nan, np.inf, "0.1")),  # below alpha_min
+        ("alpha_min", -1),
+        ("beta1", 0),
+        ("beta1", 1.1),
+        ("lambda0", 0),
+        ("lambda0", 0.6),  # above lambda_max
+        ("lambda_max", 1.5),
+        ("beta2", 0.99),
+        ("momentum", 1.0),
+        ("momentum", True),
+        ("partition_size_min", 1),
+        ("partition_size_min", 10.0),
+        ("seed", -1),
+    ],
+)
+def test_values_out_of_range_are_named(name, value):
+    with pytest.raises(ValueError, match=name if name != "seed" else "A seed"):
+        CycleSearch(**SETTINGS | {name: value})

@@ -39,6 +39,8 @@ from laperm_lib.synchronisation.sorting import (
     sort_order,
 )
 
+_LEAST_BLOCK = 4096  # With fewer weights than this, handing them to a thread takes longer.
+
 
 def permute_vectors(
     weights: np.ndarray,
@@ -65,7 +67,7 @@ def permute_vectors(
     dtype = np.float64 if weights.dtype == np.float64 else np.float32
     permuted = np.empty(weights.shape, dtype)
 
-    def rows(first: int, last: int) -> None:
+    def permute_block(_: int, first: int, last: int) -> None:
         block = slice(first, last)
         values = np.ascontiguousarray(weights[block], dtype)
         wishes = np.ascontiguousarray(recommendation[block])
@@ -82,7 +84,7 @@ def permute_vectors(
             permuted[block],
         )
 
-    in_blocks(rows, len(weights), weights.size)
+    in_blocks(permute_block, [weights.shape], least=_LEAST_BLOCK)
     return permuted.astype(weights.dtype, copy=False)
 
 
@@ -214,12 +216,12 @@ def shuffle(words: np.ndarray) -> np.ndarray:
     outcome = np.empty(len(words), np.uint8)
     place_bits = max(1, (words.shape[1] - 1).bit_length())
 
-    def rows(first: int, last: int) -> None:
+    def shuffle_block(_: int, first: int, last: int) -> None:
         # Twice as many buckets as the lowest bits, which hold the places, can number.
         ends = new_ends(2 << place_bits)
         _shuffle_rows(words[first:last], place_bits, ends, places[first:last], outcome[first:last])
 
-    in_blocks(rows, len(words), words.size)
+    in_blocks(shuffle_block, [words.shape], least=_LEAST_BLOCK)
     left = np.flatnonzero(outcome == CROWDED)
     if left.size:
         places[left] = reference.shuffle(words[left])

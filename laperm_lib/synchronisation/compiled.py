@@ -6,11 +6,10 @@ crowded for that is left to `permutation.reconnect`. The result is the same, bit
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 
-from laperm_lib._numba import CORES, compiled, threads
+from laperm_lib._numba import compiled, in_blocks
 from laperm_lib.errors import NonFiniteWeightError
 from laperm_lib.permutation import reconnect
 from laperm_lib.synchronisation.sorting import (
@@ -23,12 +22,8 @@ from laperm_lib.synchronisation.sorting import (
     sort_packed,
 )
 
-_Share = list[tuple[int, int, int]]  # (kernel, first column, the one after the last)
-
 _TILE = 16  # Neighbouring neurons share cache lines: one of 64 bytes holds so many.
-# A thread takes some 20 microseconds to begin a piece of work, and allocates its scratch memory.
-_SHARES_PER_CORE = 16
-_LEAST_SHARE = 50_000  # weights
+_LEAST_BLOCK = 50_000  # weights: a thread takes some 20 microseconds to begin a block
 _NOT_FINITE = 2  # beside DONE and CROWDED
 
 
@@ -45,19 +40,17 @@ def reconnect_columns(
     >>> reconnect_columns([trained], [initial])[0].ravel().tolist()
     [0.0, -1.0, 1.0]
     """
-    new = [np.empty(matrix.shape, np.float32) for matrix in weights]
-    outcomes = [np.empty(matrix.shape[1], np.uint8) for matrix in weights]
+    shapes = [matrix.shape for matrix in weights]
+    new = [np.empty(shape, np.float32) for shape in shapes]
+    outcomes = [np.empty(neurons, np.uint8) for _, neurons in shapes]
 
-    def reconnect_share(share: _Share) -> None:
-        for kernel, first, last in share:  # the compiled loop does not hold Python's lock
-            ends = ends_of_buckets(len(weights[kernel]))
-            arrays = (weights[kernel], sorted_initial[kernel], new[kernel], outcomes[kernel])
-            _reconnect_tiles(*arrays, ends, first, last)
+    def reconnect_block(kernel: int, first: int, last: int) -> None:
+        ends = ends_of_buckets(len(weights[kernel]))
+        arrays = (weights[kernel], sorted_initial[kernel], new[kernel], outcomes[kernel])
+        _reconnect_tiles(*arrays, ends, first * _TILE, min(last * _TILE, weights[kernel].shape[1]))
 
-    shares = _shares(tuple(matrix.shape for matrix in weights))
-    list(
-        threads().map(reconnect_share, shares)
-    )  # waits for all, and raises what one of them raised
+    tiles = [(-(-neurons // _TILE), length * _TILE) for length, neurons in shapes]
+    in_blocks(reconnect_block, tiles, least=_LEAST_BLOCK)
     if any((outcome == _NOT_FINITE).any() for outcome in outcomes):
         raise NonFiniteWeightError
     for matrix, initial, result, outcome in zip(
@@ -68,28 +61,6 @@ def reconnect_columns(
             vectors = np.ascontiguousarray(matrix[:, left].T)
             result[:, left] = reconnect(vectors, initial[left]).T
     return new
-
-
-@lru_cache(maxsize=16)
-def _shares(shapes: tuple[tuple[int, int], ...]) -> list[_Share]:
-    """Cut the columns of all matrices into pieces of work of about equal size."""
-    weights = sum(length * neurons for length, neurons in shapes)
-    wanted = max(_LEAST_SHARE, weights // (_SHARES_PER_CORE * CORES))
-    shares: list[_Share] = [[]]
-    size = 0
-    for kernel, (length, neurons) in enumerate(shapes):
-        first = 0
-        while first < neurons:
-            # Whole tiles, as many as bring the share to its size.
-            tiles = max(1, (wanted - size) // max(1, length * _TILE))
-            last = min(first + tiles * _TILE, neurons)
-            shares[-1].append((kernel, first, last))
-            size += (last - first) * length
-            first = last
-            if size >= wanted - length * _TILE // 2:
-                shares.append([])
-                size = 0
-    return [share for share in shares if share]
 
 
 @compiled()
