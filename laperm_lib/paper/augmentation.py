@@ -23,10 +23,13 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
-import cv2
 import numpy as np
 
 from laperm_lib._random import raw_bits
+from laperm_lib.paper._extras import extra
+
+with extra("paper"):
+    import cv2
 
 _OPENCV = threading.Lock()
 _WORDS_PER_IMAGE = 6

@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from laperm_lib.errors import BusyError, LaPermError
+from laperm_lib.paper._extras import extra
+
+with extra("paper"):
+    from filelock import FileLock, Timeout
 
 
 @contextmanager
