@@ -92,10 +92,7 @@ class Checkpoints:
         with files.replaced(new) as file:
             np.savez(file, allow_pickle=False, **texts, **arrays)
         up_to_new = [path for path in self._paths() if path <= new]
-        for path in self._paths():
-            if path not in up_to_new[-_KEPT:]:
-                path.unlink(missing_ok=True)
-        self._clear_parts()
+        self._delete_all_but(up_to_new[-_KEPT:])
 
     def latest(self) -> Checkpoint | None:
         """The latest checkpoint that can be read, or None; a damaged one is logged and skipped."""
@@ -112,12 +109,12 @@ class Checkpoints:
 
     def clear(self) -> None:
         """Delete them all: the training is finished."""
-        for path in self._paths():
-            path.unlink(missing_ok=True)
-        self._clear_parts()
+        self._delete_all_but([])
 
-    def _clear_parts(self) -> None:
-        for path in files.parts_of(self.folder, "checkpoint-*"):
+    def _delete_all_but(self, kept: Sequence[Path]) -> None:
+        """Delete the others, and what killed processes have left."""
+        parts = files.parts_of(self.folder, "checkpoint-*")
+        for path in {*self._paths(), *parts}.difference(kept):
             path.unlink(missing_ok=True)
 
     def _path(self, step: int) -> Path:
