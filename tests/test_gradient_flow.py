@@ -214,27 +214,10 @@ def test_it_is_the_norm_of_gradient_times_mask(case, p):
     assert whole.effective == whole.norm == flow.norm
 
 
-@given(masked(), ORDERS, ORDERS)
-def test_a_higher_order_gives_no_larger_norm_and_pruning_none_either(case, p, q):
-    gradient, mask = case
-    low, high = (layer_flow("", gradient, mask, order) for order in sorted((p, q)))
-    assert high.effective <= low.effective * (1 + 1e-9)
-    # Between two orders lies at most n^(1/p - 1/q), which all weights of one size reach.
-    factor = max(1, mask.sum()) ** abs(1 / p - 1 / q)
-    assert low.effective <= high.effective * factor * (1 + 1e-9)
-    assert low.effective <= low.norm * (1 + 1e-9)
-    assert high.norm == 0 or high.norm >= np.abs(gradient).max() * (1 - 1e-9)
-
-
-@given(st.lists(masked(), min_size=1, max_size=4))
-def test_a_layer_without_active_weights_counts_in_the_mean(cases):
-    layers_of = [layer_flow("", gradient, mask, 2) for gradient, mask in cases]
-    gradient = cases[0][0]
-    nothing = layer_flow("", gradient, np.zeros(gradient.shape, bool), 2)
-    assert nothing.effective == 0
-    before, after = GradientFlow(tuple(layers_of)), GradientFlow((*layers_of, nothing))
-    count = len(cases)
-    assert after.effective == pytest.approx(before.effective * count / (count + 1))
+def test_a_layer_without_active_weights_counts_in_the_mean():
+    gradient = np.array([3.0, 4.0])
+    flows = [layer_flow("", gradient, np.full(2, active), 2) for active in (True, False)]
+    assert GradientFlow(tuple(flows)).effective == (5 + 0) / 2
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -258,14 +241,6 @@ def test_zeros_are_the_pruned_weights():
         (e.path, e.total, e.kept) for e in report.layers
     ]
     assert flow.effective < flow.norm
-
-
-def test_a_loss_twice_as_large_flows_twice_as_strong():
-    model = network()
-    sparsity.random_prune(model, 0.5, seed=0)
-    once = effective_gradient_flow(model, X, Y, LOSS, p=3)
-    twice = effective_gradient_flow(model, X, Y, lambda y, out: 2 * LOSS(y, out), p=3)
-    assert twice.effective == pytest.approx(2 * once.effective, rel=1e-5)
 
 
 @pytest.mark.parametrize(
