@@ -46,20 +46,8 @@ class RecomputedLosses:
     Batch normalisation uses the statistics of the mini-batch; its moving averages stay as they are.
     Dropout does nothing.
 
-    Args:
-        model: built; gives logits, shape (n, classes).
-        variable: the one of its variables that changes.
-        x: the mini-batch, shape (n, ...).
-        y: its classes, integers of shape (n,).
-
-    Examples:
-        >>> model = keras.Sequential([keras.Input((2,)), layers.Dense(3, "linear")])
-        >>> variable = model.layers[0].bias
-        >>> losses = RecomputedLosses(model, variable, np.zeros((4, 2)), np.zeros(4, int))
-        >>> round(losses.loss, 4)  # log 3
-        1.0986
-        >>> bool(losses.of(np.array([[0]]), np.array([[[1.0]]]))[0, 0] < losses.loss)
-        True
+    `model` is built and gives logits, shape (n, classes). `x` is the mini-batch, shape (n, ...),
+    and `y` its classes, integers of shape (n,).
     """
 
     def __init__(self, model: keras.Model, variable: Any, x: np.ndarray, y: np.ndarray) -> None:
@@ -71,9 +59,8 @@ class RecomputedLosses:
     def of(self, places: np.ndarray, values: np.ndarray) -> np.ndarray:
         """The mean losses with other values, float64 (moves, alternatives); changes nothing.
 
-        Args:
-            places: indices into the flattened variable, shape (moves, weights).
-            values: of these weights instead, shape (moves, alternatives, weights).
+        `places` are indices into the flattened variable, shape (moves, weights), and `values` those
+        of these weights instead, shape (moves, alternatives, weights).
         """
         losses = np.empty(values.shape[:2])
         try:
@@ -87,7 +74,7 @@ class RecomputedLosses:
         return losses
 
     def keep(self, places: np.ndarray, values: np.ndarray) -> None:
-        """Change weights, of both shapes (moves, weights), and with them `loss`."""
+        """Give weights other values, both of shape (moves, weights), and update `loss`."""
         self._weights.flat[places] = values
         self._variable.assign(self._weights)
         self.loss = self._loss()
@@ -148,14 +135,9 @@ class CachedLosses:
         for row, value in zip(places, values, strict=True):
             self._focus(self._channels_of(row))
             z, out = self._changed(row, value)
+            self.loss = float(self._losses([out], keep=True)[0])
             self._weights[row] = value
-            difference = out - self._out_of_focus
             self._z_of_focus, self._out_of_focus = z, out
-            if self._rest:
-                total = self._propagated([difference], keep=True)[0]
-                self.loss = float(total) / len(self._y)
-            else:
-                self.loss = float(self._losses([out])[0])
 
     # -- the block of the variable ----------------------------------------------------------------
 
@@ -215,11 +197,11 @@ class CachedLosses:
 
     # -- the blocks after it ----------------------------------------------------------------------
 
-    def _losses(self, candidates: Sequence[np.ndarray]) -> np.ndarray:
+    def _losses(self, candidates: Sequence[np.ndarray], keep: bool = False) -> np.ndarray:
         """The mean losses, for other outputs of the block in the channels in focus."""
         if self._rest:
             differences = [out - self._out_of_focus for out in candidates]
-            return self._propagated(differences) / len(self._y)
+            return self._propagated(differences, keep) / len(self._y)
         losses = []
         for out in candidates:
             log_sum = self._others
@@ -231,7 +213,7 @@ class CachedLosses:
             losses.append((float(log_sum.sum(dtype=np.float64)) - chosen) / len(self._y))
         return np.array(losses)
 
-    def _propagated(self, differences: Sequence[np.ndarray], keep: bool = False) -> np.ndarray:
+    def _propagated(self, differences: Sequence[np.ndarray], keep: bool) -> np.ndarray:
         """The summed losses, from the differences in the block's channels in focus.
 
         Candidates take turns on a few samples each, whose values are then in the processor's cache.

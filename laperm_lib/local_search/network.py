@@ -155,21 +155,8 @@ def _scatter(inputs, kernel, z, down, right, top, left):  # type: ignore[no-unty
 def blocks_of(model: keras.Model) -> list[Block]:
     """The blocks of a built model, from the input to the output.
 
-    Raises:
-        UnknownChainError: if the model is no chain of `LAYERS` and `ACTIVATIONS`, all float32 or
-            all float64.
-
-    Examples:
-        >>> model = keras.Sequential(
-        ...     [
-        ...         keras.Input((28, 28, 1)),
-        ...         layers.Conv2D(8, 3, strides=2, activation="relu"),
-        ...         layers.Flatten(),
-        ...         layers.Dense(10),
-        ...     ]
-        ... )
-        >>> [block.kernel_shape for block in blocks_of(model)]
-        [(3, 3, 1, 8), (13, 13, 8, 10)]
+    An UnknownChainError refuses all but chains of `LAYERS` and `ACTIVATIONS`, all float32 or all
+    float64.
     """
     chain = [layer for layer in model.layers if not isinstance(layer, layers.InputLayer)]
     if not isinstance(model, keras.Sequential) and not _are_joined(model, chain):
