@@ -42,4 +42,4 @@ def __getattr__(name: str) -> Any:
 
 
 if "keras" in sys.modules:  # Keras loads registered classes only, also if no name here is used
-    importlib.import_module("laperm_lib.paper.normalization")
+    importlib.import_module("laperm_lib.paper.networks")

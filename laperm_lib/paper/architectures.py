@@ -1,8 +1,8 @@
 """The layers of the paper's networks, and of one more, in the order of the data.
 
 Each function is a network. It takes a source of layers and images, a tensor of shape (batch,
-height, width, channels), and gives ten logits, shape (batch, 10). `laperm_lib.paper.networks.build` makes
-Keras models of them.
+height, width, channels), and gives ten logits, shape (batch, 10). `networks.build` makes Keras
+models of them.
 
 References:
     Qiu and Suda, NeurIPS 2020, sections 5.1 (conv7), 5.2 and 5.4 (conv2, conv4, conv13, resnet50),

@@ -1,131 +1,95 @@
-"""The command line: list, run, sweep, table, verify, publish and search.
-
-For example::
-
-    python -m laperm_lib run f1 --seeds 10 --profile paper
-"""
+"""The command line: list, run, sweep, search, table, verify, publish and import."""
 
 import argparse
 import logging
+import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 
 from laperm_lib.errors import LaPermError
-from laperm_lib.paper import experiments, manifest
-from laperm_lib.paper.command_options import parser
-from laperm_lib.paper.experiments import (
-    campaign,
-    catalogue,
-    formats,
-    publishing,
-    results,
-    sweeps,
-    verification,
-)
-from laperm_lib.paper.experiments.folders import RunFolder, Task
-from laperm_lib.paper.experiments.stopping import Stop, Stopped
+from laperm_lib.paper import benchmark, manifest, queue, records, runs, table, verification
 from laperm_lib.paper.pretrained import is_path
-from laperm_lib.paper.studies import shared_value_search
+from laperm_lib.paper.records import Record, summarise
+from laperm_lib.paper.runs import RunFolder, Task
+from laperm_lib.paper.settings import PROFILES, PUBLISHED
+from laperm_lib.paper.studies import shared_value
+from laperm_lib.paper.training import Stop, Stopped
+
+_EXPERIMENT = "one of " + ", ".join(benchmark.names())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line asks for.
 
     Args:
-        arguments: the words behind `python -m laperm_lib`. Default: those of the process.
+        arguments: without the name of the program. Default: those of this process.
 
     Returns:
-        0; 1 behind a line on stderr for each thing that is wrong; 128 and the number of the signal
-        that has interrupted it.
+        The exit status: 0, 1 if something failed, or 128 + N after signal N.
+
+    Raises:
+        SystemExit: if the arguments are wrong, or ask for help.
     """
-    options = parser(_COMMANDS).parse_args(arguments)
+    options = _parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("laperm_lib").setLevel(logging.INFO)
     try:
         if options.backend not in (None, keras.backend.backend()):
             raise ValueError(f"Keras computes with {keras.backend.backend()} here already.")
         return options.command(options)
-    except (LaPermError, ValueError, OSError) as error:
+    except (LaPermError, ValueError, OSError, ImportError) as error:
         return _complain(str(error))
     except KeyboardInterrupt:
-        _complain("interrupted; the same command goes on from the latest checkpoints.")
+        _complain("interrupted; the same command resumes from the latest checkpoints.")
         return 128 + signal.SIGINT
 
 
 def _list(options: argparse.Namespace) -> int:
     """Show the experiments, what they cost, and what is done of them."""
-    shipped = _shipped(options.pretrained)
-    rows = [("experiment", "settings", "steps", "2 cores, h", "finished", "shipped", "begun")]
-    found = results.states(options.runs, options.pretrained)
-    for line in campaign.overview(catalogue.plan(options.profile), found):
-        done = [state for state in line.finished if state.task.name in shipped]
-        begun = [f"{s.task.seed} ({100 * s.step // line.steps} %)" for s in line.begun]
-        rows.append(
-            (
-                line.experiment,
-                line.variant,
-                str(line.steps),
-                f"{line.seconds / 3600:.2f}",
-                f"{len(line.finished)} of {line.wanted}"
-                if line.wanted
-                else str(len(line.finished)),
-                str(len(done) or ""),
-                ", ".join(begun),
-            )
-        )
-    _say(formats.columns(rows))
+    found = runs.states(options.runs, options.pretrained)
+    _say(table.plain(benchmark.overview(benchmark.plan(options.profile), found)))
     return 0
 
 
-def _shipped(folder: Path) -> set[str]:
-    has_manifest = (folder / "manifest.json").exists()
-    return set(manifest.names(folder)) if has_manifest else set()
-
-
 def _run(options: argparse.Namespace) -> int:
-    """Train an experiment, a sweep, or all that is missing, and go on with what was cut."""
+    """Train an experiment, a sweep, or all that is missing, and resume what was interrupted."""
     stop = Stop(options.time_budget)
-    how = {
+    how: dict[str, Any] = {
         "data_dir": options.data_dir,
         "every_seconds": options.checkpoint_every,
         "stop": stop,
         "verbose": 1,
     }
+    found: list[Record] = []
     with stop.on_signals():
         if options.all:
             return _run_all(options, stop, how)
         tasks = _tasks(options)
-        records: list[experiments.Record] = []
         try:
             for task in tasks:
-                records.append(RunFolder(options.runs, task).run(**how))
-                _save(options, records)
+                found.append(RunFolder(options.runs, task).run(**how))
+                _save(options, found)
         except Stopped:
-            return _stopped(stop, len(tasks) - len(records))
-    _report(options, records)
+            return _stopped(stop, len(tasks) - len(found))
+    _report(options, found)
     return 0
 
 
 def _run_all(options: argparse.Namespace, stop: Stop, how: dict[str, Any]) -> int:
     if options.seed is not None:
         raise ValueError("--seed is for one experiment; --all takes seeds 0, 1, ..., --seeds many.")
-    planned = catalogue.plan(
+    planned = benchmark.plan(
         options.profile or "paper",
         seeds=options.seeds,
         evaluate_after=options.evaluate_after,
         **_values(options),
     )
-    done = campaign.run_missing(
-        planned,
-        options.runs,
-        pretrained=options.pretrained,
-        **how,
-    )
+    done = benchmark.run_missing(planned, options.runs, shipped=options.pretrained, **how)
     _save(options, done.finished)
     _report(options, done.finished)
     for name, error in done.failed.items():
@@ -136,13 +100,13 @@ def _run_all(options: argparse.Namespace, stop: Stop, how: dict[str, Any]) -> in
 
 
 def _stopped(stop: Stop, left: int) -> int:
-    _say(f"Stopped. Runs left: {left}; the same command goes on with them.")
+    _say(f"Stopped. Runs left: {left}; the same command resumes them.")
     return 0 if stop.signal is None else 128 + stop.signal
 
 
 def _sweep(options: argparse.Namespace) -> int:
     """Train all combinations of seeds and values on Dask's workers."""
-    found = sweeps.sweep(
+    found = queue.sweep(
         _tasks(options),
         options.runs,
         scheduler=options.scheduler,
@@ -150,20 +114,39 @@ def _sweep(options: argparse.Namespace) -> int:
         data_dir=options.data_dir,
         every_seconds=options.checkpoint_every,
     )
-    records = [result for result in found.values() if not isinstance(result, str)]
-    _save(options, records)
-    _report(options, records)
+    finished = [result for result in found.values() if not isinstance(result, str)]
+    _save(options, finished)
+    _report(options, finished)
     failed = {name: error for name, error in found.items() if isinstance(error, str)}
     for name, error in failed.items():
         _complain(f"{name}: {error}")
     return 1 if failed else 0
 
 
+def _search(options: argparse.Namespace) -> int:
+    """Look for the best network whose weights share one value, then measure it."""
+    study = shared_value.search(
+        options.space,
+        trials=options.trials,
+        dataset=options.dataset,
+        data_dir=options.data_dir,
+        storage=options.storage,
+    )
+    study = shared_value.confirm(study, range(options.seeds), data_dir=options.data_dir)
+    shared_value.save(study, options.output)
+    tested = summarise(record.final for record in study.confirmed)
+    _say(
+        f"{options.space}: best of {len(study.results)} trials, held out "
+        f"{study.held_out(study.best):.4f}, test accuracy {tested} % over {tested.runs} seeds"
+    )
+    return 0
+
+
 def _table(options: argparse.Namespace) -> int:
     """Set what is finished beside what was published."""
-    found = results.states(options.runs, options.pretrained)
-    records = [state.record for state in found if state.record is not None]
-    _say(formats.FORMATS[options.format](results.table(records, options.names)))
+    found = runs.states(options.runs, options.pretrained)
+    finished = [state.record for state in found if state.record is not None]
+    _say(table.FORMATS[options.format](table.table(finished, options.names)))
     return 0
 
 
@@ -181,10 +164,10 @@ def _verify(options: argparse.Namespace) -> int:
                 problems = found.problems
                 if not problems:
                     vectors = sum(proof.vectors for proof in found.proofs)
-                    said = f"; {found.entry.final:.4f} was measured on other copies of the images"
+                    said = f"; {found.record.final:.4f} was measured on other copies of the images"
                     _say(
-                        f"{name}: all {vectors} weight vectors are permutations of their start; "
-                        f"accuracy {found.accuracy:.4f}{said if found.other_images else ''}"
+                        f"{name}: all {vectors} weight vectors are permutations of their initial "
+                        f"values; accuracy {found.accuracy:.4f}{said if found.other_images else ''}"
                     )
             for problem in problems:
                 _complain(f"{name}: {problem}")
@@ -197,7 +180,7 @@ def _verify(options: argparse.Namespace) -> int:
 def _networks(given: Path, shipped: Path) -> tuple[Path, Sequence[str]]:
     """The folder of networks, and their names there, from a folder, a file or the name of one."""
     if given.is_dir():
-        return given, manifest.names(given)
+        return given, [entry.name for entry in manifest.read(given)]
     if not is_path(given):
         return shipped, [manifest.find(given.name, shipped).name]
     names = [entry.name for entry in manifest.read(given.parent) if entry.file == given.name]
@@ -209,7 +192,7 @@ def _networks(given: Path, shipped: Path) -> tuple[Path, Sequence[str]]:
 def _publish(options: argparse.Namespace) -> int:
     """Put the networks of finished runs, and their records, where the shipped ones are."""
     for folder in options.folders:
-        entry = publishing.publish(folder, options.pretrained)
+        entry = verification.publish(folder, options.pretrained)
         _say(
             f"{entry.name}: {entry.bits_per_weight:.3f} bits per weight "
             f"(bound {entry.bound_per_weight:.3f}), {entry.size} bytes"
@@ -217,40 +200,31 @@ def _publish(options: argparse.Namespace) -> int:
     return 0
 
 
-def _search(options: argparse.Namespace) -> int:
-    """Look for the best network whose weights share one value, then measure it."""
-    study = shared_value_search.search(
-        options.space,
-        trials=options.trials,
-        dataset=options.dataset,
-        data_dir=options.data_dir,
-        storage=options.storage,
-    )
-    study = shared_value_search.confirm(study, range(options.seeds), data_dir=options.data_dir)
-    shared_value_search.save(study, options.output)
-    tested = experiments.summarise(result.test or 0.0 for result in study.confirmed)
-    _say(
-        f"{options.space}: best of {len(study.results)} trials, held out "
-        f"{study.held_out(study.best):.4f}, test accuracy {tested.mean:.4f} ± {tested.spread:.4f} "
-        f"over {tested.runs} seeds"
-    )
+def _import(options: argparse.Namespace) -> int:
+    """Add records that were made elsewhere to the shipped ones."""
+    added, skipped = runs.add_records(options.paths, options.pretrained)
+    for name in added:
+        _say(f"{name}: added")
+    for name in skipped:
+        _say(f"{name}: skipped, it is there already")
     return 0
 
 
-_COMMANDS = {
+_COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "list": _list,
     "run": _run,
     "sweep": _sweep,
+    "search": _search,
     "table": _table,
     "verify": _verify,
     "publish": _publish,
-    "search": _search,
+    "import": _import,
 }
 
 
 def _tasks(options: argparse.Namespace) -> list[Task]:
     first = options.seed or 0
-    return catalogue.tasks(
+    return benchmark.tasks(
         options.experiment,
         seeds=range(first, first + (options.seeds or 1)),
         profile=options.profile or "quick",
@@ -267,17 +241,16 @@ def _values(options: argparse.Namespace) -> dict[str, list[Any]]:
     return dict(options.set)
 
 
-def _save(options: argparse.Namespace, records: Sequence[experiments.Record]) -> None:
-    if options.output and records:
-        experiments.save(records, options.output)
+def _save(options: argparse.Namespace, found: Sequence[Record]) -> None:
+    if options.output and found:
+        records.save(found, options.output)
 
 
-def _report(options: argparse.Namespace, records: Sequence[experiments.Record]) -> None:
-    for line in results.by_variant(records):
-        assert line.final is not None  # there is a record
+def _report(options: argparse.Namespace, found: Sequence[Record]) -> None:
+    for _, row in table.by_settings(found).iterrows():
         _say(
-            f"{line.experiment} ({line.variant}): final test accuracy {line.final.mean:.4f} "
-            f"± {line.final.spread:.4f} over {line.seeds} runs, in {options.runs}"
+            f"{row['experiment']} ({row['settings']}): final test accuracy {row['final']:.4f} "
+            f"± {row['final_std']:.4f} over {row['seeds']} runs, in {options.runs}"
         )
 
 
@@ -288,3 +261,209 @@ def _say(text: str) -> None:
 def _complain(text: str) -> int:
     print(f"laperm_lib: {' '.join(text.split())}", file=sys.stderr)  # noqa: T201
     return 1
+
+
+# -- the options ----------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    whole = argparse.ArgumentParser(
+        prog="python -m laperm_lib", description="The experiments of the paper, and their results."
+    )
+    parts = whole.add_subparsers(required=True, metavar="COMMAND")
+    of = {}
+    for name, command in _COMMANDS.items():
+        help_text = (command.__doc__ or "").splitlines()[0]
+        of[name] = parts.add_parser(name, help=help_text, description=help_text, allow_abbrev=False)
+        of[name].set_defaults(command=command)
+        of[name].add_argument(
+            "--backend", choices=("tensorflow", "jax", "torch"), help="Keras's (default: its own)"
+        )
+    for name in ("list", "run", "sweep", "table"):
+        of[name].add_argument(
+            "--runs",
+            type=_folder,
+            default=runs.default_root(),
+            help="where run folders are (default: $LAPERM_RUNS_DIR, or runs)",
+        )
+    for name in ("list", "run", "table", "verify", "publish", "import"):
+        of[name].add_argument(
+            "--pretrained",
+            type=_folder if name in ("publish", "import") else _known_folder,
+            default=manifest.default_folder(),
+            help="where shipped networks and records are (default: $LAPERM_PRETRAINED_DIR, or "
+            "pretrained in the repository)",
+        )
+    for name in ("run", "sweep", "verify", "search"):
+        of[name].add_argument("--data-dir", help="where datasets lie (default: $LAPERM_DATA_DIR)")
+    of["list"].add_argument("--profile", choices=PROFILES, default="paper", help="(default paper)")
+    _add_run(of["run"])
+    _add_sweep(of["sweep"])
+    _add_search(of["search"])
+    of["table"].add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="experiments and sweeps (default: the rows of the paper and their Adam baselines)",
+    )
+    of["table"].add_argument("--format", choices=table.FORMATS, default="text")
+    of["verify"].add_argument(
+        "networks",
+        nargs="*",
+        type=Path,
+        help="folders with a manifest, files beside one, or names as load_pretrained takes them "
+        "(default: all that are shipped)",
+    )
+    of["publish"].add_argument("folders", nargs="+", type=Path, help="folders of finished runs")
+    of["import"].add_argument(
+        "paths", nargs="+", type=Path, help="folders of finished runs, or JSON files of records"
+    )
+    return whole
+
+
+def _add_run(run: argparse.ArgumentParser) -> None:
+    what = run.add_mutually_exclusive_group(required=True)
+    # A positional of a group is optional to argparse; the group wants one of the two.
+    what.add_argument("experiment", nargs="?", type=_experiment, help=_EXPERIMENT)
+    what.add_argument(
+        "--all", action="store_true", help="whatever is missing of the whole table, cheapest first"
+    )
+    _add_training(run)
+    run.add_argument(
+        "--time-budget",
+        type=_duration,
+        metavar="TIME",
+        help="stop with a checkpoint after 90s, 25m, 2h or 1h30m (default: never)",
+    )
+
+
+def _add_sweep(sweep: argparse.ArgumentParser) -> None:
+    sweep.add_argument("experiment", type=_experiment, help=_EXPERIMENT)
+    _add_training(sweep)
+    sweep.add_argument("--scheduler", help="its address (default: a cluster on this machine)")
+    sweep.add_argument("--workers", type=_positive, default=1, help="of that cluster (default 1)")
+
+
+def _add_search(search: argparse.ArgumentParser) -> None:
+    search.add_argument("space", choices=shared_value.SPACES)
+    search.add_argument("--trials", type=_positive, default=100, help="(default 100)")
+    search.add_argument("--dataset", choices=("mnist", "digits"), default="mnist")
+    search.add_argument(
+        "--seeds", type=_positive, default=10, help="of the best trial on all images (default 10)"
+    )
+    search.add_argument("--storage", help="a file from which an interrupted search resumes")
+    search.add_argument("--output", type=_new_file, required=True, help="a JSON file for the study")
+
+
+def _add_training(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--seed", type=int, help="the first (default 0)")
+    command.add_argument("--seeds", type=_positive, help="how many (default 1; --all: as planned)")
+    command.add_argument(
+        "--profile", choices=PROFILES, help="(default: quick for an experiment, paper for --all)"
+    )
+    command.add_argument(
+        "--evaluate-after",
+        type=int,
+        nargs="+",
+        default=[0],
+        metavar="STEPS",
+        help="steps after a synchronisation at which to measure test accuracy (default 0)",
+    )
+    command.add_argument(
+        "--set",
+        type=setting,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE[,VALUE...]",
+        help="another value, or several, for a setting, as in sync_period=20,100; there are "
+        + ", ".join(_READERS),
+    )
+    command.add_argument(
+        "--checkpoint-every", type=float, default=60, metavar="SECONDS", help="(default 60)"
+    )
+    command.add_argument("--output", type=_new_file, help="a JSON file for all records together")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"an integer of at least 1, not {text!r}")
+    return int(text)
+
+
+def _folder(text: str) -> Path:
+    """A folder, which need not be there yet."""
+    path = Path(text)
+    above = next(each for each in (path, *path.absolute().parents) if each.exists())
+    if not above.is_dir():
+        raise argparse.ArgumentTypeError(f"a folder, but {above} is none")
+    return path
+
+
+def _experiment(text: str) -> str:
+    if text not in benchmark.names():
+        raise argparse.ArgumentTypeError(f"unknown experiment {text!r}; {_EXPERIMENT}")
+    return text
+
+
+def _known_folder(text: str) -> Path:
+    path = Path(text)
+    if not path.is_dir():
+        raise argparse.ArgumentTypeError(f"a folder, but there is none at {text!r}")
+    return path
+
+
+def _new_file(text: str) -> Path:
+    """A file that can be written: known before a training rather than after it."""
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"a file, but {text} is a folder")
+    _folder(str(path.absolute().parent))
+    return path
+
+
+def _duration(text: str) -> float:
+    """Read hours, minutes and seconds, as in 1h30m, as seconds."""
+    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
+    if not text or found is None:
+        raise argparse.ArgumentTypeError(f"a time such as 90s, 25m or 1h30m, not {text!r}")
+    hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return 3600 * hours + 60 * minutes + seconds
+
+
+def _yes_or_no(text: str) -> bool:
+    return {"yes": True, "no": False}[text]
+
+
+def _or_none(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    return lambda text: None if text == "none" else read(text)
+
+
+_READERS: dict[str, Callable[[str], Any]] = {
+    **dict.fromkeys(("model", "initializer", "precision", "dataset"), str),
+    **dict.fromkeys(("epochs", "batch_size", "decay_every", "held_out", "evaluate_every"), int),
+    **dict.fromkeys(("learning_rate", "decay", "pruned"), float),
+    **dict.fromkeys(("permute_biases", "constant_fan_in"), _yes_or_no),
+    "sync_period": _or_none(int),
+    "pixels": _or_none(str),
+}
+"""The settings that a word can give, and how it is read."""
+assert set(_READERS) <= {n for each in PUBLISHED.values() for n in each.values()}
+
+
+def setting(text: str) -> tuple[str, list[Any]]:
+    """Read `name=value,value` by the type of the setting.
+
+    Raises:
+        argparse.ArgumentTypeError: if there is no such setting, or it does not take the value.
+
+    Examples:
+        >>> setting("sync_period=20,none")
+        ('sync_period', [20, None])
+    """
+    name, _, values = text.partition("=")
+    if name not in _READERS or not values:
+        raise argparse.ArgumentTypeError(f"NAME=VALUE, where NAME is one of {', '.join(_READERS)}")
+    try:
+        return name, [_READERS[name](value) for value in values.split(",")]
+    except (KeyError, ValueError):
+        raise argparse.ArgumentTypeError(f"{name} does not take {values!r}") from None

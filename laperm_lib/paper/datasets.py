@@ -15,11 +15,10 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from PIL import Image
-from sklearn.datasets import load_digits
 
 from laperm_lib import files
 from laperm_lib.errors import DatasetUnavailableError, WeightFileError
+from laperm_lib.paper._extras import extra
 
 ENVIRONMENT_VARIABLE = "LAPERM_DATA_DIR"
 """The environment variable with the folder of `mnist.npz` and `cifar10.npz`."""
@@ -196,6 +195,9 @@ def _digits(shape: tuple[int, ...]) -> Dataset:
     """scikit-learn's digits in the asked shape."""
     if len(shape) != 3 or not all(isinstance(n, int) and n > 0 for n in shape):
         raise ValueError(f"A shape is (height, width, channels), got {shape}.")
+    with extra("paper"):
+        from PIL import Image
+        from sklearn.datasets import load_digits
     height, width, channels = shape
     if channels not in (1, 3):
         raise ValueError(f"digits comes with 1 or 3 channels, not {channels}.")

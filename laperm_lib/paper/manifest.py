@@ -1,178 +1,171 @@
-"""The list of the networks that come with the project, and where it is.
+"""The list of the trained networks that come with the project, and where their files are.
 
-The networks are in the folder `pretrained` of the repository, with a `manifest.json` that says what
-each is. A checkout of the repository finds them by itself. The installed package does not bring
-them along, as they are larger than it by far; there the environment variable LAPERM_PRETRAINED_DIR
-names a folder that holds them.
+The list, `manifest.json`, lies beside this module and travels with the package. The networks are in
+the folder `pretrained` of the repository, which a checkout finds by itself. Elsewhere the
+environment variable LAPERM_PRETRAINED_DIR names a folder that holds them, or an https address. A
+folder with a `manifest.json` of its own is listed by that.
 """
 
-import json
+import hashlib
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import keras
+
 from laperm_lib import files
-from laperm_lib.errors import WeightFileError
+from laperm_lib.errors import LaPermError, WeightFileError
+from laperm_lib.paper.locks import locked
 
 PRETRAINED_DIR = "LAPERM_PRETRAINED_DIR"
-"""The environment variable with the folder of the networks and their manifest."""
+"""The environment variable with the folder, or the https address, of the networks."""
 
-_FILE = "manifest.json"
-_FORMAT = 1
+_PACKAGED = Path(__file__).with_name("manifest.json")
+_CHECKOUT = Path(__file__).resolve().parents[2] / "pretrained"
+_FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """What the manifest says of a network.
-
-    Accuracies are shares of the test images, 0 to 1.
+    """What the manifest says of a network; the rest is in the record beside its file.
 
     Args:
-        name: its name for `laperm_lib.paper.load_pretrained`, that of its run folder.
-        file: its file, beside the manifest.
+        name: its name for `load_pretrained`, that of its run folder.
+        file: its file, in the folder of the networks.
         sha256: of the file, in hexadecimal.
         size: of the file, in bytes.
-        hdf5_size: of the network as Keras's `.weights.h5`, float32, in bytes.
-        permuted_weights: how many weights the file holds as an arrangement alone.
-        bits_per_weight: the bits of the arrangement by their number.
-        bound_per_weight: the same for the binary logarithm of the number of arrangements.
         experiment: the experiment that it is from.
-        seed: its seed.
-        final: accuracy of this network, which training ended with.
-        selected: accuracy of the synchronised network that was best on the training images held
-            out; None where none were.
-        published_protocol: the best accuracy at any evaluation, picked on the test images.
-        dataset: the name of the data.
-        data_fingerprint: their SHA-256, as `laperm_lib.paper.datasets.load` gives it.
-        seconds: wall time of training and evaluating, as in its record.
-        environment: versions, hardware and code revision of the training, as in its record.
+        permuted_weights: how many weights the file holds as an arrangement alone.
+        bits_per_weight: the bits of the arrangement divided by their number.
+        bound_per_weight: the same for the binary logarithm of the number of arrangements.
     """
 
     name: str
     file: str
     sha256: str
     size: int
-    hdf5_size: int
+    experiment: str
     permuted_weights: int
     bits_per_weight: float
     bound_per_weight: float
-    experiment: str
-    seed: int
-    final: float
-    selected: float | None
-    published_protocol: float
-    dataset: str
-    data_fingerprint: str
-    seconds: float
-    environment: dict[str, str]
+
+    def __post_init__(self) -> None:
+        for text in (self.name, self.file, self.sha256, self.experiment):
+            if not isinstance(text, str):
+                raise ValueError(f"{text!r} is not text")
+        if Path(self.file).name != self.file:
+            raise ValueError(f"{self.file!r} is not a file beside the manifest")
 
 
 def default_folder() -> Path:
-    """Where the networks are: `$LAPERM_PRETRAINED_DIR`, or `pretrained` beside the package."""
-    folder = os.environ.get(PRETRAINED_DIR)
-    return Path(folder) if folder else Path(__file__).resolve().parents[2] / "pretrained"
+    """Where the networks and records are: `$LAPERM_PRETRAINED_DIR`, or `pretrained` of a checkout.
+
+    Raises:
+        WeightFileError: if there is neither, or it is an https address.
+    """
+    given = os.environ.get(PRETRAINED_DIR)
+    if given and "://" in given:
+        raise WeightFileError(
+            f"{PRETRAINED_DIR} is {given}; records are read from a folder: download them to one."
+        )
+    if not given and not _CHECKOUT.is_dir():
+        raise WeightFileError(
+            "The trained networks do not come with the package: set the environment variable "
+            f"{PRETRAINED_DIR} to a folder that holds them, such as pretrained of the project's "
+            "repository, or to its https address."
+        )
+    return Path(given) if given else _CHECKOUT
 
 
 def read(folder: str | os.PathLike[str] | None = None) -> tuple[Entry, ...]:
-    """The networks of a folder.
-
-    Args:
-        folder: the folder of the manifest. Default: `default_folder()`.
-
-    Returns:
-        The entries, by experiment; of each, those with the published settings come first, and a
-        lower seed before a higher one.
+    """The networks of a folder. Default: those of the project.
 
     Raises:
-        WeightFileError: if there is no manifest, or it is damaged.
+        WeightFileError: if the manifest is damaged, or of another version.
     """
-    path = Path(folder or default_folder(), _FILE)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise WeightFileError(
-            f"There is no {path}. The trained networks are in the folder pretrained of the "
-            f"project's repository; name such a folder with the environment variable "
-            f"{PRETRAINED_DIR}."
-        ) from None
-    except (OSError, ValueError) as error:
-        raise WeightFileError(f"{path} cannot be read: {error}") from None
-    try:
-        values = json.loads(text)
+
+    def parse(values: dict[str, Any]) -> tuple[Entry, ...]:
         if values["format"] != _FORMAT:
-            raise WeightFileError(f"{path} is of another version of the library.")
-        entries = [_entry(each) for each in values["networks"]]
-    except WeightFileError:
-        raise
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise WeightFileError(f"{path} is damaged: {error!r}") from None
-    return tuple(entries)
+            raise ValueError(f"it has format {values['format']}, not {_FORMAT}")
+        return tuple(Entry(**each) for each in values["networks"])
 
-
-def names(folder: str | os.PathLike[str] | None = None) -> tuple[str, ...]:
-    """The names of the networks of a folder, for `laperm_lib.paper.load_pretrained`.
-
-    Args:
-        folder: as for `read`.
-
-    Raises:
-        WeightFileError: as `read`.
-    """
-    return tuple(entry.name for entry in read(folder))
+    try:
+        return files.read_json(_path(folder), parse, holds="a manifest of networks")
+    except LaPermError as error:
+        raise WeightFileError(str(error)) from None
 
 
 def find(name: str, folder: str | os.PathLike[str] | None = None) -> Entry:
     """A network by its name, or the first of an experiment by the name of that.
 
-    Args:
-        name: one of `names()`, such as "conv7-seed1", or an experiment, such as "conv7".
-        folder: as for `read`.
-
     Raises:
-        WeightFileError: if there is no such network, or as `read`.
+        WeightFileError: if there is none.
+
+    Examples:
+        >>> find("conv7").name
+        'conv7-seed0-7b5760fc'
     """
     entries = read(folder)
-    for entry in entries:
-        if name == entry.name:
-            return entry
-    for entry in entries:
-        if name == entry.experiment:
-            return entry
+    named = [entry for entry in entries if entry.name == name]
+    for entry in named or [entry for entry in entries if entry.experiment == name]:
+        return entry
     known = ", ".join(entry.name for entry in entries) or "none"
-    raise WeightFileError(
-        f"There is no trained network {name!r} in {folder or default_folder()}; there are {known}."
-    )
+    raise WeightFileError(f"There is no trained network {name!r}; there are {known}.")
 
 
 def add(entry: Entry, folder: str | os.PathLike[str]) -> None:
-    """Write an entry into the manifest of a folder, in the place of one of that name.
+    """Write an entry into the manifest of a folder, in the place of one of that name."""
+    path = _path(folder, new=True)
+    with locked(path.with_name(".manifest.lock")):
+        others = [each for each in read(folder) if each.name != entry.name] if path.exists() else []
+        entries = sorted([*others, entry], key=_rank)
+        values = {"format": _FORMAT, "networks": [asdict(each) for each in entries]}
+        files.write_json(path, values)
 
-    Args:
-        entry: what is to be said.
-        folder: where the network is; the manifest is made if there is none.
+
+def locate(entry: Entry, folder: str | os.PathLike[str] | None = None) -> Path:
+    """The file of a network, compared with the manifest; downloaded from an https address.
 
     Raises:
-        WeightFileError: if there is a damaged manifest.
+        WeightFileError: if it cannot be had, or is another file.
     """
-    path = Path(folder, _FILE)
-    others = [each for each in read(folder) if each.name != entry.name] if path.exists() else []
-    entries = sorted([*others, entry], key=_rank)
-    values = {"format": _FORMAT, "networks": [asdict(each) for each in entries]}
-    files.write_json(path, values)
+    address = os.environ.get(PRETRAINED_DIR, "")
+    if folder is None and "://" in address:
+        try:
+            path = Path(
+                keras.utils.get_file(
+                    f"{entry.sha256[:16]}-{entry.file}",
+                    origin=f"{address.rstrip('/')}/{entry.file}",
+                    file_hash=entry.sha256,
+                    cache_subdir="laperm_lib",
+                )
+            )
+        except Exception as error:  # Keras raises a bare Exception when it cannot fetch a URL
+            raise WeightFileError(f"{entry.file} cannot be downloaded: {error}") from None
+    else:
+        path = Path(folder or default_folder(), entry.file)
+    try:
+        if path.stat().st_size == entry.size:
+            with path.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() == entry.sha256:
+                    return path
+    except FileNotFoundError:
+        raise WeightFileError(f"{path}: there is no such file.") from None
+    except OSError as error:
+        raise WeightFileError(f"{path} cannot be read: {error}") from None
+    raise WeightFileError(f"{path} is damaged: it is not the file that the manifest lists.")
 
 
-def _rank(entry: Entry) -> tuple[str, bool, int, str]:
-    """Names are as in "conv7-seed0", or "conv7-seed0-5d41f2aa" with settings of its own."""
-    is_varied = entry.name != f"{entry.experiment}-seed{entry.seed}"
-    return entry.experiment, is_varied, entry.seed, entry.name
+def _path(folder: str | os.PathLike[str] | None, new: bool = False) -> Path:
+    """The manifest of a folder: its own, or the project's for the project's networks."""
+    own = None if folder is None else Path(folder, "manifest.json")
+    is_project = own is not None and new and Path(own.parent).resolve() == _CHECKOUT
+    if own is None or is_project or not (own.exists() or new):
+        return _PACKAGED
+    return own
 
 
-def _entry(values: dict[str, Any]) -> Entry:
-    entry = Entry(**values)
-    for text in (entry.name, entry.file, entry.sha256, entry.experiment):
-        if not isinstance(text, str):
-            raise ValueError(f"{text!r} is no text")
-    if Path(entry.file).name != entry.file:
-        raise ValueError(f"{entry.file!r} is no file beside the manifest")
-    return entry
+def _rank(entry: Entry) -> tuple[str, bool, str]:
+    """By experiment, published settings first: "conv7-seed0", then "conv7-seed0-5d41f2aa"."""
+    return entry.experiment, entry.name.count("-") > 1, entry.name

@@ -1,94 +1,64 @@
-"""The networks of the paper, conv2, conv4, conv7, conv13, resnet50, f1 and f2, and one more.
+"""The networks that are trained, each described by what decides its initial weights to the bit.
 
-The last, mlp, has dense layers 784-800-10 without biases; `laperm_lib.paper.studies.one_value` trains it.
-Each is a functional Keras model that ends in a dense layer of ten logits without softmax, so train
-it with `SparseCategoricalCrossentropy(from_logits=True)`. Layers are named as Keras would name them
-in a fresh process (`conv2d`, `conv2d_1`, ..., `dense`), whatever else the process has built: the
-names pick the streams of initial values and match the published weight files.
+`build` makes those of the paper (conv2, conv4, conv7, conv13, resnet50, f1, f2) and mlp, dense
+layers 784-800-10 without biases. Each ends in ten logits without softmax, so train it with
+`SparseCategoricalCrossentropy(from_logits=True)`. Layers are named as Keras would name them in a
+fresh process (`conv2d`, `conv2d_1`, ..., `dense`): the names pick the streams of initial values and
+match the published weight files.
 
 References:
     Qiu and Suda, NeurIPS 2020, section 5, and the notebooks published with it.
+    Tessera, Hooker and Rosman, arXiv 2102.01670 (networks of the same capacity).
 """
 
-from collections.abc import Callable
+import math
+import numbers
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import keras
 import numpy as np
+from keras import layers
 
-from laperm_lib._random import check_seed
+from laperm_lib import sparsity, weight_vectors
+from laperm_lib._arguments import check_integer, check_number
+from laperm_lib._random import check_seed, random_order
+from laperm_lib.initializers import DISTRIBUTIONS, SeededInitializer
 from laperm_lib.paper import architectures
 from laperm_lib.paper.datasets import Dataset
+from laperm_lib.permutation import from_matrix
+from laperm_lib.sparsity import LayerSparsity, SparsityReport
 
 Pixels = Literal["unit", "raw", "centred", "standardised"]
-
 PIXELS: tuple[Pixels, ...] = get_args(Pixels)
-"""The ways to scale pixels. "unit" is 0..1, "raw" 0..255, "centred" 0..1 minus the mean training
-image; "standardised" pixels have, over all training images, mean 0 and standard deviation 1."""
+"""The ways to scale pixels: "unit" is 0..1, "raw" 0..255, "centred" 0..1 minus the mean training
+image; "standardised" pixels have mean 0 and standard deviation 1 over all training images."""
+
+PRECISIONS = ("float32", "mixed_bfloat16")
+"""The dtype policies of Keras to train with; weights are float32 in both."""
 
 
-@dataclass(frozen=True)
-class ModelSpec:
-    """What one network is and wants.
+class Spec(NamedTuple):
+    """What a network is trained on: dataset, (height, width, channels), and pixels as published."""
 
-    Args:
-        name: the name for `build`.
-        dataset: the dataset that it is trained on, a name for `laperm_lib.paper.datasets.load`.
-        input_shape: (height, width, channels) of one image.
-        pixels: the one of `PIXELS` that it is trained with; a network of the paper, as published.
-        logits: the network as a function of a source of layers and an input tensor.
-    """
-
-    name: str
     dataset: str
     input_shape: tuple[int, int, int]
     pixels: Pixels
-    logits: Callable[[architectures.Layers, Any], Any]
 
 
-def build(
-    name: str, *, seed: int, initializer: str = "he_uniform", dtype: str = "float32"
-) -> keras.Model:
-    """Build a network, with initial values that are the same bits everywhere.
-
-    Kernels and biases come from `SeededInitializer` with the stream "layer/variable", as in
-    "conv2d_1/kernel"; the biases of resnet50 start at zero. Dropout layers are seeded too, but
-    their masks depend on the backend.
-
-    Args:
-        name: one of `names()`.
-        seed: an integer of at least 0.
-        initializer: "he_uniform" (the default, as published), "he_normal" or "glorot_uniform".
-        dtype: Keras's name of a dtype policy, such as "mixed_bfloat16", in which weights are
-            float32 and computed with in bfloat16. The last layer, whose logits the loss takes, is
-            float32 always.
-
-    Returns:
-        A built functional model from images (n, height, width, channels), scaled as `preprocess`
-        does, to logits (n, 10).
-
-    Raises:
-        ValueError: if the name, the initializer or the dtype policy is unknown, or the seed not an
-            integer of at least 0.
-
-    Examples:
-        >>> model = build("f2", seed=0)
-        >>> [layer.name for layer in model.layers]
-        ['input', 'flatten', 'dense', 'dense_1', 'dense_2']
-        >>> model.count_params()
-        109184
-
-    References:
-        Qiu and Suda, NeurIPS 2020, section 5, and the published notebooks.
-    """
-    network = spec(name)
-    policy = keras.dtype_policies.get(dtype)
-    source = architectures.Layers(
-        check_seed(seed), initializer, policy, zero_biases=name == "resnet50"
-    )
-    image = keras.Input(network.input_shape, name="input")
-    return keras.Model(image, network.logits(source, image), name=name)
+_MNIST = Spec("mnist", (28, 28, 1), "unit")
+_CIFAR10 = Spec("cifar10", (32, 32, 3), "raw")
+_PAPER: dict[str, tuple[Spec, Callable[[architectures.Layers, Any], Any]]] = {
+    "conv2": (_CIFAR10, architectures.conv2),
+    "conv4": (_CIFAR10, architectures.conv4),
+    "conv7": (_MNIST, architectures.conv7),
+    "conv13": (_CIFAR10, architectures.conv13),
+    "resnet50": (_CIFAR10._replace(pixels="centred"), architectures.resnet50),
+    "f1": (_MNIST, architectures.f1),
+    "f2": (_MNIST, architectures.f2),
+    "mlp": (_MNIST._replace(pixels="centred"), architectures.mlp),
+}
 
 
 def names() -> tuple[str, ...]:
@@ -98,62 +68,94 @@ def names() -> tuple[str, ...]:
         >>> names()
         ('conv2', 'conv4', 'conv7', 'conv13', 'resnet50', 'f1', 'f2', 'mlp')
     """
-    return tuple(_SPECS)
+    return tuple(_PAPER)
 
 
-def spec(name: str) -> ModelSpec:
-    """What a network is and wants.
+def spec(name: str) -> Spec:
+    """The dataset, input shape and pixels of a network of the paper.
 
     Raises:
         ValueError: if the name is unknown.
 
     Examples:
-        >>> spec("conv7").dataset, spec("conv7").input_shape
-        ('mnist', (28, 28, 1))
+        >>> spec("conv7")
+        Spec(dataset='mnist', input_shape=(28, 28, 1), pixels='unit')
     """
-    if name not in _SPECS:
-        raise ValueError(f"Unknown model {name!r}; there are {', '.join(_SPECS)}.")
-    return _SPECS[name]
+    if name not in _PAPER:
+        raise ValueError(f"Unknown model {name!r}; there are {', '.join(_PAPER)}.")
+    return _PAPER[name][0]
+
+
+def build(
+    name: str, *, seed: int, initializer: str = "he_uniform", dtype: str = "float32"
+) -> keras.Model:
+    """Build a network of the paper, with initial values that are the same bits everywhere.
+
+    Kernels and biases come from `SeededInitializer` with the stream "layer/variable", as in
+    "conv2d_1/kernel"; the biases of resnet50 start at zero. Dropout is seeded too, but its masks
+    depend on the backend.
+
+    Args:
+        name: one of `names()`.
+        seed: an integer of at least 0.
+        initializer: "he_uniform" (the default, as published), "he_normal" or "glorot_uniform".
+        dtype: a dtype policy of Keras; weights and logits are float32 with "mixed_bfloat16" too.
+
+    Returns:
+        A built functional model from images (n, height, width, channels), scaled as `preprocess`
+        does, to logits (n, 10).
+
+    Raises:
+        ValueError: if an argument is unknown or impossible.
+
+    Examples:
+        >>> build("f1", seed=0).count_params()
+        7840
+    """
+    image = keras.Input(spec(name).input_shape, name="input")
+    new = architectures.Layers(
+        check_seed(seed),
+        initializer,
+        keras.dtype_policies.get(dtype),
+        zero_biases=name == "resnet50",
+    )
+    return keras.Model(image, _PAPER[name][1](new, image), name=name)
 
 
 def preprocess(
     name: str, dataset: Dataset, pixels: Pixels | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The images of a dataset as the published code feeds them to a network.
-
-    conv7, f1 and f2 take pixels divided by 255, resnet50 and mlp the same minus the mean training
-    image. conv2, conv4 and conv13 take raw pixels from 0 to 255: the published notebooks compute
-    standardised images but return the unstandardised ones. `pixels="standardised"` gives those
-    that they compute.
+    """The training and test images of a dataset as the published code feeds them to a network.
 
     Args:
         name: one of `names()`.
-        dataset: images of the shape that the network takes, uint8 (n, height, width, channels).
-        pixels: one of `PIXELS`. Default: that of the network's `spec`.
+        dataset: with images of the network's input shape.
+        pixels: one of `PIXELS`. Default: as published for the network.
 
     Returns:
-        `x_train` and `x_test`, float32, of the same shapes.
+        Two float32 arrays (n, height, width, channels).
 
     Raises:
-        ValueError: if the name or `pixels` is unknown, or the images have another shape.
+        ValueError: if the images have another shape, or the pixels are unknown.
 
     Examples:
         >>> from laperm_lib.paper import datasets
-        >>> x_train, x_test = preprocess("f1", datasets.load("digits"))
-        >>> x_train.shape, float(x_train.max())
-        ((1437, 28, 28, 1), 1.0)
+        >>> x_train, x_test = preprocess("f1", datasets.load("digits", shape=(28, 28, 1)))
+        >>> float(x_train.max())
+        1.0
     """
-    network = spec(name)
-    shape = dataset.x_train.shape[1:]
-    if shape != network.input_shape:
+    shape, wanted = dataset.x_train.shape[1:], spec(name).input_shape
+    if shape != wanted:
         raise ValueError(
-            f"{name} takes images of shape {network.input_shape}, but those of {dataset.name} "
-            f"have shape {shape}."
+            f"{name} takes images of shape {wanted}, but those of {dataset.name} have {shape}."
         )
-    pixels = network.pixels if pixels is None else pixels
+    return scale_pixels(dataset, spec(name).pixels if pixels is None else pixels)
+
+
+def scale_pixels(dataset: Dataset, pixels: Pixels) -> tuple[np.ndarray, np.ndarray]:
+    """The images as float32, (training, test), with pixels scaled in one of the `PIXELS` ways."""
     if pixels not in PIXELS:
         raise ValueError(f"Unknown pixels {pixels!r}; there are {', '.join(PIXELS)}.")
-    x_train, x_test = dataset.x_train.astype(np.float32), dataset.x_test.astype(np.float32)
     # Moments in float64: summing 50,000 float32 images one after the other loses digits.
     mean: Any = 0.0
     scale = 1.0 if pixels == "raw" else 255.0
@@ -162,24 +164,281 @@ def preprocess(
     elif pixels == "standardised":
         mean = dataset.x_train.mean(dtype=np.float64)
         scale = dataset.x_train.std(dtype=np.float64) + 1e-8
-    for images in (x_train, x_test):
+    scaled = dataset.x_train.astype(np.float32), dataset.x_test.astype(np.float32)
+    for images in scaled:
         images /= np.float32(scale)
         images -= np.asarray(mean / scale, np.float32)
-    return x_train, x_test
+    return scaled
 
 
-_MNIST = ("mnist", (28, 28, 1))
-_CIFAR = ("cifar10", (32, 32, 3))
-_SPECS = {
-    network.name: network
-    for network in (
-        ModelSpec("conv2", *_CIFAR, "raw", architectures.conv2),
-        ModelSpec("conv4", *_CIFAR, "raw", architectures.conv4),
-        ModelSpec("conv7", *_MNIST, "unit", architectures.conv7),
-        ModelSpec("conv13", *_CIFAR, "raw", architectures.conv13),
-        ModelSpec("resnet50", *_CIFAR, "centred", architectures.resnet50),
-        ModelSpec("f1", *_MNIST, "unit", architectures.f1),
-        ModelSpec("f2", *_MNIST, "unit", architectures.f2),
-        ModelSpec("mlp", *_MNIST, "centred", architectures.mlp),
-    )
-}
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A network before its first training step: the base of the four kinds below.
+
+    Subclasses have a `spec` and `build(seed)`, which gives the model and what of it is pruned.
+    """
+
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(
+                f"Unknown precision {self.precision!r}; there are {', '.join(PRECISIONS)}."
+            )
+
+    @property
+    def spec(self) -> Spec:
+        return _MNIST
+
+    def build(self, seed: int) -> tuple[keras.Model, SparsityReport]:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sparse(Network):
+    """A network that may start with one value for all weights, or with some of them pruned.
+
+    Args:
+        pruned: the fraction of kernel weights that `sparsity.random_prune` sets to zero.
+        shared_value: the one value that every kept weight starts with; then `keep` says which.
+        keep: with a shared value, the keep probability of each kernel.
+        constant_fan_in: with a shared value, every neuron of a layer keeps equally many weights.
+    """
+
+    pruned: float = 0.0
+    shared_value: float | None = None
+    keep: tuple[float, ...] = ()
+    constant_fan_in: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.keep, numbers.Real):
+            raise ValueError(f"keep has a number for each kernel, as in ({self.keep!r},).")
+        keep = tuple(check_number("keep", part, at_least=0, at_most=1) for part in self.keep)
+        if (self.shared_value is None) != (not keep):
+            raise ValueError("shared_value and keep are given together or not at all.")
+        if self.shared_value is not None and self.pruned:
+            raise ValueError("With a shared value, keep says what is pruned; pruned is 0.")
+        if self.constant_fan_in and self.shared_value is None:
+            raise ValueError("constant_fan_in is for networks with a shared value.")
+        # Python's own numbers: equal networks have one fingerprint, and JSON holds them.
+        pruned = check_number("pruned", self.pruned, at_least=0, at_most=1)
+        object.__setattr__(self, "pruned", pruned)
+        object.__setattr__(self, "keep", keep)
+        object.__setattr__(self, "constant_fan_in", bool(self.constant_fan_in))
+        if self.shared_value is not None:
+            value = check_number("shared_value", self.shared_value)
+            object.__setattr__(self, "shared_value", value)
+
+    def build(self, seed: int) -> tuple[keras.Model, SparsityReport]:
+        """Build the network; the same bits for the same description and seed."""
+        model = self._dense_model(check_seed(seed))
+        if self.shared_value is None:
+            return model, sparsity.random_prune(model, self.pruned, seed=seed)
+        return model, sparsity.agnosticize(
+            model, self.shared_value, self.keep, seed=seed, constant_fan_in=self.constant_fan_in
+        )
+
+    def _dense_model(self, seed: int) -> keras.Model:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperNetwork(_Sparse):
+    """A network of the paper, by name.
+
+    Args:
+        model: one of `names()`.
+        initializer: "he_uniform" (the default), "he_normal" or "glorot_uniform".
+
+    Examples:
+        >>> f1 = PaperNetwork(model="f1", shared_value=0.08, keep=(0.6,))
+        >>> model, report = f1.build(seed=0)
+        >>> print(f"{report.fraction_pruned:.1%}")
+        40.4%
+    """
+
+    model: str
+    initializer: str = "he_uniform"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        spec(self.model)
+        if self.initializer not in DISTRIBUTIONS:
+            raise ValueError(
+                f"Unknown initializer {self.initializer!r}; there are {', '.join(DISTRIBUTIONS)}."
+            )
+
+    @property
+    def spec(self) -> Spec:
+        return spec(self.model)
+
+    def _dense_model(self, seed: int) -> keras.Model:
+        return build(self.model, seed=seed, initializer=self.initializer, dtype=self.precision)
+
+
+@keras.saving.register_keras_serializable(package="laperm_lib")
+class WholeDense(layers.Dense):
+    """A dense layer whose kernel is one weight vector: a weight may move to another neuron."""
+
+
+weight_vectors.register(
+    WholeDense, {"kernel": weight_vectors.Axes(()), "bias": weight_vectors.Axes((), "bias")}
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseNetwork(_Sparse):
+    """Dense layers whose weights share one value, for images of 28 x 28. The default is F1.
+
+    Args:
+        hidden: the neurons of each hidden layer.
+        bias: whether layers have biases, which start at zero.
+        whole: whether a kernel is one weight vector rather than one for each neuron.
+        l2: the penalty on the kernels of hidden layers.
+    """
+
+    hidden: tuple[int, ...] = ()
+    bias: bool = False
+    whole: bool = False
+    l2: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.keep) != len(self.hidden) + 1:
+            raise ValueError(f"{len(self.keep)} probabilities for {len(self.hidden) + 1} layers.")
+
+    def _dense_model(self, seed: int) -> keras.Model:
+        dense = WholeDense if self.whole else layers.Dense
+        model = keras.Sequential([keras.Input((28, 28, 1)), layers.Flatten()])
+        for units in self.hidden:
+            penalty = keras.regularizers.L2(self.l2)
+            model.add(dense(units, "relu", use_bias=self.bias, kernel_regularizer=penalty))
+        model.add(dense(10, use_bias=self.bias))
+        return model
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallConvNetwork(Network):
+    """Two 3 x 3 convolutions of stride 2 and a dense layer, He-normal, with biases of zero."""
+
+    filters: tuple[int, int] = (8, 16)
+    input_shape: tuple[int, int, int] = (28, 28, 1)
+
+    @property
+    def spec(self) -> Spec:
+        return _MNIST._replace(input_shape=self.input_shape)
+
+    def build(self, seed: int) -> tuple[keras.Model, SparsityReport]:
+        def values(name: str) -> dict[str, Any]:
+            kernel = SeededInitializer("he_normal", seed, f"{name}/kernel")
+            return {"name": name, "kernel_initializer": kernel}
+
+        model = keras.Sequential([keras.Input(self.input_shape)], name="small_conv")
+        for number, filters in enumerate(self.filters):
+            how = {"strides": 2, "padding": "same", "activation": "relu"}
+            model.add(layers.Conv2D(filters, 3, **values(f"conv_{number}"), **how))
+        model.add(layers.Flatten())
+        model.add(layers.Dense(10, **values("dense")))
+        return model, sparsity.random_prune(model, 0.0, seed=seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SameCapacityNetwork(Network):
+    r"""One side of a comparison of networks with equally many active weights, without biases.
+
+    A wide network gets the kernel values of a narrow dense one at random places, zeros elsewhere:
+    as many active weights in every layer, from the same distribution. A neuron of it has
+    :math:`\sqrt{n_\text{wide} / n}` times fewer connections, which `rescaled` makes up for.
+
+    Args:
+        filters: the filters of each 5 x 5 convolution of stride 2, of the narrow network.
+        units: the neurons of each hidden dense layer.
+        activation: "relu", "swish" or "prelu".
+        batch_norm: whether hidden layers are normalised.
+        l2: the penalty on all kernels.
+        capacity: "dense" for the narrow network, "sparse" for the wide one, or "rescaled".
+        factor: how many times as wide the wide one is.
+
+    References:
+        Tessera, Hooker and Rosman, arXiv 2102.01670, section 3.
+    """
+
+    filters: tuple[int, ...] = ()
+    units: tuple[int, ...] = ()
+    activation: str = "relu"
+    batch_norm: bool = False
+    l2: float = 0.0
+    capacity: str = "dense"
+    factor: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for size in (*self.filters, *self.units):
+            check_integer("Each of filters and units", size, at_least=1)
+        if self.activation not in ("relu", "swish", "prelu"):
+            raise ValueError(f"activation is relu, swish or prelu, got {self.activation!r}.")
+        if self.capacity not in ("dense", "sparse", "rescaled"):
+            raise ValueError(f"capacity is dense, sparse or rescaled, got {self.capacity!r}.")
+        check_number("l2", self.l2, at_least=0)
+        check_integer("factor", self.factor, at_least=2)
+
+    def build(self, seed: int) -> tuple[keras.Model, SparsityReport]:
+        dense = self._model(seed, 1)
+        if self.capacity == "dense":
+            return dense, sparsity.random_prune(dense, 0.0, seed=seed)
+        wide = self._model(seed, self.factor)
+        return wide, fill_sparsely(wide, dense, seed=seed, rescaled=self.capacity == "rescaled")
+
+    def _model(self, seed: int, width: int) -> keras.Sequential:
+        def kernel(name: str) -> dict[str, Any]:
+            return {
+                "name": name,
+                "use_bias": False,
+                "kernel_initializer": SeededInitializer("he_uniform", seed, f"{name}/kernel"),
+                "kernel_regularizer": keras.regularizers.L2(self.l2) if self.l2 else None,
+            }
+
+        def activate(number: str, shared_axes: Sequence[int]) -> list[keras.Layer]:
+            name = f"activate{number}"
+            if self.activation == "prelu":
+                slopes = keras.initializers.Constant(0.25)
+                layer = layers.PReLU(slopes, shared_axes=shared_axes or None, name=name)
+            else:
+                layer = layers.Activation(self.activation, name=name)
+            normalise = [layers.BatchNormalization(name=f"normalise{number}")]
+            return [*(normalise if self.batch_norm else []), layer]
+
+        stack: list[keras.Layer] = [keras.Input(self.spec.input_shape)]
+        for place, size in enumerate(self.filters):
+            number = f"_{place}" if place else ""
+            stack.append(layers.Conv2D(width * size, 5, strides=2, **kernel(f"conv{number}")))
+            stack += activate(f"_conv{number}", [1, 2])
+        stack.append(layers.Flatten(name="flatten"))
+        for place, size in enumerate(self.units):
+            number = f"_{place}" if place else ""
+            stack.append(layers.Dense(width * size, **kernel(f"dense{number}")))
+            stack += activate(number, [])
+        return keras.Sequential([*stack, layers.Dense(10, **kernel("logits"))])
+
+
+def fill_sparsely(
+    wide: keras.Model, dense: keras.Model, *, seed: int, rescaled: bool = False
+) -> SparsityReport:
+    """Give a wide network the kernel values of a dense one at random places, zeros elsewhere."""
+    wanted, given = weight_vectors.of(wide), weight_vectors.of(dense)
+    if len(wanted) != len(given) or not given:
+        raise ValueError(f"{len(given)} kernels do not go into {len(wanted)}.")
+    kernels, reports = [], []
+    for number, (other, one) in enumerate(zip(wanted, given, strict=True)):
+        values, sparse = one.matrix(), np.zeros_like(other.matrix())
+        if values.size > sparse.size:
+            raise ValueError(f"{values.size} weights do not go into '{other.path}'.")
+        scale = math.sqrt(len(sparse) / len(values)) if rescaled else 1
+        places = random_order(sparse.size, seed, f"active {number}")[: values.size]
+        sparse.flat[places] = values.ravel() * values.dtype.type(scale)
+        kernels.append(from_matrix(sparse, tuple(other.variable.shape), other.neuron_axes))
+        reports.append(LayerSparsity(other.path, sparse.size, values.size))
+    for other, kernel in zip(wanted, kernels, strict=True):
+        other.variable.assign(kernel)
+    return SparsityReport(tuple(reports))

@@ -16,11 +16,14 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-import h5py
 import keras
 import numpy as np
 
 from laperm_lib.errors import WeightFileError
+from laperm_lib.paper._extras import extra
+
+with extra("paper"):
+    import h5py
 
 _Layer = TypeVar("_Layer")
 
@@ -32,7 +35,7 @@ def load_published(model: keras.Model, path: str | os.PathLike[str]) -> keras.Mo
     the published F1 file has one. Everything is read and checked before anything is assigned.
 
     Args:
-        model: a built model with the layers of the file, such as `laperm_lib.paper.networks.build` makes.
+        model: a built model with the layers of the file, such as `networks.build` makes.
             Its layers are named by kind and number, as Keras names them.
         path: the HDF5 file, weights only or a whole model.
 

@@ -175,7 +175,7 @@ def _summary(name: str, points: Mapping[float, Sequence[float]]) -> tuple[np.nda
 
 
 def _joined(labels: Iterable[str]) -> dict[str, str]:
-    """For each label the one that stands for all that differ from it in the number of seeds only."""
+    """For each label the one that stands for all that differ from it in the seeds only."""
     counted = {label: _COUNTED.fullmatch(label) for label in labels}
     joined = {}
     for label, match in counted.items():

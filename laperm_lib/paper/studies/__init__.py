@@ -1,5 +1,4 @@
-"""Studies beside the paper's table: its relatives, and what its open cases hang on.
+"""Studies beside the paper's table: its relatives, and what its open cases depend on.
 
-Each has settings, trainings and records of its own kind; what they share with the paper's
-experiments is in `laperm_lib.paper.experiments`, which knows nothing of them.
+Each adds a method or callbacks to `laperm_lib.paper.training.run`; RSO has a loop of its own.
 """

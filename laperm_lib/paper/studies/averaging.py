@@ -1,22 +1,19 @@
 r"""Training with and without averages of weight samples, by SGD, momentum, Adam and LaPerm.
 
-Averages that training does not depend on (PWALKS, PSWM, SWA) are taken of one training and measured
-beside it: they differ from it in nothing else. PSWA and Lookahead, from which training goes on, are
-trainings of their own from the same weights on the same batches. With LaPerm, averages are measured
-as they are and synchronised. The records in `pretrained/averaging` are made by::
-
-    python -c "from laperm_lib.paper.studies.averaging import write; write('pretrained/averaging')"
+How volatile a curve :math:`a_1, ..., a_n` of accuracies is, the standard deviation of
+:math:`a_{i+1} - a_i` says, and how monotonic it is, the share of those that are not negative.
 
 References:
-    Tripathi et al., "Improving Model Training by Periodic Sampling over Weight Distributions",
-    2019, arXiv:1905.05774.
+    Tripathi et al., "Regularization and Optimization strategies in Deep Convolutional Neural
+    Network", arXiv 1905.05774 (PSWA, PWALKS, PSWM).
+    Izmailov et al., UAI 2018 (SWA); Zhang et al., NeurIPS 2019 (Lookahead).
 """
 
-import logging
 import os
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,95 +21,117 @@ import keras
 import numpy as np
 
 from laperm_lib import batch_statistics, weight_vectors
-from laperm_lib.batches import Batches
-from laperm_lib.callbacks import PSWA, PSWM, PWALKS, SWA, Lookahead, sampling
-from laperm_lib.callbacks.sampling import WeightSampler
-from laperm_lib.errors import LaPermError
-from laperm_lib.optimizers.laperm import LaPerm
+from laperm_lib.callbacks import PSWM, PWALKS, SWA
+from laperm_lib.callbacks.sampling import WeightSampler, replaced, weights_of
+from laperm_lib.optimizers.laperm import LaPerm as LaPermOptimizer
 from laperm_lib.optimizers.permuting import steps_taken
-from laperm_lib.paper.experiments import evaluation
-from laperm_lib.paper.experiments.environment import environment
-from laperm_lib.paper.experiments.evaluation import Images
-from laperm_lib.paper.experiments.fitting import fit, steps_per_execution
-from laperm_lib.paper.experiments.training import initial_network
-from laperm_lib.paper.studies.averaging_results import SETTINGS, Result, Settings, load, save
-
-_log = logging.getLogger(__name__)
+from laperm_lib.paper.evaluation import Images, accuracy
+from laperm_lib.paper.methods import SGD, Adam, Average
+from laperm_lib.paper.networks import PaperNetwork
+from laperm_lib.paper.records import Record, complete
+from laperm_lib.paper.settings import PUBLISHED, Data, Schedule, Settings
+from laperm_lib.paper.training import Watch, run
 
 METHODS = ("alone", "PSWA", "PSWA synchronised", "Lookahead")
-"""The ways to train a network. Alone, with averages only measured beside it; going on from the
-average of each window; the same, synchronised before it goes on; or by Lookahead."""
+"""The ways to train a network: alone, with averages only measured beside it; continuing from the
+average of each window; the same, synchronised before it continues; or by Lookahead."""
 
-_WITHOUT_LAPERM = ("alone", "PSWA", "Lookahead")
-
+_WINDOW, _MOMENTUM, _LOOKAHEAD_PERIOD = 10, 0.9, 10
 _STATISTICS_IMAGES, _STATISTICS_BATCH = 1000, 500
 
+_DIGITS = Settings(
+    network=PaperNetwork(model="f2"),
+    data=Data(dataset="digits", held_out=437),
+    method=Adam(summed_loss=False),
+    schedule=Schedule(epochs=30),
+    evaluate_every=20,
+)
+_MNIST = _DIGITS.replace(
+    dataset="mnist", held_out=10_000, epochs=10, batch_size=100, evaluate_every=500
+)
+_CIFAR10 = PUBLISHED["conv2_adam"].replace(
+    method=Adam(summed_loss=False), epochs=1, held_out=2000, evaluate_every=160
+)
+_OPTIMIZERS = {
+    "sgd": (SGD(), 0.1),
+    "momentum": (SGD(momentum=0.9), 0.03),
+    "adam": (Adam(summed_loss=False), 1e-3),
+}
+SETTINGS = {
+    f"{settings.data.dataset}_{name}": settings.replace(method=method, learning_rate=rate)
+    for settings in (_DIGITS, _MNIST, _CIFAR10)
+    for name, (method, rate) in _OPTIMIZERS.items()
+}
+SETTINGS |= {
+    # A period of two steps, a tenth of an epoch of digits, would be too short to learn.
+    "digits_laperm": _DIGITS.replace(epochs=60, evaluate_every=100, sync_period=10),
+    "mnist_laperm": _MNIST.replace(sync_period=50),
+}
+"""The studies by name. On digits and MNIST the layers of F2, 784-128-64-10, are trained from
+He-uniform weights at a constant rate and evaluated once an epoch (digits by LaPerm, every five);
+on CIFAR-10 conv2 as published, but for one of its 125 epochs, evaluated six times. Between two
+evaluations there are ten samples, and averages are over ten. LaPerm synchronises when samples are
+taken."""
 
-def run(
-    settings: Settings,
-    *,
-    seed: int,
-    method: str = "alone",
-    data_dir: str | None = None,
-    verbose: int = 0,
-) -> Result:
-    """Train a network, and measure it and its averages at each evaluation.
 
-    Args:
-        settings: the settings.
-        seed: an integer of at least 0.
-        method: one of `METHODS`. Default: "alone".
-        data_dir: where the dataset lies. Default: as `laperm_lib.paper.datasets.load`.
-        verbose: 1 shows Keras's progress bar, 0 (the default) nothing.
+def methods(settings: Settings) -> tuple[str, ...]:
+    """The methods that a study trains networks with these settings by."""
+    return METHODS[:3] if settings.method.period else ("alone", "PSWA", "Lookahead")
 
-    Raises:
-        ValueError: for an impossible seed or method, or to synchronise without LaPerm.
-        DatasetUnavailableError: if the data cannot be had.
-    """
+
+def with_method(settings: Settings, method: str) -> Settings:
+    """The same settings with one of the `METHODS` around what they train by."""
     if method not in METHODS:
         raise ValueError(f"method is one of {', '.join(METHODS)}, got {method!r}.")
-    since = time.perf_counter()
-    training = settings.training
-    images = evaluation.images_for(training, data_dir)
-    batches = Batches(
-        images.x_train,
-        images.y_train,
-        batch_size=training.batch_size,
-        epochs=training.epochs,
+    if method == "alone":
+        return settings
+    how: dict[str, Any] = {"average": "Lookahead", "sample_period": _LOOKAHEAD_PERIOD}
+    if method != "Lookahead":
+        how = {"average": "PSWA", "sample_period": settings.evaluate_every // 10}
+        how |= {"window": _WINDOW, "synchronise": method == "PSWA synchronised"}
+    return settings.replace(method=Average(around=settings.method, **how))
+
+
+def method_of(settings: Settings) -> str:
+    """Undo `with_method`."""
+    method = settings.method
+    if not isinstance(method, Average):
+        return "alone"
+    return f"{method.average} synchronised" if method.synchronise else method.average
+
+
+def train(
+    settings: Settings,
+    seed: int,
+    *,
+    experiment: str = "",
+    data_dir: str | None = None,
+    verbose: int = 0,
+) -> Record:
+    """Train a network, and measure it and its averages at each evaluation.
+
+    Returns:
+        A record whose `measured` has the steps; for each network, "training" and averages beside
+        it, the curve of its accuracies on the images held out, its test accuracy at the end,
+        whether it is a permutation, and the standard deviation of its weights over the initial.
+
+    Raises:
+        ValueError: if no images are held out, or evaluations are no multiple of a period.
+    """
+    if not settings.data.held_out:
+        raise ValueError("Networks are evaluated on training images held out; none are.")
+    if settings.evaluate_every % (settings.method.period or 1):
+        raise ValueError(
+            f"Evaluations are {settings.evaluate_every} steps apart, which is no multiple of the "
+            f"sync period {settings.method.period}."
+        )
+    return run(
+        settings,
         seed=seed,
-        augmentation=training.augmentation,
-    )
-    model, _ = initial_network(training, seed).build()
-    statistics = _statistics_batches(images.x_train)
-    samplers = _samplers(settings, method, len(batches), statistics)
-    keras.utils.set_random_seed(seed % 2**32)
-    model.compile(
-        _optimizer(settings),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        steps_per_execution=steps_per_execution(
-            (
-                training.evaluate_every,
-                *(s.sample_period for s in samplers.values()),
-                *(s.start for s in samplers.values()),
-            )
-        ),
-    )
-    watch = _Watch(settings, method, images, samplers, statistics, model)
-    callbacks = [*samplers.values(), watch]  # evaluated behind the samples of the same step
-    fit(model, batches, callbacks, verbose=verbose)
-    _log.info("%s, %s, seed %d: %s", settings.optimizer, method, seed, watch.test)
-    return Result(
-        settings=settings,
-        method=method,
-        seed=seed,
-        steps=tuple(watch.steps),
-        curves={name: tuple(curve) for name, curve in watch.curves.items()},
-        test=watch.test,
-        permutation=watch.permutation,
-        spread=watch.spread,
-        seconds=round(time.perf_counter() - since, 2),
-        data_fingerprint=images.fingerprint,
-        environment=dict(environment()),
+        experiment=experiment,
+        data_dir=data_dir,
+        watches=[AveragesWatch(settings)],
+        verbose=verbose,
     )
 
 
@@ -124,131 +143,79 @@ def write(
     data_dir: str | None = None,
     verbose: int = 0,
 ) -> None:
-    """Run studies, and keep a file of results for each, such as "mnist_sgd.json".
-
-    What the files hold already is not run again, so that a study which is cut can be taken up.
-
-    Args:
-        folder: where to.
-        names: of `SETTINGS`. Default: all.
-        seeds: the seeds. Default: 0 to 4.
-        data_dir: where the datasets lie. Default: as `laperm_lib.paper.datasets.load`.
-        verbose: as for `run`.
-
-    Raises:
-        LaPermError: if a file holds no results, or those of other settings.
-    """
+    """Train what is missing of studies, and write each record to "NAME.json" at once."""
     seeds = list(seeds)
     for name in names:
-        settings, path = SETTINGS[name], Path(folder, f"{name}.json")
-        results = list(load(path)) if path.exists() else []
-        if any(result.settings != settings for result in results):
-            raise LaPermError(f"{path} holds results of other settings.")
-        done = {(result.seed, result.method) for result in results}
-        wanted = [(seed, method) for seed in seeds for method in methods(settings)]
-        for seed, method in wanted:
-            if (seed, method) not in done:
-                keras.utils.clear_session()
-                results.append(
-                    run(settings, seed=seed, method=method, data_dir=data_dir, verbose=verbose)
-                )
-                save(results, path)
+        planned = [
+            (with_method(SETTINGS[name], method), seed)
+            for seed in seeds
+            for method in methods(SETTINGS[name])
+        ]
+        make = partial(train, experiment=name, data_dir=data_dir)
+        complete(Path(folder, f"{name}.json"), planned, make, verbose)
 
 
-def methods(settings: Settings) -> tuple[str, ...]:
-    """The methods that a study trains networks with these settings by.
+class AveragesWatch(Watch):
+    """Measures the network in training, and averages beside it, at each evaluation."""
 
-    Examples:
-        >>> methods(SETTINGS["digits_sgd"])
-        ('alone', 'PSWA', 'Lookahead')
-    """
-    return METHODS[:3] if settings.training.sync_period is not None else _WITHOUT_LAPERM
-
-
-def _optimizer(settings: Settings) -> keras.optimizers.Optimizer:
-    rate = settings.training.learning_rate
-    match settings.optimizer:
-        case "adam":
-            optimizer = keras.optimizers.Adam(rate)
-        case "momentum":
-            optimizer = keras.optimizers.SGD(rate, momentum=0.9)
-        case _:
-            optimizer = keras.optimizers.SGD(rate)
-    period = settings.training.sync_period
-    return optimizer if period is None else LaPerm(optimizer, period)
-
-
-def _samplers(
-    settings: Settings, method: str, steps: int, statistics: list[np.ndarray]
-) -> dict[str, WeightSampler]:
-    """The callbacks of a method, by the names of their averages."""
-    often: dict[str, Any] = {"sample_period": settings.sample_period, "batches": statistics}
-    window = settings.window
-    if method == "Lookahead":
-        period = settings.lookahead_period
-        return {method: Lookahead(sample_period=period, batches=statistics)}
-    if method != "alone":
-        synchronise = method == "PSWA synchronised"
-        return {method: PSWA(window=window, synchronise=synchronise, **often)}
-    every = settings.training.evaluate_every
-    samplers: dict[str, WeightSampler] = {
-        "PWALKS": PWALKS(window=window, **often),
-        "PSWM": PSWM(momentum=settings.momentum, **often),
-        "SWA": SWA(start=steps // 2 // every * every, **often),
-    }
-    if settings.training.sync_period is not None:
-        # The others take samples at synchronisations, this one between them.
-        between = settings.sample_period // 2
-        samplers["PWALKS between"] = PWALKS(window=window, start=between, **often)
-    return samplers
-
-
-def _statistics_batches(x: np.ndarray) -> list[np.ndarray]:
-    """Images to re-estimate the statistics of batch normalisation with."""
-    parts = range(0, _STATISTICS_IMAGES, _STATISTICS_BATCH)
-    return [x[first:][:_STATISTICS_BATCH] for first in parts]
-
-
-class _Watch(keras.callbacks.Callback):
-    """Measures the network in training, and averages beside it, whenever that is due."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        method: str,
-        images: Images,
-        samplers: dict[str, WeightSampler],
-        statistics: list[np.ndarray],
-        model: keras.Model,
-    ) -> None:
+    def __init__(self, settings: Settings) -> None:
         super().__init__()
-        self.steps: list[int] = []
-        self.curves: dict[str, list[float | None]] = {}
-        self.test: dict[str, float] = {}
-        self.permutation: dict[str, bool] = {}
-        self.spread: dict[str, float] = {}
-        self._settings, self._method, self._images = settings, method, images
-        self._beside = samplers if method == "alone" else {}
-        self._statistics, self._initial_spread = statistics, _spread(model)
+        self._settings = settings
+        self._every = settings.evaluate_every
+        self._sample_period = self._every // 10
+        self.periods = (self._every, self._sample_period)
+        if settings.method.period and method_of(settings) == "alone":
+            self.periods += (self._sample_period // 2,)
+        self._found: dict[str, Any] = {
+            name: {} for name in ("curves", "test", "permutation", "relative_std")
+        } | {"steps": []}
+        self._beside: dict[str, WeightSampler] = {}
+
+    def begin(self, images: Images, last_step: int) -> None:
+        self._images, self._last_step = images, last_step
+        self._initial_std = _std(self.model)
+        parts = range(0, _STATISTICS_IMAGES, _STATISTICS_BATCH)
+        self._statistics = [images.x_train[first:][:_STATISTICS_BATCH] for first in parts]
+        if method_of(self._settings) != "alone":
+            return
+        how: dict[str, Any] = {
+            "sample_period": self._sample_period,
+            "batches": self._statistics,
+        }
+        half = last_step // 2 // self._every * self._every
+        self._beside = {
+            "PWALKS": PWALKS(window=_WINDOW, **how),
+            "PSWM": PSWM(momentum=_MOMENTUM, **how),
+            "SWA": SWA(start=half, **how),
+        }
+        if self._settings.method.period:
+            # The others take samples at synchronisations, this one between them.
+            between = self._sample_period // 2
+            self._beside["PWALKS between"] = PWALKS(window=_WINDOW, start=between, **how)
+        self.before = list(self._beside.values())
+
+    def measured(self) -> dict[str, Any]:
+        averages = {"sample_period": self._sample_period, "window": _WINDOW, "momentum": _MOMENTUM}
+        return self._found | ({"averages": averages} if self._beside else {})
 
     def on_train_batch_end(self, batch: int, logs: object = None) -> None:
         model = self.model
         step = steps_taken(model)
-        if step % self._settings.training.evaluate_every:
+        if step % self._every:
             return
         for name, network in self._networks(model):
             with network:
-                self._measure(name, model, is_last=step == self.params["steps"])
-        self.steps.append(step)
+                self._measure(name, model, is_last=step == self._last_step)
+        self._found["steps"].append(step)
 
     def _networks(self, model: keras.Model) -> Iterator[tuple[str, AbstractContextManager[None]]]:
         """The names of networks, and contexts in which the model is that network."""
-        permuting = self._settings.training.sync_period is not None
+        permuting = bool(self._settings.method.period)
         yield "training", nullcontext()
-        weights = sampling.weights_of(model)
+        weights = weights_of(model)
         if batch_statistics.normalizations(model):
             yield "training re-estimated", self._other(model, weights)
-        if permuting and self._method == "PSWA":
+        if permuting and method_of(self._settings) == "PSWA":
             yield "training synchronised", self._other(model, weights, synchronise=True)
         for name, sampler in self._beside.items():
             if sampler.samples:
@@ -259,20 +226,99 @@ class _Watch(keras.callbacks.Callback):
     def _other(
         self, model: keras.Model, weights: list[np.ndarray], synchronise: bool = False
     ) -> AbstractContextManager[None]:
-        return sampling.replaced(model, weights, batches=self._statistics, synchronise=synchronise)
+        return replaced(model, weights, batches=self._statistics, synchronise=synchronise)
 
     def _measure(self, name: str, model: keras.Model, is_last: bool) -> None:
-        images = self._images
-        curve = self.curves.setdefault(name, [None] * len(self.steps))
-        curve.append(evaluation.accuracy(model, images.x_held_out, images.y_held_out))
+        images, found = self._images, self._found
+        curve = found["curves"].setdefault(name, [None] * len(found["steps"]))
+        curve.append(accuracy(model, images.x_held_out, images.y_held_out))
         if is_last:
-            self.test[name] = evaluation.accuracy(model, images.x_test, images.y_test)
-            self.spread[name] = round(_spread(model) / self._initial_spread, 4)
-            if isinstance(model.optimizer, LaPerm):
-                self.permutation[name] = model.optimizer.is_permutation()
+            found["test"][name] = accuracy(model, images.x_test, images.y_test)
+            found["relative_std"][name] = round(_std(model) / self._initial_std, 4)
+            if isinstance(model.optimizer, LaPermOptimizer):
+                found["permutation"][name] = model.optimizer.is_permutation()
 
 
-def _spread(model: keras.Model) -> float:
+def _std(model: keras.Model) -> float:
     """The standard deviation of all kernel weights."""
     kernels = [vectors.matrix().ravel() for vectors in weight_vectors.of(model)]
     return float(np.std(np.concatenate(kernels)))
+
+
+def name_of(record: Record, network: str) -> str:
+    """What a network of a record is called among all of a study."""
+    method = method_of(record.settings)
+    if method == "PSWA synchronised":
+        method = "PSWA, going on synchronised"
+    return network.replace("training", method)
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What one curve says.
+
+    Args:
+        test: test accuracy at the end, 0 to 1.
+        mean: of the accuracies on the images held out: the higher, the faster.
+        volatility: the standard deviation of the changes between evaluations.
+        late_volatility: the same in the second half.
+        monotonicity: the share of evaluations that are not below the one before.
+    """
+
+    test: float
+    mean: float
+    volatility: float
+    late_volatility: float
+    monotonicity: float
+
+
+def measures(records: Iterable[Record]) -> dict[str, dict[int, Measures]]:
+    """The measures of all networks of a study, by name and seed."""
+    found: dict[str, dict[int, Measures]] = {}
+    for record in records:
+        for network, curve in record.measured["curves"].items():
+            values = [value for value in curve if value is not None]
+            late = values[-(len(curve) // 2) :]
+            found.setdefault(name_of(record, network), {})[record.seed] = Measures(
+                test=record.measured["test"][network],
+                mean=float(np.mean(values)),
+                volatility=float(np.std(np.diff(values))),
+                late_volatility=float(np.std(np.diff(late))),
+                monotonicity=float(np.mean(np.diff(values) >= 0)),
+            )
+    return found
+
+
+BETTER: dict[str, Callable[[Measures, Measures], bool]] = {
+    "less volatile": lambda one, other: one.volatility < other.volatility,
+    "less volatile late": lambda one, other: one.late_volatility < other.late_volatility,
+    "as monotonic": lambda one, other: one.monotonicity >= other.monotonicity,
+    "faster": lambda one, other: one.mean > other.mean,
+    "better in the end": lambda one, other: one.test > other.test,
+}
+"""What one network can be in comparison to another with the same seed."""
+
+
+def compare(studies: Iterable[Sequence[Record]], network: str) -> dict[str, tuple[int, int]]:
+    """In how many pairs of trainings a network is better than the one trained alone.
+
+    Returns:
+        For each of `BETTER`, in how many pairs and of how many.
+    """
+    totals = dict.fromkeys(BETTER, (0, 0))
+    for records in studies:
+        found = measures(records)
+        one, alone = found[network], found["alone"]
+        for word, is_better in BETTER.items():
+            for seed in one.keys() & alone.keys():
+                better, pairs = totals[word]
+                totals[word] = (better + is_better(one[seed], alone[seed]), pairs + 1)
+    return totals
+
+
+def verdict(better: int, pairs: int) -> str:
+    """What a count of `compare` says of a claim: [Re] from 3 in 4 on, [¬Re] up to half."""
+    if not pairs:
+        raise ValueError("There is no pair of trainings to judge by.")
+    share = better / pairs
+    return "[Re]" if share >= 0.75 else "[¬Re]" if share <= 0.5 else "mixed"

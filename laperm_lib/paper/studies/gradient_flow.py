@@ -1,144 +1,250 @@
 """Gradient flow of sparse and dense networks of the same capacity: which findings hold here.
 
-The records in the folder `pretrained/gradient_flow` are made by::
-
-    python -c "from laperm_lib.paper.studies import gradient_flow as study; study.write('mlp')"
-    python -c "from laperm_lib.paper.studies import gradient_flow as study; study.write('conv')"
-
-What was cut goes on where it was.
-
 References:
-    Tessera, Hooker and Rosman, "Keep the gradients flowing: using gradient flow to study sparse
-    network optimization", 2021, arXiv:2102.01670.
+    Tessera, Hooker and Rosman, "Keep the Gradients Flowing", arXiv 2102.01670: effective gradient
+    flow (section 2) and the same-capacity comparison (section 3).
 """
 
-import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
-from laperm_lib import files
-from laperm_lib.paper.experiments.environment import environment
-from laperm_lib.paper.studies.same_capacity import OPTIMIZERS, Result, Trial, train
-from laperm_lib.paper.studies.same_capacity_networks import Architecture
-from laperm_lib.paper.studies.signed_rank import Comparison, wilcoxon
+from laperm_lib.callbacks import GradientFlowHistory
+from laperm_lib.paper._extras import extra
+from laperm_lib.paper.evaluation import Images
+from laperm_lib.paper.methods import SGD, Adam, LaPerm
+from laperm_lib.paper.networks import SameCapacityNetwork
+from laperm_lib.paper.records import Record, complete
+from laperm_lib.paper.settings import Data, Schedule, Settings
+from laperm_lib.paper.training import Watch, run
 
-_log = logging.getLogger(__name__)
+with extra("paper"):
+    from scipy import stats
 
 SEEDS = tuple(range(6))
 """The least number of seeds with which the signed-rank test can go below 0.05."""
 
-_MLP = Trial(
-    architecture=Architecture(units=(32, 32, 32)), capacity="dense", optimizer="adam", epochs=2
+OPTIMIZERS = {
+    "sgd": (SGD(keep_zeros=True), 0.1),
+    "adam": (Adam(summed_loss=False, keep_zeros=True), 1e-3),
+    "laperm": (LaPerm(inner=Adam(summed_loss=False), sync_period=50), 1e-3),
+}
+"""Methods and their constant learning rates, by name."""
+
+_FLOW_SAMPLES = 500
+
+
+def by_optimizer(settings: Settings, name: str) -> Settings:
+    """The same settings with one of the `OPTIMIZERS`."""
+    method, rate = OPTIMIZERS[name]
+    return settings.replace(method=method, learning_rate=rate)
+
+
+_MLP = Settings(
+    network=SameCapacityNetwork(units=(32, 32, 32)),
+    data=Data(dataset="mnist"),
+    method=OPTIMIZERS["adam"][0],
+    schedule=Schedule(epochs=2, batch_size=128),
+    evaluate_every=200,
 )
-_CONV = replace(_MLP, architecture=Architecture(filters=(4, 8)), factor=3, epochs=1)
+_CONV = _MLP.replace(network=SameCapacityNetwork(filters=(4, 8), factor=3), epochs=1)
 
 
-def _varied(trial: Trial, **changes: Any) -> list[Trial]:
-    """A trial without and with batch normalisation, and other changes of its architecture."""
-    plain = replace(trial.architecture, **changes)
-    return [
-        replace(trial, architecture=replace(plain, batch_norm=batch_norm))
-        for batch_norm in (False, True)
-    ]
+def _varied(settings: Settings, **changes: Any) -> list[Settings]:
+    """Without and with batch normalisation, and other changes of the network."""
+    return [settings.replace(batch_norm=batch_norm, **changes) for batch_norm in (False, True)]
 
 
-def _base(trial: Trial) -> list[Trial]:
+def _base(settings: Settings) -> list[Settings]:
     """Sparse against dense, by every optimizer, without and with batch normalisation."""
     return [
-        replace(one, optimizer=optimizer, capacity=capacity)
+        by_optimizer(one, optimizer).replace(capacity=capacity)
         for optimizer in OPTIMIZERS
-        for one in _varied(trial)
+        for one in _varied(settings)
         for capacity in ("dense", "sparse")
     ]
 
 
-def _variants(trial: Trial) -> list[Trial]:
+def _variants(settings: Settings) -> list[Settings]:
     """What is said to help, and sparse networks whose initial weights have He's variance."""
-    sgd_and_adam = [replace(trial, optimizer=optimizer) for optimizer in ("sgd", "adam")]
+    sgd_and_adam = [by_optimizer(settings, optimizer) for optimizer in ("sgd", "adam")]
     penalised = [
-        replace(varied, capacity=capacity)
+        varied.replace(capacity=capacity)
         for one in sgd_and_adam
         for varied in _varied(one, l2=1e-4)
         for capacity in ("dense", "sparse")
     ]
     activated = [
-        replace(varied, capacity="sparse")
+        varied
         for one in sgd_and_adam
         for activation in ("swish", "prelu")
-        for varied in _varied(one, activation=activation)
+        for varied in _varied(one, activation=activation, capacity="sparse")
     ]
-    rescaled = [replace(trial, optimizer=name, capacity="rescaled") for name in OPTIMIZERS]
+    rescaled = [by_optimizer(settings, name).replace(capacity="rescaled") for name in OPTIMIZERS]
     return [*penalised, *activated, *rescaled]
 
 
-STUDIES: dict[str, tuple[Trial, ...]] = {
+STUDIES: dict[str, tuple[Settings, ...]] = {
     "mlp": (*_base(_MLP), *_variants(_MLP)),
     "conv": tuple(_base(_CONV)),
 }
-"""The trials of each study. "mlp" has three hidden layers of 32 neurons, four times as wide where
-sparse; "conv" two convolutions of 4 and 8 filters, three times as wide."""
+"""The trainings of each study. "mlp" has three hidden layers of 32 neurons, four times as wide
+where sparse; "conv" two convolutions of 4 and 8 filters, three times as wide."""
 
 
-def features(trial: Trial) -> dict[str, Any]:
-    """What the trials of one study differ in.
+class FlowWatch(Watch):
+    """Measures gradient norms on 500 training images, at the start and every so many steps."""
 
-    Examples:
-        >>> features(STUDIES["mlp"][0])  # doctest: +NORMALIZE_WHITESPACE
-        {'optimizer': 'sgd', 'capacity': 'dense', 'batch_norm': False, 'activation': 'relu',
-         'l2': 0.0}
-    """
-    own = {"optimizer": trial.optimizer, "capacity": trial.capacity}
-    shared = ("batch_norm", "activation", "l2")
-    return own | {name: getattr(trial.architecture, name) for name in shared}
+    def __init__(self, every: int) -> None:
+        super().__init__()
+        self.periods = (every,)
+
+    def begin(self, images: Images, last_step: int) -> None:
+        sample = slice(_FLOW_SAMPLES)
+        self._history = GradientFlowHistory(
+            images.x_train[sample], images.y_train[sample], every=self.periods[0]
+        )
+        self.before = [self._history]
+
+    def measured(self) -> dict[str, Any]:
+        at_steps = [measured.layers for measured in self._history.history.values()]
+        # Four digits, which is more than two seeds have in common.
+        norms, effective = (
+            [[float(f"{getattr(layer, name):.4g}") for layer in layers] for layers in at_steps]
+            for name in ("norm", "effective")
+        )
+        return {
+            "steps": list(self._history.history),
+            "active": [layer.active for layer in at_steps[-1]],
+            "norms": norms,
+            "effective": effective,
+        }
 
 
-def accuracy(result: Result) -> float:
-    """The accuracy on the test images, in percent."""
-    return 100 * result.accuracy
+def train(
+    settings: Settings, seed: int, *, experiment: str = "", data_dir: str | None = None
+) -> Record:
+    """Train one side of a comparison; its gradient flow is in the record's `measured`."""
+    watch = FlowWatch(settings.evaluate_every)
+    return run(settings, seed=seed, experiment=experiment, data_dir=data_dir, watches=[watch])
 
 
-def flow(result: Result) -> float:
-    """The binary logarithm of the effective gradient flow in training; 1 more is twice as much."""
-    return math.log2(result.effective_flow)
+def write(
+    study: str,
+    folder: str | os.PathLike[str] = "pretrained/gradient_flow",
+    *,
+    seeds: Iterable[int] = SEEDS,
+    data_dir: str | None = None,
+    verbose: int = 0,
+) -> None:
+    """Train what is missing of a study, and write each record to "STUDY.json" at once."""
+    if study not in STUDIES:
+        raise ValueError(f"Unknown study {study!r}; there are {', '.join(STUDIES)}.")
+    planned = [(settings, seed) for seed in seeds for settings in STUDIES[study]]
+    make = partial(train, experiment=study, data_dir=data_dir)
+    complete(Path(folder, f"{study}.json"), planned, make, verbose)
 
 
-def by_seed(
-    results: Iterable[Result], measure: Callable[[Result], float], **wanted: Any
-) -> dict[int, float]:
-    """A number for every seed.
+@dataclass(frozen=True)
+class Comparison:
+    """Differences between two kinds of runs, one for each seed.
 
     Args:
-        results: of one study.
-        measure: `accuracy` or `flow`.
-        **wanted: values of `features`; those not named are that of a network with rectifiers,
-            without batch normalisation and penalty.
+        mean: of the differences.
+        positive: how many are above 0.
+        seeds: how many there are.
+        p_value: of the Wilcoxon signed-rank test, two-sided.
+    """
+
+    mean: float
+    positive: int
+    seeds: int
+    p_value: float
+
+
+def wilcoxon(differences: Iterable[float]) -> Comparison:
+    """Test whether runs that are paired by their seed differ.
 
     Raises:
-        ValueError: if nothing is found, or a feature is unknown.
+        ValueError: if there are no differences.
+
+    Examples:
+        >>> wilcoxon([1, 2, 3, 4, 5, 6]).p_value
+        0.03125
     """
-    plain = {"batch_norm": False, "activation": "relu", "l2": 0.0}
-    found = {r.seed: measure(r) for r in results if features(r.trial) == plain | wanted}
-    if not found:
-        raise ValueError(f"There is no result with {wanted}.")
-    return found
+    values = np.array(list(differences), dtype=float)
+    if not values.size:
+        raise ValueError("There are no differences to test.")
+    p_value = float(stats.wilcoxon(values).pvalue) if values.any() else 1.0
+    return Comparison(float(values.mean()), int((values > 0).sum()), values.size, p_value)
+
+
+def compare(
+    settings: Settings, seeds: Iterable[int], *, data_dir: str | None = None, verbose: int = 0
+) -> tuple[Comparison, list[Record], list[Record]]:
+    """Train a sparse network and the dense one beside it, and compare their accuracies.
+
+    Returns:
+        The comparison, and the records of the sparse and of the dense networks.
+
+    Raises:
+        ValueError: if the network is dense, or there are no seeds.
+    """
+    seeds = list(seeds)
+    dense = settings.replace(capacity="dense")
+    if dense == settings or not seeds:
+        raise ValueError("Compare a sparse network, with at least one seed.")
+    progress = keras.utils.Progbar(2 * len(seeds), verbose=verbose)
+    sides: tuple[list[Record], list[Record]] = ([], [])
+    for seed in seeds:
+        for side, one in zip(sides, (settings, dense), strict=True):
+            side.append(replace(train(one, seed, data_dir=data_dir), model=None))
+            keras.utils.clear_session()  # many models would stay in memory
+            progress.add(1)
+    pairs = zip(*sides, strict=True)
+    differences = [(accuracy(one) - accuracy(other)) / 100 for one, other in pairs]
+    return wilcoxon(differences), *sides
+
+
+def features(settings: Settings) -> dict[str, Any]:
+    """What the trainings of one study differ in."""
+    values = settings.values()
+    name = next(n for n, (method, _) in OPTIMIZERS.items() if type(method) is type(settings.method))
+    shared = ("capacity", "batch_norm", "activation", "l2")
+    return {"optimizer": name} | {key: values[key] for key in shared}
+
+
+def accuracy(record: Record) -> float:
+    """The test accuracy in percent, with re-estimated statistics of batch normalisation."""
+    found = record.final if record.final_reestimated is None else record.final_reestimated
+    assert found is not None
+    return 100 * found
+
+
+def effective_flow(record: Record) -> float:
+    """The effective gradient flow, the mean over the measurements after the first step."""
+    return float(np.mean(record.measured["effective"][1:]))
+
+
+def plain_flow(record: Record) -> float:
+    """The same of the whole gradients."""
+    return float(np.mean(record.measured["norms"][1:]))
+
+
+def _log_flow(record: Record) -> float:
+    return math.log2(effective_flow(record))
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A published finding in one setting, beside what came out here.
-
-    Args:
-        claim: a key of `CLAIMS`.
-        setting: where it was tested, in words.
-        comparison: of the differences that the claim says are positive. Those of accuracies are in
-            percentage points, those of gradient flow in powers of two.
-    """
+    """A published finding in one setting, beside what was measured here."""
 
     claim: str
     setting: str
@@ -146,7 +252,7 @@ class Finding:
 
     @property
     def verdict(self) -> str:
-        """[Re] or [¬Re] where the test, two-sided at 0.05, tells; otherwise "open"."""
+        """[Re] or [¬Re] where the test, two-sided at 0.05, decides; otherwise "open"."""
         if self.comparison.p_value >= 0.05:
             return "open"
         return "[Re]" if self.comparison.mean > 0 else "[¬Re]"
@@ -162,133 +268,46 @@ CLAIMS = {
 """The published findings, each as a difference that can be tested."""
 
 
-def findings(results: Sequence[Result]) -> list[Finding]:
+def findings(records: Sequence[Record]) -> list[Finding]:
     """Test the published findings in every setting that a study has.
 
-    Args:
-        results: of one study, which need not be finished; two kinds of networks are compared over
-            the seeds that both have been trained with.
-
-    Raises:
-        ValueError: if a kind of network is missing, or two have no seed in common.
+    Differences are in points of accuracy, or in binary logarithms of gradient flow.
     """
 
-    def at(measure: Callable[[Result], float], **wanted: Any) -> dict[int, float]:
-        return by_seed(results, measure, **wanted)
+    def at(measure: Callable[[Record], float], **wanted: Any) -> dict[int, float]:
+        wanted = {"batch_norm": False, "activation": "relu", "l2": 0.0} | wanted
+        return {r.seed: measure(r) for r in records if features(r.settings) == wanted}
 
-    found = []
+    def difference(one: dict[int, float], other: dict[int, float]) -> dict[int, float]:
+        return {seed: one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())}
+
+    def add(claim: str, setting: str, one: dict[int, float], other: dict[int, float]) -> None:
+        found.append(Finding(claim, setting, wilcoxon(difference(one, other).values())))
+
+    found: list[Finding] = []
     for optimizer in OPTIMIZERS:
         gains = [
-            _difference(
+            difference(
                 at(accuracy, optimizer=optimizer, capacity=capacity, batch_norm=True),
                 at(accuracy, optimizer=optimizer, capacity=capacity),
             )
             for capacity in ("sparse", "dense")
         ]
-        found.append(_finding("batch norm", optimizer, *gains))
-    has_variants = any(result.trial.architecture.l2 for result in results)
+        add("batch norm", optimizer, *gains)
+    has_variants = any(features(record.settings)["l2"] for record in records)
     for batch_norm in (False, True):
         beside = ", batch norm" if batch_norm else ""
         for capacity in ("dense", "sparse"):
-            here = {"capacity": capacity, "batch_norm": batch_norm}
-            adam, sgd = (at(flow, optimizer=name, **here) for name in ("adam", "sgd"))
-            found.append(_finding("adaptive", f"{capacity}{beside}", adam, sgd))
+            here: dict[str, Any] = {"capacity": capacity, "batch_norm": batch_norm}
+            adam, sgd = (at(_log_flow, optimizer=name, **here) for name in ("adam", "sgd"))
+            add("adaptive", f"{capacity}{beside}", adam, sgd)
         for optimizer in ("sgd", "adam") if has_variants else ():
             for capacity in ("dense", "sparse"):
                 here = {"optimizer": optimizer, "capacity": capacity, "batch_norm": batch_norm}
-                pair = at(flow, l2=1e-4, **here), at(flow, **here)
-                found.append(_finding("l2", f"{optimizer}, {capacity}{beside}", *pair))
+                pair = at(_log_flow, l2=1e-4, **here), at(_log_flow, **here)
+                add("l2", f"{optimizer}, {capacity}{beside}", *pair)
             here = {"optimizer": optimizer, "capacity": "sparse", "batch_norm": batch_norm}
             for activation in ("swish", "prelu"):
                 pair = at(accuracy, activation=activation, **here), at(accuracy, **here)
-                found.append(_finding(activation, f"{optimizer}{beside}", *pair))
+                add(activation, f"{optimizer}{beside}", *pair)
     return sorted(found, key=lambda finding: list(CLAIMS).index(finding.claim))
-
-
-def _difference(one: dict[int, float], other: dict[int, float]) -> dict[int, float]:
-    return {seed: one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())}
-
-
-def _finding(claim: str, setting: str, one: dict[int, float], other: dict[int, float]) -> Finding:
-    return Finding(claim, setting, wilcoxon(_difference(one, other).values()))
-
-
-def write(
-    study: str,
-    folder: str | os.PathLike[str] = "pretrained/gradient_flow",
-    *,
-    seeds: Iterable[int] = SEEDS,
-    data_dir: str | None = None,
-    verbose: int = 0,
-) -> None:
-    """Train all networks of a study, seed by seed, and keep each result as it comes.
-
-    Args:
-        study: a key of `STUDIES`.
-        folder: where to put "mlp.json" or "conv.json". What it holds already is not trained again.
-        seeds: the seeds. Default: `SEEDS`.
-        data_dir: where the dataset lies. Default: as `laperm_lib.paper.datasets.load`.
-        verbose: 1 shows a progress bar, 0 (the default) nothing.
-
-    Raises:
-        ValueError: if there is no such study.
-        LaPermError: if the file that is there holds no results.
-        DatasetUnavailableError: if the data cannot be had.
-    """
-    if study not in STUDIES:
-        raise ValueError(f"Unknown study {study!r}; there are {', '.join(STUDIES)}.")
-    path = Path(folder, f"{study}.json")
-    results = load(path) if path.exists() else []
-    done = {(result.trial, result.seed) for result in results}
-    planned = [(trial, seed) for seed in seeds for trial in STUDIES[study]]
-    progress = keras.utils.Progbar(len(planned), verbose=verbose)
-    for trial, seed in planned:
-        if (trial, seed) not in done:
-            results.append(train(trial, seed=seed, data_dir=data_dir))
-            _log.info("%s, seed %d: %.4f", features(trial), seed, results[-1].accuracy)
-            keras.utils.clear_session()  # hundreds of models would stay in memory
-            save(results, path)
-        progress.add(1)
-
-
-def save(results: Iterable[Result], path: str | os.PathLike[str]) -> None:
-    """Write results and the environment of this process to a JSON file, atomically."""
-    content = {
-        "environment": environment(),
-        "results": [_to_json(result) for result in results],
-    }
-    files.write_json(path, content, indent=None)
-
-
-def load(path: str | os.PathLike[str]) -> list[Result]:
-    """Read results that `save` has written.
-
-    Raises:
-        LaPermError: if there is no such file, or it holds no results.
-    """
-    return files.read_json(
-        path,
-        lambda content: [_from_json(values) for values in content["results"]],
-        holds="results of trials",
-    )
-
-
-def _to_json(result: Result) -> dict[str, Any]:
-    """With four digits of each norm, which is more than two seeds have in common."""
-    short = {
-        name: [[float(f"{norm:.4g}") for norm in at] for at in getattr(result, name)]
-        for name in ("norms", "effective")
-    }
-    return asdict(result) | short
-
-
-def _from_json(values: dict[str, Any]) -> Result:
-    shape = values["trial"]["architecture"]
-    shape |= {name: tuple(shape[name]) for name in ("filters", "units")}
-    values["trial"]["architecture"] = Architecture(**shape)
-    values["trial"] = Trial(**values["trial"])
-    for name in ("active", "steps"):
-        values[name] = tuple(values[name])
-    for name in ("norms", "effective"):
-        values[name] = tuple(tuple(at) for at in values[name])
-    return Result(**values)

@@ -1,203 +1,344 @@
-"""Networks whose weights share one value: what decides how well permuting trains them.
+r"""Networks whose weights share one value: a search for the best, and how much chance decides.
 
-The paper's F1 and F2 have weights of one value and of zero, and the published settings do not give
-the published accuracies. A `Trial` is such a network with all that could matter, `train` measures
-it. `laperm_lib.paper.studies.shared_value_search` looks for the best.
+A weight is the one value or zero, so permuting decides where a neuron's connections are, and not
+how many it has. The mask that chance draws decides that. Of the best of several masks
+`expected_best` tells what to expect.
+
+The records in the folder `pretrained` are made by `python -m laperm_lib search`, and by::
+
+    from laperm_lib.paper.studies import shared_value
+    shared_value.write("pretrained")
 
 References:
     Qiu and Suda, NeurIPS 2020, section 5.5.
 """
 
-from dataclasses import asdict, dataclass
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import keras
 import numpy as np
-from keras import layers
 
-from laperm_lib import sparsity, weight_vectors
-from laperm_lib.batches import Batches
-from laperm_lib.optimizers.laperm import LaPerm
-from laperm_lib.paper import datasets
-from laperm_lib.paper import networks as models
-from laperm_lib.paper.experiments.evaluation import accuracy
-from laperm_lib.paper.experiments.fitting import fit, steps_per_execution
-from laperm_lib.paper.experiments.rates import EpochRates
+from laperm_lib import files, weight_vectors
+from laperm_lib.paper._extras import extra
+from laperm_lib.paper.environment import environment
+from laperm_lib.paper.manifest import Entry
+from laperm_lib.paper.methods import Adam, LaPerm
+from laperm_lib.paper.networks import DenseNetwork, PaperNetwork
+from laperm_lib.paper.records import Record, from_json, to_json
+from laperm_lib.paper.settings import Data, Schedule, Settings
+from laperm_lib.paper.training import run
+from laperm_lib.paper.verification import publish_first
 
-HELD_OUT = 10_000
-"""The last so many training images choose between trials; they are not trained on then."""
+_log = logging.getLogger(__name__)
 
-
-@keras.saving.register_keras_serializable(package="laperm_lib")
-class WholeDense(layers.Dense):
-    """A dense layer whose kernel is one weight vector: a weight may move to another neuron."""
-
-
-weight_vectors.register(
-    WholeDense,
-    {"kernel": weight_vectors.Axes(()), "bias": weight_vectors.Axes((), "bias")},
+SETTINGS = Settings(
+    network=PaperNetwork(model="mlp", shared_value=0.13, keep=(0.15, 0.36)),
+    data=Data(dataset="mnist", held_out=5000),
+    method=LaPerm(sync_period=5),
+    schedule=Schedule(epochs=12, batch_size=256, learning_rate=0.23, decay=0.856),
+    evaluate_every=215,
 )
+"""Settings of the network "one_value", 784-800-10: the best that the search "deep" has found,
+rounded, with a constant sync period. An epoch has 215 steps."""
+
+_TRIALS_FOR_IMPORTANCE = 20
+_FINALISTS = 5
+_MASKS = 3
+_HELD_OUT = {"mnist": 10_000, "digits": 359}
+_NO_EVALUATION = 10**9
 
 
-@dataclass(frozen=True, kw_only=True)
-class Trial:
-    """A network of dense layers, its one value, and how it is trained. The default is F1.
+def write(folder: str | os.PathLike[str], seeds: Iterable[int] = range(10)) -> Entry:
+    """Train with `SETTINGS` for each seed; write the records, and the network of the first."""
+    made = (run(SETTINGS, seed=seed, experiment="one_value") for seed in seeds)
+    return publish_first("one_value", made, folder)
+
+
+def expected_best(accuracies: Iterable[float], count: int) -> float:
+    r"""The mean of the best of several trials, over all choices of so many of those that were made.
+
+    With :math:`n` trials in ascending order the best of :math:`k` is number :math:`i` in
+    :math:`\binom{i - 1}{k - 1}` of the :math:`\binom{n}{k}` choices.
 
     Args:
-        hidden: the neurons of each hidden layer.
-        keep: for each layer the probability that a weight has the value and not zero.
-        value: the value.
-        bias: biases, which start at zero and are the inner optimizer's.
-        centred: the mean training image is subtracted from the pixels, which are 0 to 1 otherwise.
-            Without it, neither an input nor a weight is negative, no rectifier has anything to cut
-            off, and a network of any depth is linear.
-        whole: a kernel is one weight vector, not one for each neuron.
-        l2: the factor of the L2 penalty on hidden kernels.
-        batch_size: images per step.
-        epochs: how often the training images are gone through.
-        learning_rate: Adam's, in the first epoch.
-        last_rate: Adam's in the last epoch, as a share of the first; it falls by one factor.
-        sync_period: steps between synchronisations, in the first epoch.
-        last_period: the period in the last epoch, as a multiple of the first.
-        summed: whether the loss is the sum over the batch, as published, or the mean. Adam's steps
-            depend on the difference through its epsilon alone.
+        accuracies: of the trials.
+        count: :math:`k`, from 1 to their number.
+
+    Raises:
+        ValueError: if so many cannot be chosen.
 
     Examples:
-        >>> Trial().hidden, Trial(hidden=(128, 64), keep=(0.1, 0.1, 0.3)).epochs
-        ((), 10)
+        >>> expected_best([0.25, 0.5, 1.0], 2)
+        0.8333333333333333
     """
+    ascending = sorted(accuracies)
+    if not isinstance(count, int) or not 1 <= count <= len(ascending):
+        raise ValueError(f"Of {len(ascending)} trials 1 to that many are chosen, got {count!r}.")
+    choices = math.comb(len(ascending), count)
+    # Integers of Python: both binomials may have hundreds of digits.
+    shares = [math.comb(below, count - 1) / choices for below in range(len(ascending))]
+    return math.fsum(share * best for share, best in zip(shares, ascending, strict=True))
 
-    hidden: tuple[int, ...] = ()
-    keep: tuple[float, ...] = (0.6,)
-    value: float = 0.08
-    bias: bool = False
-    centred: bool = False
-    whole: bool = False
-    l2: float = 0.0
-    batch_size: int = 128
-    epochs: int = 10
-    learning_rate: float = 1e-3
-    last_rate: float = 0.95**9
-    sync_period: int = 250
-    last_period: float = 1.0
-    summed: bool = True
 
-    def __post_init__(self) -> None:
-        if len(self.keep) != len(self.hidden) + 1:
-            raise ValueError(f"{len(self.keep)} probabilities for {len(self.hidden) + 1} layers.")
-        if self.epochs < 2 or self.batch_size < 1 or self.sync_period < 1:
-            raise ValueError("A trial has 2 epochs or more, and batches and periods of 1 or more.")
+def fan_in(settings: Settings, seed: int) -> list[np.ndarray]:
+    """How many connections each neuron of a network starts with, and keeps; one array a kernel."""
+    vectors = weight_vectors.of(settings.network.build(seed)[0])
+    return [np.count_nonzero(each.matrix(), axis=1) for each in vectors]
 
-    def build(self, seed: int) -> keras.Sequential:
-        """The network before training.
 
-        Args:
-            seed: for the mask.
-        """
-        dense = WholeDense if self.whole else layers.Dense
-        hidden = {"activation": "relu", "kernel_regularizer": keras.regularizers.L2(self.l2)}
-        model = keras.Sequential([keras.Input((28, 28, 1)), layers.Flatten()])
-        for units in self.hidden:
-            model.add(dense(units, use_bias=self.bias, **hidden))
-        model.add(dense(10, use_bias=self.bias))
-        sparsity.agnosticize(model, self.value, self.keep, seed=seed)
-        return model
+# -- the search -----------------------------------------------------------------------------------
 
-    def rates(self) -> list[float]:
-        """The learning rate of each epoch."""
-        falls = self.last_rate ** (np.arange(self.epochs) / (self.epochs - 1))
-        return [float(rate) for rate in self.learning_rate * falls]
 
-    def periods(self) -> list[float]:
-        """The sync period of each epoch."""
-        grows = self.last_period ** (np.arange(self.epochs) / (self.epochs - 1))
-        return [float(period) for period in self.sync_period * grows]
+def _settings(asked: Any, network: DenseNetwork, value: float, pixels: Any = "unit") -> Settings:
+    """A network, with what is varied in every space."""
+    period = asked.suggest_int("sync_period", 5, 1000, log=True)
+    # A weight of 0 and one of the value change places if in one period training moves them by
+    # half of it each; Adam moves a weight by about its rate in a step.
+    reach = asked.suggest_float("reach", 0.3, 20.0, log=True)
+    last_rate = asked.suggest_float("last_rate", 0.01, 1.0, log=True)
+    last_period = asked.suggest_float("last_period", 0.5, 8.0, log=True)
+    batch_size = asked.suggest_int("batch_size", 32, 1000, log=True)
+    epochs = asked.suggest_int("epochs", 5, 25)
+    network = replace(network, whole=asked.suggest_categorical("whole", [False, True]))
+    inner = Adam(summed_loss=asked.suggest_categorical("summed", [True, False]))
+    return Settings(
+        network=network,
+        data=Data(dataset="mnist", pixels=pixels),
+        method=LaPerm(inner=inner, sync_period=period, last_period=last_period),
+        schedule=Schedule(
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=reach * value / period,
+            decay=last_rate ** (1 / (epochs - 1)),
+        ),
+        evaluate_every=_NO_EVALUATION,
+    )
+
+
+def _value(asked: Any) -> float:
+    return asked.suggest_float("value", 0.01, 1.0, log=True)
+
+
+def _free(asked: Any) -> tuple[str, bool]:
+    """Pixels, and whether there are biases."""
+    centred = asked.suggest_categorical("centred", [False, True])
+    return "centred" if centred else "unit", asked.suggest_categorical("bias", [False, True])
+
+
+def _keep(asked: Any, layers: int) -> tuple[float, ...]:
+    return tuple(asked.suggest_float(f"keep_{i}", 0.02, 0.9, log=True) for i in range(layers))
+
+
+def _f1(asked: Any) -> Settings:
+    keep = (asked.suggest_float("keep", 0.05, 0.95),)
+    value = _value(asked)
+    return _settings(asked, DenseNetwork(keep=keep, shared_value=value), value)
+
+
+def _f1_free(asked: Any) -> Settings:
+    settings = _f1(asked)
+    pixels, bias = _free(asked)
+    return settings.replace(pixels=pixels, bias=bias)
+
+
+def _f2(asked: Any) -> Settings:
+    penalty = asked.suggest_categorical("l2", [0.0, 1e-4])
+    keep, value = _keep(asked, 3), _value(asked)
+    network = DenseNetwork(hidden=(128, 64), keep=keep, shared_value=value, l2=penalty)
+    return _settings(asked, network, value)
+
+
+def _deep(asked: Any) -> Settings:
+    """Rectifiers that have something to cut off, and up to two hidden layers of up to 1000."""
+    pixels, bias = _free(asked)
+    depth = asked.suggest_int("depth", 1, 2)
+    hidden = tuple(asked.suggest_int(f"hidden_{i}", 32, 1000, log=True) for i in range(depth))
+    keep, value = _keep(asked, depth + 1), _value(asked)
+    network = DenseNetwork(hidden=hidden, keep=keep, shared_value=value, bias=bias)
+    return _settings(asked, network, value, pixels)
+
+
+_PUBLISHED = {
+    "sync_period": 250,
+    "last_rate": 0.95**9,
+    "last_period": 1.0,
+    "batch_size": 128,
+    "whole": False,
+    "summed": True,
+}
+_F1_PUBLISHED = _PUBLISHED | {"value": 0.08, "reach": 250 * 1e-3 / 0.08, "epochs": 10, "keep": 0.6}
+_F2_PUBLISHED = _PUBLISHED | {
+    "value": 0.03,
+    "reach": 250 * 1e-3 / 0.03,
+    "epochs": 25,
+    "last_rate": 0.95**24,
+    "keep_0": 1 / 15,
+    "keep_1": 1 / 7,
+    "keep_2": 1 / 3,
+    "l2": 1e-4,
+}
+SPACES: dict[str, tuple[Callable[[Any], Settings], dict[str, Any]]] = {
+    "f1": (_f1, _F1_PUBLISHED),
+    "f1_free": (_f1_free, _F1_PUBLISHED | {"centred": False, "bias": False}),
+    "f2": (_f2, _F2_PUBLISHED),
+    "deep": (
+        _deep,
+        {k: v for k, v in _F2_PUBLISHED.items() if k != "l2"}
+        | {"centred": True, "bias": False, "depth": 2, "hidden_0": 128, "hidden_1": 64},
+    ),
+}
+"""What is searched, by name: a function from Optuna's trial to settings, and the trial to begin
+with. "f1" and "f2" are the published networks; "f1_free" may have biases and centred pixels; so may
+"deep", and other hidden layers."""
 
 
 @dataclass(frozen=True)
-class Result:
-    """What came out of a trial.
+class Study:
+    """What a search has found.
 
     Args:
-        trial: the trial.
-        seed: the seed of mask and order of images.
-        held_out: accuracy of the synchronised network on the images held out, 0 to 1; None if it
-            was trained on all.
-        test: on the test images, 0 to 1; None if it was not tested, as in a search.
-        is_permutation: whether the network is bitwise a permutation of its start.
+        space: one of `SPACES`.
+        dataset: its data.
+        results: the trials in order, measured on images held out.
+        importance: of each setting, 0 to 1, as Optuna estimates it; with 20 trials or more.
+        finalists: the best five trials and the published one, with three other masks each.
+        confirmed: the best finalist, trained on all images and measured on the test images.
+        seconds: wall time.
+        environment: versions, hardware and code revision.
     """
 
-    trial: Trial
-    seed: int
-    held_out: float | None
-    test: float | None
-    is_permutation: bool
+    space: str
+    dataset: str
+    results: tuple[Record, ...]
+    importance: dict[str, float]
+    finalists: tuple[Record, ...]
+    confirmed: tuple[Record, ...] = ()
+    seconds: float = 0.0
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def best(self) -> Settings:
+        """The finalist with the best mean accuracy on the images held out."""
+        return max((record.settings for record in self.finalists), key=self.held_out)
+
+    def held_out(self, settings: Settings) -> float:
+        """The mean accuracy of a finalist on the images held out, 0 to 1."""
+        own = [r.final_held_out for r in self.finalists if r.settings == settings]
+        return float(np.mean(np.array(own, float)))
 
 
-def train(
-    trial: Trial,
+def search(
+    space: str,
     *,
-    seed: int,
-    hold_out: bool,
+    trials: int,
+    seed: int = 0,
     dataset: str = "mnist",
     data_dir: str | None = None,
-) -> Result:
-    """Train a network whose weights share one value by LaPerm.
+    storage: str | None = None,
+) -> Study:
+    """Look for the settings with the best accuracy on training images held out.
 
     Args:
-        trial: the network and its training.
-        seed: for the mask and the order of the images.
-        hold_out: True measures on training images held out, False trains on all of them and
-            measures on the test images.
-        dataset: "mnist" (the default) or "digits".
-        data_dir: where the dataset lies. Default: as `laperm_lib.paper.datasets.load`.
+        space: one of `SPACES`.
+        trials: how many, those in `storage` included.
+        seed: of the sampler.
+        dataset: "mnist" or "digits".
+        data_dir: where it lies. Default: as `datasets.load`.
+        storage: a file from which an interrupted search resumes. Default: none.
 
     Raises:
-        DatasetUnavailableError: if the data cannot be had.
+        ValueError: if the space is unknown.
+        ImportError: if Optuna is not installed.
     """
-    data = datasets.load(dataset, data_dir, shape=(28, 28, 1) if dataset == "digits" else None)
-    count = min(HELD_OUT, len(data.x_train) // 4)
-    x_train, x_test = models.preprocess("f1", data)
-    y_train, y_test = data.y_train, data.y_test
-    if hold_out:
-        x_test, y_test = x_train[-count:], y_train[-count:]
-        x_train, y_train = x_train[:-count], y_train[:-count]
-    if trial.centred:
-        mean = x_train.mean(axis=0)
-        x_train, x_test = x_train - mean, x_test - mean
-    steps = -(-len(x_train) // trial.batch_size)
-    model = trial.build(seed)
-    rates = EpochRates(trial.rates(), steps)
-    # Of the mean: as for the sum, once epsilon is divided as the gradient is.
-    epsilon = 1e-7 / trial.batch_size if trial.summed else 1e-7
-    optimizer = LaPerm(
-        keras.optimizers.Adam(rates, epsilon=epsilon), EpochRates(trial.periods(), steps)
-    )
-    keras.utils.set_random_seed(seed % 2**32)
-    model.compile(
-        optimizer,
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        steps_per_execution=steps_per_execution(),
-    )
-    batches = Batches(x_train, y_train, batch_size=trial.batch_size, epochs=trial.epochs, seed=seed)
-    fit(model, batches)
-    right = accuracy(model, x_test, y_test)
-    return Result(
-        trial,
-        seed,
-        held_out=right if hold_out else None,
-        test=None if hold_out else right,
-        is_permutation=optimizer.is_permutation(),
+    if space not in SPACES:
+        raise ValueError(f"Unknown space {space!r}; there are {', '.join(SPACES)}.")
+    with extra("search"):
+        import optuna
+        from optuna.storages.journal import JournalFileBackend
+        from optuna.trial import TrialState
+    since = time.perf_counter()
+    suggest, first = SPACES[space]
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    kept = None
+    if storage is not None:
+        kept = optuna.storages.JournalStorage(JournalFileBackend(storage))
+    study = optuna.create_study(
+        study_name=f"{space}-{dataset}-{seed}",
+        storage=kept,
+        load_if_exists=True,
+        direction="maximize",
     )
 
+    def measure(settings: Settings, seed: int) -> Record:
+        chosen = settings.replace(dataset=dataset, held_out=_HELD_OUT[dataset])
+        record = replace(_train(chosen, seed, space, data_dir), final=None)  # none of its business
+        _log.info("%s, seed %d: %.4f held out", space, seed, record.final_held_out)
+        return record
 
-def to_json(result: Result) -> dict[str, Any]:
-    """A result as JSON holds it."""
-    return asdict(result)
+    def objective(asked: Any) -> float:
+        record = measure(suggest(asked), 1000 + asked.number)
+        asked.set_user_attr("result", to_json(record))
+        return record.final_held_out or 0.0
+
+    # One that was interrupted in its first trial still has it to do.
+    is_done = any(t.params == first and "result" in t.user_attrs for t in study.trials)
+    if not is_done and not any(t.state == TrialState.WAITING for t in study.trials):
+        study.enqueue_trial(first)
+    finished = sum(trial.state.is_finished() for trial in study.trials)
+    # A search that resumes must not suggest again what it began with.
+    study.sampler = optuna.samplers.TPESampler(seed=seed + finished, multivariate=True)
+    study.optimize(objective, gc_after_trial=True, n_trials=max(0, trials - finished))
+    done = [t for t in study.trials if "result" in t.user_attrs]
+    enough = len(done) >= _TRIALS_FOR_IMPORTANCE
+    importance = optuna.importance.get_param_importances(study) if enough else {}
+    results = tuple(from_json(t.user_attrs["result"], Record) for t in done)
+    ranked = sorted(results, key=lambda record: -(record.final_held_out or 0.0))
+    published = suggest(optuna.trial.FixedTrial(first))
+    published = published.replace(dataset=dataset, held_out=_HELD_OUT[dataset])
+    chosen = dict.fromkeys([*(record.settings for record in ranked[:_FINALISTS]), published])
+    finalists = [measure(each, mask) for each in chosen for mask in range(2000, 2000 + _MASKS)]
+    return Study(
+        space,
+        dataset,
+        results,
+        {name: round(float(share), 4) for name, share in importance.items()},
+        tuple(finalists),
+        seconds=round(time.perf_counter() - since, 2),
+        environment=environment(),
+    )
 
 
-def from_json(values: dict[str, Any]) -> Result:
-    """Undo `to_json`."""
-    trial = dict(values["trial"])
-    trial |= {"hidden": tuple(trial["hidden"]), "keep": tuple(trial["keep"])}
-    return Result(**{**values, "trial": Trial(**trial)})
+def confirm(study: Study, seeds: Iterable[int], *, data_dir: str | None = None) -> Study:
+    """Train the best finalist on all training images, and measure it on the test images."""
+    since = time.perf_counter()
+    settings = study.best.replace(held_out=0)
+    confirmed = [_train(settings, seed, study.space, data_dir) for seed in seeds]
+    seconds = round(study.seconds + time.perf_counter() - since, 2)
+    return replace(study, confirmed=tuple(confirmed), seconds=seconds)
+
+
+def _train(settings: Settings, seed: int, experiment: str, data_dir: str | None) -> Record:
+    """A record without its network, and without what Keras would keep: there are hundreds."""
+    record = run(settings, seed=seed, experiment=experiment, data_dir=data_dir)
+    keras.utils.clear_session()
+    return replace(record, model=None)
+
+
+def save(study: Study, path: str | os.PathLike[str]) -> None:
+    """Write a study to a JSON file, atomically."""
+    files.write_json(path, to_json(study), indent=None)
+
+
+def load(path: str | os.PathLike[str]) -> Study:
+    """Read a study that `save` has written.
+
+    Raises:
+        LaPermError: if there is no such file, or it holds something else.
+    """
+    return files.read_json(path, lambda values: from_json(values, Study), holds="a study")

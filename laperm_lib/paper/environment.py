@@ -14,7 +14,7 @@ import numpy as np
 from laperm_lib._backend import accelerators
 
 _CPU_INFO = Path("/proc/cpuinfo")
-_CHECKOUT = Path(__file__).resolve().parents[3]
+_CHECKOUT = Path(__file__).resolve().parents[2]
 _THEN = ", then "
 
 

@@ -1,0 +1,254 @@
+"""How a network is trained: Adam or SGD, LaPerm around one of them, SGPerm, RSO, or an average.
+
+A method is a value of `Settings.method`. It makes the Keras optimizer, and the callbacks that go
+with it, for a training whose length and learning rate the rest of the settings give.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import keras
+import numpy as np
+
+from laperm_lib._arguments import check_integer, check_number
+from laperm_lib.callbacks import PSWA, Lookahead
+from laperm_lib.callbacks.sampling import WeightSampler
+from laperm_lib.optimizers.laperm import LaPerm as LaPermOptimizer
+from laperm_lib.optimizers.sgperm import SGPerm as SGPermOptimizer
+from laperm_lib.sparsity import keep_zeros
+from laperm_lib.weight_vectors import Kind
+
+
+@keras.saving.register_keras_serializable(package="laperm_lib")
+class EpochRates(keras.optimizers.schedules.LearningRateSchedule):
+    """A learning rate, or a sync period, for each epoch; the last one holds from there on.
+
+    Args:
+        rates: one number for each epoch.
+        steps_per_epoch: how many steps each has.
+
+    Raises:
+        ValueError: if there are no rates, or no steps.
+
+    Examples:
+        >>> rates = EpochRates([0.1, 0.05], steps_per_epoch=10)
+        >>> [round(float(rates(step)), 2) for step in (0, 9, 10, 100)]
+        [0.1, 0.1, 0.05, 0.05]
+    """
+
+    def __init__(self, rates: Iterable[float], steps_per_epoch: int) -> None:
+        self.rates = [float(rate) for rate in rates]
+        if not self.rates:
+            raise ValueError("There are no rates: give one for each epoch.")
+        self.steps_per_epoch = check_integer("steps_per_epoch", steps_per_epoch, at_least=1)
+
+    def __call__(self, step: Any) -> Any:
+        """The rate at a step, counted from 0."""
+        epoch = keras.ops.cast(step, "int32") // self.steps_per_epoch
+        epoch = keras.ops.minimum(epoch, len(self.rates) - 1)
+        return keras.ops.take(keras.ops.convert_to_tensor(self.rates, "float32"), epoch)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        return {"rates": self.rates, "steps_per_epoch": self.steps_per_epoch}
+
+
+@dataclass(frozen=True)
+class Length:
+    """The length of a training, and what else an optimizer depends on."""
+
+    rates: EpochRates
+    batch_size: int
+    seed: int
+
+    @property
+    def epochs(self) -> int:
+        return len(self.rates.rates)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """The base of all methods.
+
+    `period` is the steps between two permutations, None for a method that does not permute;
+    `permuted` are the kinds of variables that are.
+    """
+
+    @property
+    def period(self) -> int | None:
+        return None
+
+    @property
+    def permuted(self) -> tuple[Kind, ...]:
+        return ()
+
+    def prepare(self, model: keras.Model) -> None:
+        """Change the built model before it is compiled."""
+
+    def optimizer(self, length: Length) -> keras.optimizers.Optimizer:
+        raise NotImplementedError
+
+    def callbacks(self, statistics: Sequence[np.ndarray]) -> list[WeightSampler]:
+        """What goes into `fit`; `statistics` are batches to re-estimate normalisation with."""
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adam(Method):
+    """Adam.
+
+    Args:
+        summed_loss: as the published code, which sums the loss over the batch where Keras takes the
+            mean; for Adam that is an epsilon of 1e-7 divided by the batch size. Default True.
+        keep_zeros: keep weights that start as zero at zero. Default False.
+    """
+
+    summed_loss: bool = True
+    keep_zeros: bool = False
+
+    def prepare(self, model: keras.Model) -> None:
+        if self.keep_zeros:
+            keep_zeros(model)
+
+    def optimizer(self, length: Length) -> keras.optimizers.Optimizer:
+        epsilon = 1e-7 / length.batch_size if self.summed_loss else 1e-7
+        return keras.optimizers.Adam(length.rates, epsilon=epsilon)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SGD(Method):
+    """Stochastic gradient descent, perhaps with momentum and zeros that are kept."""
+
+    momentum: float = 0.0
+    keep_zeros: bool = False
+
+    def prepare(self, model: keras.Model) -> None:
+        if self.keep_zeros:
+            keep_zeros(model)
+
+    def optimizer(self, length: Length) -> keras.optimizers.Optimizer:
+        return keras.optimizers.SGD(length.rates, momentum=self.momentum)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaPerm(Method):
+    """LaPerm around an inner method.
+
+    Args:
+        sync_period: steps between synchronisations, in the first epoch.
+        inner: Adam or SGD.
+        last_period: the factor by which the period has grown in the last epoch, geometrically.
+        permute_biases: synchronise the biases too. Default False.
+    """
+
+    sync_period: int
+    inner: Method = Adam()
+    last_period: float = 1.0
+    permute_biases: bool = False
+
+    def __post_init__(self) -> None:
+        # Python's own numbers: equal settings have one fingerprint.
+        period = check_integer("sync_period", self.sync_period, at_least=1)
+        object.__setattr__(self, "sync_period", period)
+        check_number("last_period", self.last_period, above=0)
+
+    @property
+    def period(self) -> int | None:
+        return self.sync_period
+
+    @property
+    def permuted(self) -> tuple[Kind, ...]:
+        return ("kernel", "bias") if self.permute_biases else ("kernel",)
+
+    def optimizer(self, length: Length) -> keras.optimizers.Optimizer:
+        period: Any = self.sync_period
+        if self.last_period != 1:
+            growth = self.last_period ** (np.arange(length.epochs) / max(1, length.epochs - 1))
+            period = EpochRates(period * growth, length.rates.steps_per_epoch)
+        inner = self.inner.optimizer(length)
+        return LaPermOptimizer(inner, period, skip_bias=not self.permute_biases)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SGPerm(Method):
+    """SGPerm, with the arguments of `laperm_lib.SGPerm`; its seed is the run's."""
+
+    alpha0: float = 0.03
+    alpha_min: float = 0.0
+    beta1: float = 0.998
+    lambda0: float = 0.03
+    lambda_max: float = 1.0
+    beta2: float = 1.001
+    momentum: float = 0.9
+    partition_size_min: int = 10
+
+    @property
+    def period(self) -> int | None:
+        return 1  # it permutes in every step
+
+    @property
+    def permuted(self) -> tuple[Kind, ...]:
+        return ("kernel",)
+
+    def optimizer(self, length: Length) -> keras.optimizers.Optimizer:
+        arguments = {field.name: getattr(self, field.name) for field in fields(self)}
+        return SGPermOptimizer(**arguments, momentum_learning_rate=length.rates, seed=length.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Average(Method):
+    """An average of weights that training continues from.
+
+    Args:
+        around: how the network is trained between two averages.
+        average: "PSWA" or "Lookahead".
+        sample_period: steps between two samples of the weights.
+        window: with PSWA, how many samples an average has.
+        synchronise: synchronise the average before training continues from it.
+    """
+
+    around: Method
+    average: str
+    sample_period: int
+    window: int = 10
+    synchronise: bool = False
+
+    def __post_init__(self) -> None:
+        if self.average not in ("PSWA", "Lookahead"):
+            raise ValueError(f"average is PSWA or Lookahead, got {self.average!r}.")
+
+    @property
+    def period(self) -> int | None:
+        return self.around.period
+
+    @property
+    def permuted(self) -> tuple[Kind, ...]:
+        return self.around.permuted
+
+    def prepare(self, model: keras.Model) -> None:
+        self.around.prepare(model)
+
+    def optimizer(self, length: Length) -> keras.optimizers.Optimizer:
+        return self.around.optimizer(length)
+
+    def callbacks(self, statistics: Sequence[np.ndarray]) -> list[WeightSampler]:
+        how: dict[str, Any] = {"sample_period": self.sample_period, "batches": statistics}
+        if self.average == "Lookahead":
+            return [Lookahead(**how)]
+        return [PSWA(window=self.window, synchronise=self.synchronise, **how)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RSO(Method):
+    """RSO, whose epochs are its cycles; `laperm_lib.paper.studies.rso` runs it.
+
+    Args:
+        last_scale: the standard deviation of moves in the last cycle, as a share of the first's.
+        move: "addition" or "exchange".
+        together: how many moves of one weight vector are tried at once.
+    """
+
+    last_scale: float = 0.1
+    move: str = "addition"
+    together: int = 1

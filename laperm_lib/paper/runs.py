@@ -1,0 +1,343 @@
+"""Run folders: each training has one, where it is interrupted, resumed, and never done twice.
+
+A folder is named by experiment, seed and what differs from the published settings, as in
+`conv7-seed0` or `conv7-seed0-5d41f2aa`. In it are::
+
+    configuration.json   experiment, seed, settings and when it is evaluated
+    checkpoint-*.npz     the two latest checkpoints, until the run is finished
+    record.json          the record; a run is finished when this is there
+    network.npz          the weights of the network it ended with
+
+All are written whole or not at all. Processes that share nothing but a file system can work on one
+set of folders: a lock, which ends with its process, keeps two from training the same run.
+"""
+
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from laperm_lib import files, permutation, weight_vectors
+from laperm_lib._random import check_seed
+from laperm_lib.checkpoints import Checkpoints
+from laperm_lib.errors import LaPermError, WeightFileError
+from laperm_lib.paper import records
+from laperm_lib.paper.locks import locked
+from laperm_lib.paper.records import Record, from_json, to_json
+from laperm_lib.paper.settings import PUBLISHED, Settings, fingerprint
+from laperm_lib.paper.training import StopCheck, Stopped, never, run
+
+_log = logging.getLogger(__name__)
+
+RUNS_DIR = "LAPERM_RUNS_DIR"
+"""The environment variable with the folder of all run folders."""
+
+_RECORD, _NETWORK, _LOCK = "record.json", "network.npz", "lock"
+_CONFIGURATION = "configuration.json"
+
+
+def default_root() -> Path:
+    """Where run folders are if nothing else is said: `$LAPERM_RUNS_DIR`, or `runs`."""
+    return Path(os.environ.get(RUNS_DIR, "runs"))
+
+
+@dataclass(frozen=True)
+class Task:
+    """One training: what decides every bit of it.
+
+    Args:
+        experiment: a key of `settings.PUBLISHED`.
+        settings: everything beside the seed.
+        seed: an integer of at least 0.
+        evaluate_after: as for `training.run`. Default: right after synchronisations.
+
+    Raises:
+        ValueError: if the experiment or the seed cannot be.
+
+    Examples:
+        >>> Task("conv7", PUBLISHED["conv7"], seed=1).name
+        'conv7-seed1'
+    """
+
+    experiment: str
+    settings: Settings
+    seed: int
+    evaluate_after: tuple[int, ...] = (0,)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seed", check_seed(self.seed))
+        if self.experiment not in PUBLISHED:
+            raise ValueError(
+                f"Unknown experiment {self.experiment!r}; there are {', '.join(PUBLISHED)}."
+            )
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        differing = fingerprint(self.settings, PUBLISHED[self.experiment])
+        return "-".join(filter(None, [self.experiment, f"seed{self.seed}", differing]))
+
+
+class RunFolder:
+    """The folder of one training.
+
+    Args:
+        root: where all run folders are.
+        task: the training.
+
+    Raises:
+        LaPermError: if the folder is that of another training, or of an earlier version.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], task: Task) -> None:
+        self.task = task
+        self.path = Path(root, task.name)
+        self.checkpoints = Checkpoints(self.path)
+        self._check()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the training has been done."""
+        return (self.path / _RECORD).exists()
+
+    def run(
+        self,
+        *,
+        data_dir: str | None = None,
+        every_seconds: float = 60,
+        stop: StopCheck = never,
+        verbose: int = 0,
+    ) -> Record:
+        """Train, or resume what was interrupted; a finished run is not run again.
+
+        The arguments and errors are those of `training.run`; besides, a BusyError says that another
+        process trains this run, and an OSError that the folder cannot be written.
+        """
+        with self.lock():
+            if self.is_finished:
+                _log.info("%s is finished already.", self.path)
+                return self.record()
+            record = run(
+                self.task.settings,
+                seed=self.task.seed,
+                experiment=self.task.experiment,
+                evaluate_after=self.task.evaluate_after,
+                checkpoints=self.checkpoints,
+                data_dir=data_dir,
+                every_seconds=every_seconds,
+                stop=stop,
+                verbose=verbose,
+            )
+            write(self.path, record)
+            self.checkpoints.clear()
+            _log.info("The record and the network are in %s", self.path)
+            return record
+
+    def record(self) -> Record:
+        """The record of a finished run."""
+        return records.load_one(self.path / _RECORD)
+
+    def network(self) -> keras.Model:
+        """The network that a finished run ended with."""
+        return read_network(self.path, self.record())
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from this run; the lock ends with the process."""
+        with locked(self.path / _LOCK):
+            self._check()
+            if not (self.path / _CONFIGURATION).exists():
+                files.write_json(self.path / _CONFIGURATION, _configuration(self.task))
+            try:
+                yield
+            except Stopped:
+                raise
+            except Exception:
+                if {path.name for path in self.path.iterdir()} <= {_CONFIGURATION, _LOCK}:
+                    shutil.rmtree(self.path)
+                raise
+
+    def _check(self) -> None:
+        if not (self.path / _CONFIGURATION).exists():
+            return
+        wanted, found = _configuration(self.task), _read_configuration(self.path)
+        differing = [name for name, value in wanted.items() if found.get(name) != value]
+        if differing:
+            raise LaPermError(
+                f"{self.path} holds another training of {self.task.experiment}: "
+                f"{', '.join(differing)} differs in its {_CONFIGURATION}. "
+                "Take another folder for all runs, or delete this one."
+            )
+
+
+def write(path: Path, record: Record) -> None:
+    """Write a run just done into a folder: the network, then the record, which says it is there."""
+    assert record.model is not None
+    with files.replaced(path / _NETWORK) as file:
+        weights = {w.path: keras.ops.convert_to_numpy(w) for w in record.model.weights}
+        np.savez(file, allow_pickle=False, **weights)
+    records.save([record], path / _RECORD)
+
+
+def read(path: str | os.PathLike[str]) -> Record:
+    """The record of a finished run, with its network as `model`."""
+    record = records.load_one(Path(path, _RECORD))
+    return replace(record, model=read_network(Path(path), record))
+
+
+def read_network(path: Path, record: Record) -> keras.Model:
+    """Build the network of a run, with the weights that `write` has written into its folder."""
+    model, _ = record.settings.network.build(record.seed)
+    arrays = files.read_arrays(path / _NETWORK)
+    shapes = {weight.path: tuple(weight.shape) for weight in model.weights}
+    if shapes != {name: array.shape for name, array in arrays.items()}:
+        raise WeightFileError(f"{path / _NETWORK} does not hold the weights of {model.name}.")
+    for weight in model.weights:
+        weight.assign(arrays[weight.path])
+    return model
+
+
+def tasks_in(root: str | os.PathLike[str]) -> Sequence[Task]:
+    """The trainings that have a folder, finished or not, by name; one that was renamed has none."""
+    found = []
+    for file in sorted(Path(root).glob(f"*/{_CONFIGURATION}")):
+        values = _read_configuration(file.parent)
+        task = Task(
+            values["experiment"],
+            from_json(values["settings"], Settings),
+            values["seed"],
+            tuple(values["evaluate_after"]),
+        )
+        if file.parent.name == task.name:
+            found.append(task)
+        else:
+            _log.warning("%s is skipped: it was named %s.", file.parent, task.name)
+    return found
+
+
+def _configuration(task: Task) -> dict[str, Any]:
+    return {
+        "experiment": task.experiment,
+        "seed": task.seed,
+        "settings": to_json(task.settings),
+        "evaluate_after": list(task.evaluate_after),
+    }
+
+
+def _read_configuration(path: Path) -> dict[str, Any]:
+    def parse(values: dict[str, Any]) -> dict[str, Any]:
+        if "network" not in values["settings"]:
+            raise ValueError("it was made by an earlier version of laperm_lib; take another folder")
+        from_json(values["settings"], Settings)
+        return values
+
+    return files.read_json(path / _CONFIGURATION, parse, holds="the configuration of a run")
+
+
+@dataclass(frozen=True)
+class State:
+    """How far a training is: its task, the latest checkpoint's step, and its record if finished."""
+
+    task: Task
+    step: int
+    record: Record | None
+
+
+def states(
+    root: str | os.PathLike[str], shipped: str | os.PathLike[str] | None = None
+) -> list[State]:
+    """All trainings that have been begun, by name; nothing is written.
+
+    Args:
+        root: where all run folders are. There need not be any.
+        shipped: a folder with JSON files of records. A training that is finished in a run folder
+            counts from there. Default: none.
+    """
+    found: dict[str, State] = {}
+    for record in shipped_records(shipped) if shipped is not None else ():
+        task = Task(record.experiment, record.settings, record.seed)
+        # The record beside a shipped network, f1-seed0.json, comes before f1.json.
+        found.setdefault(task.name, State(task, 0, record))
+    for task in tasks_in(root):
+        folder = RunFolder(root, task)
+        if folder.is_finished:
+            found[task.name] = State(task, 0, folder.record())
+        elif task.name not in found:
+            step = max(folder.checkpoints.steps(), default=0)
+            found[task.name] = State(task, step, None)
+    return [found[name] for name in sorted(found)]
+
+
+def shipped_records(folder: str | os.PathLike[str]) -> Iterator[Record]:
+    """The records of the paper's experiments in the JSON files of a folder."""
+    for path in sorted(Path(folder).glob("*.json")):
+        if path.name != "manifest.json":
+            yield from (r for r in records.load(path) if r.experiment in PUBLISHED)
+
+
+def add_records(
+    paths: Iterable[str | os.PathLike[str]], destination: str | os.PathLike[str]
+) -> tuple[list[str], list[str]]:
+    """Add records that were made elsewhere to those of a folder.
+
+    Args:
+        paths: run folders, or JSON files of records.
+        destination: the folder; a record goes into the file of its experiment there.
+
+    Returns:
+        The names of the trainings that were added, and of those that the folder had already.
+
+    Raises:
+        LaPermError: if a record contradicts itself, or the network beside it; nothing is written.
+    """
+    destination = Path(destination)
+    known = {
+        Task(record.experiment, record.settings, record.seed).name
+        for record in shipped_records(destination)
+    }
+    added: dict[str, Record] = {}
+    skipped = []
+    for path in map(Path, paths):
+        for record in [records.load_one(path / _RECORD)] if path.is_dir() else records.load(path):
+            task = Task(record.experiment, record.settings, record.seed)
+            _check_record(record, path)
+            if task.name in known or task.name in added:
+                skipped.append(task.name)
+            else:
+                added[task.name] = record
+    for experiment in dict.fromkeys(record.experiment for record in added.values()):
+        file = destination / f"{experiment}.json"
+        new = [record for record in added.values() if record.experiment == experiment]
+        with locked(destination / ".lock"):
+            old = records.load(file) if file.exists() else ()
+            records.save([*old, *new], file)
+    return list(added), skipped
+
+
+def _check_record(record: Record, path: Path) -> None:
+    """Raise a LaPermError if a record contradicts itself, or the network in its folder."""
+    accuracies = [record.final, *(evaluation.accuracy for evaluation in record.evaluations)]
+    if any(number is None or not 0 <= number <= 1 for number in accuracies):
+        raise LaPermError(f"{path}: an accuracy is not a number from 0 to 1.")
+    steps = [evaluation.step for evaluation in record.evaluations]
+    if steps != sorted(set(steps)):
+        raise LaPermError(f"{path}: the evaluations are not in the order of steps.")
+    permuted = record.settings.method.permuted
+    if permuted and not record.is_permutation:
+        raise LaPermError(f"{path}: the network is not a permutation of its initial weights.")
+    if permuted and path.is_dir():
+        initial, _ = record.settings.network.build(record.seed)
+        pairs = zip(
+            weight_vectors.of(initial, permuted),
+            weight_vectors.of(read_network(path, record), permuted),
+            strict=True,
+        )
+        if not all(permutation.is_permutation(a.matrix(), b.matrix()) for a, b in pairs):
+            raise LaPermError(f"{path}: the network is not a permutation of its initial weights.")

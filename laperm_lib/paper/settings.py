@@ -1,0 +1,317 @@
+"""What a training depends on beside its seed, by composition; and the paper's experiments by name.
+
+Settings say what is trained (`network`), on what (`data`), how (`method`) and how long
+(`schedule`). Every single setting has a name of its own, whatever part it is in: `replace` and
+`python -m laperm_lib run ... --set NAME=VALUE` take these names.
+
+References:
+    Qiu and Suda, NeurIPS 2020, section 5, and the notebooks published with it.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from typing import Any
+
+from laperm_lib._arguments import check_integer, check_number
+from laperm_lib.paper import datasets
+from laperm_lib.paper.augmentation import Augmentation
+from laperm_lib.paper.methods import LaPerm, Method
+from laperm_lib.paper.networks import PIXELS, Network, PaperNetwork, Pixels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """What a network is trained on.
+
+    Args:
+        dataset: a name for `laperm_lib.paper.datasets.load`.
+        pixels: how they are scaled, one of `networks.PIXELS`. Default: as published.
+        augmentation: how training images are distorted. Default: they are not.
+        held_out: how many training images are left out, to choose a network by. Default 0.
+    """
+
+    dataset: str
+    pixels: Pixels | None = None
+    augmentation: Augmentation | None = None
+    held_out: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How long a network is trained, and at which learning rates.
+
+    Args:
+        epochs: how often the training images are gone through.
+        batch_size: images per step. Default 50.
+        learning_rate: the rate in the first epoch. Default 0.001.
+        decay: the factor on the rate after every `decay_every` epochs. Default 1.
+        decay_every: in epochs. Default 1.
+        milestones: pairs (epoch, factor): after that epoch, counted from 0, the first rate is
+            multiplied by the factor, until the next milestone. Default: there are none.
+    """
+
+    epochs: int
+    batch_size: int = 50
+    learning_rate: float = 1e-3
+    decay: float = 1.0
+    decay_every: int = 1
+    milestones: tuple[tuple[int, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "decay_every"):
+            _set(self, name, check_integer(name, getattr(self, name), at_least=1))
+        for name in ("learning_rate", "decay"):
+            _set(self, name, check_number(name, getattr(self, name), at_least=0))
+        _set(
+            self,
+            "milestones",
+            tuple(
+                (
+                    check_integer("the epoch of a milestone", epoch, at_least=0),
+                    check_number("the factor of a milestone", factor, at_least=0),
+                )
+                for epoch, factor in self.milestones
+            ),
+        )
+
+    def rate(self, epoch: int) -> float:
+        """The learning rate in an epoch, counted from 0."""
+        factors = [factor for after, factor in self.milestones if epoch > after]
+        factor = factors[-1] if factors else 1.0
+        return self.learning_rate * factor * self.decay ** (epoch // self.decay_every)
+
+    def in_epochs(self, epochs: int) -> "Schedule":
+        """Another number of epochs, over which the learning rate falls as far."""
+        last = (self.epochs - 1) // self.decay_every  # how often the rate decays
+        milestones = tuple((after * epochs // self.epochs, f) for after, f in self.milestones)
+        return dataclasses.replace(
+            self,
+            epochs=epochs,
+            decay=self.decay ** (last / max(1, epochs - 1)),
+            decay_every=1,
+            milestones=milestones,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a run depends on beside its seed.
+
+    Args:
+        network: what is trained, and how it starts.
+        data: on what.
+        method: how.
+        schedule: how long, at which learning rates.
+        evaluate_every: the steps between two evaluations, at least; each is at the first
+            synchronisation from there. Default 1000.
+
+    Raises:
+        ValueError: for a setting that no run could have.
+
+    Examples:
+        >>> settings = PUBLISHED["conv7"].replace(epochs=5, sync_period=20)
+        >>> settings.method.period, settings.schedule.batch_size
+        (20, 50)
+        >>> settings.replace(sync_period=None).method
+        Adam(summed_loss=True, keep_zeros=False)
+    """
+
+    network: Network
+    data: Data
+    method: Method
+    schedule: Schedule
+    evaluate_every: int = 1000
+
+    def __post_init__(self) -> None:
+        data, spec = self.data, self.network.spec
+        _check_name("dataset", data.dataset, datasets.NAMES)
+        _check_name("dataset", data.dataset, (spec.dataset, "digits"))
+        pixels = spec.pixels if data.pixels is None else data.pixels
+        _check_name("pixels", pixels, PIXELS)
+        held_out = check_integer("held_out", data.held_out, at_least=0)
+        _set(self, "data", dataclasses.replace(data, pixels=pixels, held_out=held_out))
+        every = check_integer("evaluate_every", self.evaluate_every, at_least=1)
+        _set(self, "evaluate_every", every)
+
+    def replace(self, **values: Any) -> "Settings":
+        """Other values for single settings, by name.
+
+        Args:
+            **values: names of settings, as `values()` has them, or whole parts such as `network`.
+                `sync_period=None` leaves LaPerm's inner method, a number puts LaPerm around one.
+
+        Raises:
+            ValueError: if there is no such setting, or it cannot have the value.
+        """
+        parts: dict[str, Any] = {}
+        method = values.pop("method", self.method)
+        if "sync_period" in values:
+            period = values.pop("sync_period")
+            if isinstance(method, LaPerm):
+                method = (
+                    method.inner
+                    if period is None
+                    else dataclasses.replace(method, sync_period=period)
+                )
+            elif period is not None:
+                method = LaPerm(inner=method, sync_period=period)
+        if "permute_biases" in values and not isinstance(method, LaPerm):
+            values.pop("permute_biases")  # Adam alone changes biases anyway
+        for name in ("network", "data", "schedule"):
+            parts[name] = values.pop(name, getattr(self, name))
+        parts |= {
+            "method": method,
+            "evaluate_every": values.pop("evaluate_every", self.evaluate_every),
+        }
+        for name, value in values.items():
+            owner = next((key for key, part in parts.items() if _has(part, name)), None)
+            if owner is None:
+                known = ", ".join(self.values())
+                raise ValueError(f"There is no setting {name!r}; there are {known}.")
+            parts[owner] = dataclasses.replace(parts[owner], **{name: value})
+        return Settings(**parts)
+
+    def values(self) -> dict[str, Any]:
+        """All settings by name, from every part."""
+        parts = (self.network, self.data, self.schedule, self.method)
+        found = {name: value for part in parts for name, value in _leaves(part)}
+        return found | {
+            "sync_period": self.method.period,
+            "evaluate_every": self.evaluate_every,
+        }
+
+    def differing(self, other: "Settings") -> dict[str, Any]:
+        """The settings that another one does not have, by name."""
+        theirs = other.values()
+        absent = object()
+        return {n: v for n, v in self.values().items() if theirs.get(n, absent) != v}
+
+
+def fingerprint(settings: Settings, default: Settings) -> str:
+    """A short name for what settings have other than the default ones; "" for nothing."""
+    differing = settings.differing(default)
+    if not differing:
+        return ""
+    text = json.dumps({n: _plain(v) for n, v in differing.items()}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _plain(value: Any) -> Any:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+
+
+def _leaves(part: Any) -> Iterator[tuple[str, Any]]:
+    """The fields of a part, and those of the methods inside of it."""
+    for field in fields(part):
+        value = getattr(part, field.name)
+        if isinstance(value, Method):
+            yield from _leaves(value)
+        else:
+            yield field.name, value
+
+
+def _has(part: Any, name: str) -> bool:
+    return is_dataclass(part) and any(field.name == name for field in fields(part))
+
+
+def _set(instance: Any, name: str, value: Any) -> None:
+    """Python's own numbers in a frozen dataclass: equal settings have one fingerprint."""
+    object.__setattr__(instance, name, value)
+
+
+def _check_name(name: str, value: Any, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"Unknown {name} {value!r}; there are {', '.join(known)}.")
+
+
+_CONV7 = Settings(
+    network=PaperNetwork(model="conv7"),
+    data=Data(dataset="mnist", augmentation=Augmentation(rotation=10, zoom=0.1, shift=0.1)),
+    method=LaPerm(sync_period=1200, permute_biases=True),
+    schedule=Schedule(epochs=45, decay=0.95),
+    evaluate_every=1200,
+)
+_CONV2 = Settings(
+    network=PaperNetwork(model="conv2"),
+    data=Data(dataset="cifar10", augmentation=Augmentation(rotation=15, shift=0.1, flip=True)),
+    method=LaPerm(sync_period=1000),
+    schedule=Schedule(epochs=125, decay=0.6, decay_every=10),
+)
+_RESNET50 = Settings(
+    network=PaperNetwork(model="resnet50"),
+    data=Data(dataset="cifar10", augmentation=Augmentation(shift=0.1, flip=True)),
+    method=LaPerm(sync_period=400),
+    schedule=Schedule(epochs=200, milestones=((80, 1e-1), (120, 1e-2), (160, 1e-3), (180, 0.5e-3))),
+)
+_F1 = Settings(
+    network=PaperNetwork(model="f1", shared_value=0.08, keep=(0.6,)),
+    data=Data(dataset="mnist"),
+    method=LaPerm(sync_period=250),
+    schedule=Schedule(epochs=10, batch_size=128, decay=0.95),
+    evaluate_every=250,
+)
+PUBLISHED = {
+    "conv7": _CONV7,
+    "conv2": _CONV2,
+    "conv4": _CONV2.replace(model="conv4"),
+    "conv13": _CONV2.replace(model="conv13"),
+    "resnet50": _RESNET50,
+    "resnet50_30": _RESNET50.replace(pruned=0.3, sync_period=800),
+    "resnet50_50": _RESNET50.replace(pruned=0.5, sync_period=800),
+    "resnet50_70": _RESNET50.replace(pruned=0.7, sync_period=800),
+    "f1": _F1,
+    "f1_notebook": _F1.replace(keep=(4 / 7,)),
+    "f2": _F1.replace(
+        network=PaperNetwork(model="f2", shared_value=0.03, keep=(1 / 15, 1 / 7, 1 / 3)), epochs=25
+    ),
+}
+PUBLISHED |= {f"{name}_adam": each.replace(sync_period=None) for name, each in PUBLISHED.items()}
+"""The settings as published, and for each network Adam alone from the same initial weights: it may
+give a weight that starts as zero another value, and one shared value becomes many. f1 keeps 60 % of
+its weights, as its row of the paper (p = 40 %) and the published file say; its notebook's
+probability is 4/7. conv7 has the period of the published weights; its notebook's is 20."""
+
+
+def published(name: str) -> Settings:
+    """The published settings of an experiment.
+
+    Raises:
+        ValueError: if the name is unknown.
+
+    Examples:
+        >>> published("conv2").method.period
+        1000
+    """
+    _check_name("experiment", name, tuple(PUBLISHED))
+    return PUBLISHED[name]
+
+
+def quick(name: str) -> Settings:
+    """A published experiment on the bundled digits, cut down to seconds."""
+    settings = published(name)
+    has_one_value = settings.network.shared_value is not None  # type: ignore[attr-defined]
+    epochs, period = (80, 100) if has_one_value else (4, 20)
+    return settings.replace(
+        schedule=settings.schedule.in_epochs(epochs),
+        dataset="digits",
+        sync_period=None if settings.method.period is None else period,
+        evaluate_every=period,
+    )
+
+
+def short(name: str) -> Settings:
+    """A published experiment cut down to a tenth, on its own data; f1 and f2 as published."""
+    settings = published(name)
+    if settings.network.shared_value is not None:  # type: ignore[attr-defined]
+        return settings
+    epochs = math.ceil(settings.schedule.epochs / 10)
+    return settings.replace(schedule=settings.schedule.in_epochs(epochs))
+
+
+PROFILES = {"quick": quick, "short": short, "paper": published}
+"""The settings that an experiment's name stands for, by profile: seconds on the bundled digits, a
+tenth of the epochs, or as published."""
