@@ -1,5 +1,6 @@
 """What LaPerm and SGPerm have in common, seen from outside."""
 
+import functools
 import gc
 
 import keras
@@ -27,18 +28,86 @@ def assert_permuted(start, end):
         assert not np.array_equal(start[path], end[path])
 
 
+@pytest.mark.parametrize(
+    "make",
+    [functools.partial(laperm, keras.optimizers.Adam(0.3)), functools.partial(SGPerm, alpha0=1)],
+)
+def test_biases_and_batch_normalisation_can_be_permuted(make):
+    model, kinds = build_model(), ("kernel", "bias", "normalization")
+    model.get_layer("bn").gamma.assign([1.0, 1.001, 1.002, 1.003])
+    model.get_layer("bn").beta.assign([0.1, 0.101, 0.102, 0.103])
+    start = matrices(model, kinds)
+    optimizer = make(skip_bias=False, skip_batch_norm=False)
+    train(model, optimizer, epochs=3)
+    end = matrices(model, kinds)
+    assert all(permutation.is_permutation(start[path], end[path]) for path in start)
+    moved = {path for path in start if not np.array_equal(start[path], end[path])}
+    assert len(optimizer.permuted_variables) == 6
+    assert moved & {"conv/bias", "dense/bias"}
+    assert moved & {"bn/gamma", "bn/beta"}
+
+
 @both
+@pytest.mark.parametrize("exclude", [["dense"], "den[a-z]e/kernel$"])
+def test_variables_are_excluded_by_pattern(make, exclude):
+    model = build_model()
+    optimizer = make(exclude=exclude)
+    start = matrices(model)["dense/kernel"]
+    train(model, optimizer)
+    assert [v.path for v in optimizer.permuted_variables] == [model.layers[0].kernel.path]
+    end = matrices(model)["dense/kernel"]
+    assert permutation.is_permutation(start, end) == np.array_equal(start, end) == (make is SGPerm)
+
+
+@both
+def test_zeros_are_conserved_and_keep_their_sign(make):
+    model, generator = build_model(), np.random.default_rng(1)
+    kernel = model.get_layer("dense").kernel
+    weights = ops.convert_to_numpy(kernel)
+    zeros = generator.choice([0.0, -0.0], size=weights.shape)
+    kernel.assign(np.where(generator.random(weights.shape) < 0.7, zeros, weights).astype("float32"))
+    start = matrices(model)
+    train(model, make(), epochs=2)
+    assert_permuted(start, matrices(model))
+
+
+@both
+def test_the_state_can_be_moved_to_another_optimizer(make):
+    uncut, resumed = build_model(), build_model(seed=1)
+    train(uncut, make())
+    optimizer = make()
+    optimizer.build(resumed.trainable_variables)
+    for target, source in zip(optimizer.variables, uncut.optimizer.variables, strict=True):
+        target.assign(ops.convert_to_numpy(source))
+    resumed.set_weights(uncut.get_weights())
+    train(uncut, None)
+    train(resumed, optimizer)
+    assert_same_weights(uncut, resumed)
+
+
+@both
+def test_capture_before_training(make):
+    model, optimizer = build_model(), make()
+    with pytest.raises(ValueError, match="No initial values yet"):
+        _ = optimizer.permuted_variables
+    optimizer.capture(model)
+    assert len(optimizer.permuted_variables) == 2
+    start = matrices(model)
+    if make is laperm:  # it knows the values, SGPerm their range
+        model.get_layer("dense").kernel.assign(np.ones((64, 3)))
+    train(model, optimizer)
+    assert_permuted(start, matrices(model))
+
+
+@pytest.mark.parametrize("make", [laperm, SGPerm, lambda **how: SGPerm(hand_over=(5, "adam"))])
 def test_a_saved_and_loaded_model_goes_on_as_if_nothing_had_happened(make, tmp_path):
     uncut = build_model()
-    start = matrices(uncut, ("kernel", "bias"))
     train(uncut, make(skip_bias=False))
     uncut.save(tmp_path / "model.keras")
     resumed = keras.models.load_model(tmp_path / "model.keras")
     train(uncut, None, epochs=2)
     train(resumed, None, epochs=2)
     assert_same_weights(uncut, resumed)
-    end = matrices(resumed, ("kernel", "bias"))
-    assert all(permutation.is_permutation(start[path], end[path]) for path in start)
     assert int(resumed.optimizer.iterations) == 27
 
 
@@ -105,6 +174,13 @@ def test_it_learns(make, epochs):
     model.fit(parts[0], parts[2], batch_size=32, epochs=epochs, verbose=0)
     assert model.evaluate(parts[1], parts[3], verbose=0)[1] > 0.9
     assert_permuted(start, matrices(model))
+
+
+@both
+@pytest.mark.parametrize("exclude", ["(", ["ok", "["], [3]])
+def test_patterns_that_are_none(make, exclude):
+    with pytest.raises(ValueError, match="exclude takes regular expressions"):
+        make(exclude=exclude)
 
 
 @both
