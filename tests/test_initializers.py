@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from keras.src.initializers.random_initializers import compute_fans
 
-from laperm_lib._random import raw_bits
 from laperm_lib.initializers import DISTRIBUTIONS, SeededInitializer
 
 # SHA-256 (first 32 digits) of the little-endian float32 values for seed 42, "conv2d_1/kernel".
@@ -35,10 +34,6 @@ def test_bits_are_the_guaranteed_ones(distribution, shape):
     assert values.shape == shape
     digest = hashlib.sha256(values.astype("<f4").tobytes()).hexdigest()
     assert digest.startswith(GOLDEN[distribution, shape])
-
-
-def test_raw_stream_is_the_guaranteed_one():
-    assert raw_bits(1, "x").random_raw(2).tolist() == [250272477617406306, 11347951241206139516]
 
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)

@@ -66,11 +66,6 @@ def test_nothing_left_is_an_error():
         paths(exclude=".")
 
 
-def test_a_pattern_must_be_a_regular_expression():
-    with pytest.raises(ValueError, match="regular expressions"):
-        paths(exclude="(")
-
-
 @pytest.mark.parametrize("of_variables", [False, True])
 def test_a_pattern_that_is_found_nowhere_is_logged(of_variables, caplog):
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="head")])
