@@ -99,34 +99,24 @@ def _gru_cell(layer: layers.GRUCell) -> Mapping[str, Axes]:
     return {**_RECURRENT, "bias": Axes((0,) if layer.reset_after else (), "bias")}
 
 
-_RULES: dict[type, Rule] = {
-    layers.Dense: _DENSE,
-    layers.EinsumDense: _einsum_dense,
-    layers.Conv1D: _DENSE,
-    layers.Conv2D: _DENSE,
-    layers.Conv3D: _DENSE,
-    layers.Conv1DTranspose: _TRANSPOSED,
-    layers.Conv2DTranspose: _TRANSPOSED,
-    layers.Conv3DTranspose: _TRANSPOSED,
-    layers.DepthwiseConv1D: _DEPTHWISE,
-    layers.DepthwiseConv2D: _DEPTHWISE,
-    layers.SeparableConv1D: _SEPARABLE,
-    layers.SeparableConv2D: _SEPARABLE,
-    layers.Embedding: _EMBEDDING,
-    layers.SimpleRNNCell: _RECURRENT,
-    layers.LSTMCell: _RECURRENT,
-    layers.GRUCell: _gru_cell,
-    ConvLSTMCell: _RECURRENT,
+_BY_RULE: list[tuple[Rule, list[type]]] = [
+    (_DENSE, [layers.Dense, layers.Conv1D, layers.Conv2D, layers.Conv3D]),
+    (_einsum_dense, [layers.EinsumDense]),
+    (_TRANSPOSED, [layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose]),
+    (_DEPTHWISE, [layers.DepthwiseConv1D, layers.DepthwiseConv2D]),
+    (_SEPARABLE, [layers.SeparableConv1D, layers.SeparableConv2D]),
+    (_EMBEDDING, [layers.Embedding]),
+    (_RECURRENT, [layers.SimpleRNNCell, layers.LSTMCell, ConvLSTMCell]),
+    (_gru_cell, [layers.GRUCell]),
     # Additive attention scores with one neuron, whose weight vector this is.
-    layers.AdditiveAttention: {"scale": Axes(())},
-    layers.Attention: {"scale": _BIAS, "concat_score_weight": _BIAS},
-    layers.PReLU: {"alpha": _BIAS},
-    layers.STFTSpectrogram: {"real_kernel": _COLUMNS, "imag_kernel": _COLUMNS},
-    layers.BatchNormalization: _NORMALIZATION,
-    layers.LayerNormalization: _NORMALIZATION,
-    layers.GroupNormalization: _NORMALIZATION,
-    layers.RMSNormalization: _NORMALIZATION,
-}
+    ({"scale": Axes(())}, [layers.AdditiveAttention]),
+    ({"scale": _BIAS, "concat_score_weight": _BIAS}, [layers.Attention]),
+    ({"alpha": _BIAS}, [layers.PReLU]),
+    ({"real_kernel": _COLUMNS, "imag_kernel": _COLUMNS}, [layers.STFTSpectrogram]),
+    (_NORMALIZATION, [layers.BatchNormalization, layers.LayerNormalization]),
+    (_NORMALIZATION, [layers.GroupNormalization, layers.RMSNormalization]),
+]
+_RULES = {layer_class: rule for rule, classes in _BY_RULE for layer_class in classes}
 
 
 def register(layer_class: type[keras.Layer], rule: Rule) -> None:

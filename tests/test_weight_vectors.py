@@ -183,11 +183,17 @@ def test_a_variable_without_a_layer_is_an_error(variable, why):
 
 
 def test_tied_weights_belong_to_the_layer_that_made_them():
-    dense, borrower = layers.Dense(3), layers.Identity()
+    class Borrower(keras.Layer):
+        def __init__(self, lender):
+            super().__init__()
+            self.kernel = lender.kernel
+
+    dense = layers.Dense(3)
     dense.build((None, 4))
-    borrower.kernel = dense.kernel
+    borrower = Borrower(dense)
     (found,) = weight_vectors.of_variables([dense.kernel])
     assert found.layer is dense
+    assert borrower.kernel is dense.kernel
 
 
 class Borrowing(layers.Layer):
