@@ -184,7 +184,7 @@ bench: $(SETUP)
 # Keeps the pins that still fit; `make lock LOCK_FLAGS=--upgrade` takes the newest versions. The second
 # lock has what the tests need, at the versions of the first, and the other backends.
 COMPILE := UV_CUSTOM_COMPILE_COMMAND="make lock" build/lock/bin/uv pip compile pyproject.toml \
-    --universal --python-version 3.11 --extra fast --group dev \
+    --universal --python-version 3.11 --extra paper --extra tensorflow --group dev \
     --no-annotate --no-emit-index-url --quiet
 lock:
 	"$(PYTHON)" -m venv --clear build/lock

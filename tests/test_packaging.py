@@ -1,0 +1,211 @@
+"""The package as its users install it: few requirements, light imports, a wheel that works."""
+
+import functools
+import http.server
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import keras
+import pytest
+
+# What no one who puts LaPerm on a model of their own needs.
+BLOCKED = {
+    *("cv2", "sklearn", "PIL", "safetensors", "h5py", "bokeh", "matplotlib", "seaborn", "pandas"),
+    *("filelock", "fcntl", "cattrs", "tabulate", "distributed", "optuna", "scipy", "tensorflow"),
+}
+NEEDED = {"tensorflow": {"tensorflow"}, "jax": {"scipy"}, "torch": set()}[keras.backend.backend()]
+
+BLOCK = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+"""
+
+USE = """
+import numpy as np
+import keras
+import laperm_lib
+from laperm_lib import callbacks, gradient_flow, sparsity
+
+x = np.random.default_rng(0).normal(size=(64, 6, 6, 1)).astype("float32")
+y = np.arange(64) % 3
+
+def network():
+    model = keras.Sequential([
+        keras.Input((6, 6, 1)),
+        keras.layers.Conv2D(64, 3, activation="relu"),
+        keras.layers.Flatten(),
+        keras.layers.Dense(64),
+        keras.layers.Dense(3),
+    ])
+    sparsity.random_prune(model, 0.3, seed=0)
+    return model
+
+for optimizer in (laperm_lib.LaPerm("adam", 2), laperm_lib.SGPerm()):
+    model = network()
+    before = [vectors.matrix() for vectors in laperm_lib.weight_vectors.of(model)]
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss=loss)
+    average = callbacks.PWALKS(sample_period=2, window=2)
+    model.fit(x, y, batch_size=16, epochs=2, verbose=0, callbacks=[average])
+    after = [vectors.matrix() for vectors in laperm_lib.weight_vectors.of(model)]
+    assert all(map(laperm_lib.permutation.is_permutation, before, after))
+assert sparsity.keep_zeros(model) > 0.1
+assert gradient_flow.effective_gradient_flow(model, x, y, loss).effective > 0
+laperm_lib.RSO(cycles=1, batch_size=64, exclude="conv|dense/").fit(model, x, y)
+"""
+
+
+def run(code, *, check=True, path=None, **environment):
+    """Run Python code in a fresh process; gives its output."""
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | environment
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, env=environment, cwd=path, capture_output=True, text=True, check=False
+    )
+    assert not check or done.returncode == 0, done.stderr
+    return done.stdout if check else done.stderr
+
+
+def test_a_model_of_ones_own_needs_no_extra():
+    run(BLOCK.format(blocked=BLOCKED - NEEDED) + USE)
+
+
+@pytest.mark.parametrize(
+    ("code", "extra"),
+    [
+        ("laperm_lib.paper.load_pretrained", "paper"),
+        ("laperm_lib.paper.load_published", "paper"),
+        ("laperm_lib.paper.plotting", "paper"),
+        ("laperm_lib.paper.datasets.load('digits')", "paper"),
+    ],
+)
+def test_what_needs_an_extra_says_which(code, extra):
+    blocked = BLOCK.format(blocked=BLOCKED - NEEDED)
+    error = run(f"{blocked}\nimport laperm_lib.paper\n{code}", check=False)
+    assert error.splitlines()[-1].startswith("ImportError: ")
+    assert f'pip install "laperm-lib[{extra}]"' in error
+
+
+def test_importing_and_making_an_optimizer_costs_little_beyond_keras():
+    code = """
+import time
+import keras
+started = time.process_time()
+import laperm_lib
+laperm_lib.LaPerm("adam", 20)
+print(time.process_time() - started)
+import sys
+print(*{"numba", "scipy", "h5py", "matplotlib"} & set(sys.modules) - before)
+""".replace("import keras\n", "import keras, sys\nbefore = set(sys.modules)\n")
+    seconds, imported = run(code).splitlines()
+    assert float(seconds) < 0.3
+    assert imported == ""
+
+
+@pytest.mark.parametrize(
+    "imports",
+    ["import keras, laperm_lib", "import laperm_lib, keras\nlaperm_lib.LaPerm"],
+)
+def test_a_fresh_process_loads_what_was_saved(tmp_path, imports):
+    import laperm_lib
+
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    model.compile(laperm_lib.LaPerm("adam", 5), loss="mse")
+    model.save(tmp_path / "model.keras")
+    run(
+        f"{imports}\n"
+        f"model = keras.saving.load_model({str(tmp_path / 'model.keras')!r})\n"
+        "assert model.optimizer.sync_period == 5"
+    )
+
+
+def test_importing_laperm_lib_leaves_keras_alone():
+    run("import sys, laperm_lib\nassert 'keras' not in sys.modules")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory, repository):
+    """The wheel, built from a copy so that the build leaves nothing in the work tree."""
+    folder = tmp_path_factory.mktemp("wheel")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(repository / name, folder)
+    shutil.copytree(repository / "laperm_lib", folder / "laperm_lib")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check"]
+    command += ["--no-deps", "--no-build-isolation", "--wheel-dir", "dist", "."]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return next((folder / "dist").glob("*.whl"))
+
+
+def test_the_readme_runs_on_the_wheel_in_a_bare_environment(wheel, tmp_path, repository):
+    uv = Path(sys.executable).with_name("uv")
+    if not uv.exists():
+        pytest.skip("needs uv, which `make setup` installs")
+    backend = keras.backend.backend()
+    if backend == "torch":
+        pytest.skip("PyPI's torch for Linux brings CUDA along, gigabytes of it")
+    pinned = (repository / "requirements.txt").read_text()
+    name = "tensorflow-cpu" if "tensorflow-cpu" in pinned and sys.platform == "linux" else backend
+    subprocess.run(
+        [uv, "venv", "--quiet", "--python", sys.executable, tmp_path / "bare"], check=True
+    )
+    python = tmp_path / "bare" / ("Scripts" if os.name == "nt" else "bin") / "python"
+    constraints = tmp_path / "constraints.txt"
+    constraints.write_text(re.sub(r"(?m)^torch==.*$|\s*\\\n\s+--hash\S+", "", pinned))
+    packages = [wheel, name if backend == "tensorflow" else "jax", *sorted(NEEDED & {"scipy"})]
+    install = [uv, "pip", "install", "--quiet", "--python", python, "-c", constraints, *packages]
+    subprocess.run(install, check=True)
+    example = re.search(r"```python\n(.*?)```", (repository / "README.md").read_text(), re.DOTALL)
+    data = (
+        "import keras, numpy as np\n"
+        "x, y = np.zeros((200, 28, 28), 'uint8'), np.zeros(200, 'uint8')\n"
+        "x[np.arange(200), np.arange(200) % 28] = 255\ny[:] = np.arange(200) % 10\n"
+        "keras.datasets.mnist.load_data = lambda *args: ((x, y), (x, y))\n"
+    )
+    code = f"{data}\n{example[1]}\nassert model.optimizer.is_permutation()"
+    environment = {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [python, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """The folder of the package as the wheel installs it, without a checkout around it."""
+    folder = tmp_path_factory.mktemp("site")
+    shutil.unpack_archive(wheel, folder, "zip")
+    return folder
+
+
+LOAD = """
+from laperm_lib.paper import load_pretrained, manifest
+print(manifest.__file__)
+print(load_pretrained("f1").count_params())
+"""
+
+
+def test_networks_are_loaded_from_a_wheel_by_folder_and_by_address(installed, repository, tmp_path):
+    networks = repository / "pretrained"
+    environment = {"PYTHONPATH": str(installed), "KERAS_HOME": str(tmp_path)}
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=networks)
+    handler.log_message = lambda *args: None
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for place in (str(networks), f"http://127.0.0.1:{server.server_port}"):
+            said = run(LOAD, path=tmp_path, **environment, LAPERM_PRETRAINED_DIR=place)
+            assert said.split()[-1] == "7840"
+            assert str(installed) in said
+        server.shutdown()
+    error = run(LOAD, check=False, path=tmp_path, **environment, LAPERM_PRETRAINED_DIR="")
+    assert "set the environment variable LAPERM_PRETRAINED_DIR" in error.splitlines()[-1]
