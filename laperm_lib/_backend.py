@@ -64,7 +64,7 @@ def check_one_cpu_device(name: str) -> None:
         raise ValueError(f"{name} trains on one device, not under a tf.distribute strategy.")
     if jax() is not None and jax().default_backend() != "cpu":
         raise ValueError(
-            f"{name} rearranges weights on the CPU, and with the JAX backend it can train only "
+            f"{name} permutes weights on the CPU, and with the JAX backend it can train only "
             "there: set JAX_PLATFORMS=cpu, or KERAS_BACKEND=tensorflow or torch."
         )
     if jax() is not None and not _has_buffer_callback():
@@ -95,11 +95,7 @@ def reattach(model: keras.Model) -> None:
 
 
 def cond(
-    condition: Any,
-    first: Callable[[], Any],
-    second: Callable[[], Any],
-    *,
-    assigned: Sequence[Any],
+    condition: Any, first: Callable[[], Any], second: Callable[[], Any], *, assigned: Sequence[Any]
 ) -> None:
     """Take one of two branches, which assign variables: `assigned` names all that they do.
 

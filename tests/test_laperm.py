@@ -193,21 +193,16 @@ def test_the_configuration_round_trips():
 # -- the initial values ----------------------------------------------------------------------------
 
 
-def test_weights_loaded_before_training_count_as_initial():
+@pytest.mark.parametrize("later", [False, True])
+def test_weights_that_are_loaded_count_as_initial_before_training_and_when_captured(later):
     model, other = build_model(), build_model(seed=1)
+    if later:
+        train(model, LaPerm("adam", 4))
     model.set_weights(other.get_weights())
+    if later:
+        assert not model.optimizer.is_permutation()
+        model.optimizer.capture(model)
     train(model, LaPerm("adam", 4))
-    for path, start in matrices(other).items():
-        assert permutation.is_permutation(start, matrices(model)[path])
-
-
-def test_weights_loaded_later_count_when_captured():
-    model, other = build_model(), build_model(seed=1)
-    train(model, LaPerm("adam", 4))
-    model.set_weights(other.get_weights())
-    assert not model.optimizer.is_permutation()
-    model.optimizer.capture(model)
-    train(model, None)
     for path, start in matrices(other).items():
         assert permutation.is_permutation(start, matrices(model)[path])
 
@@ -222,21 +217,19 @@ def test_nothing_captured_yet():
 # -- living among Keras's optimizers -----------------------------------------------------------
 
 
-def test_learning_rate_and_steps_are_the_inner_optimizers():
-    inner = keras.optimizers.Adam(0.01)
+def test_learning_rate_steps_and_averages_are_the_inner_optimizers():
+    inner = keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.5)
     optimizer = LaPerm(inner, 4)
+    assert optimizer.sync_period == 4
+    with pytest.raises(AttributeError):  # it is compiled into the steps
+        optimizer.sync_period = 7
     optimizer.learning_rate = 0.5
     assert float(inner.learning_rate) == 0.5
     schedule = keras.callbacks.LearningRateScheduler(lambda epoch: 0.25)
     train(build_model(), optimizer, callbacks=[schedule])
     assert float(inner.learning_rate) == 0.25
     assert int(inner.iterations) == int(optimizer.iterations) == 9
-
-
-def test_averaged_weights_are_synchronised_too():
-    optimizer = LaPerm(keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.5), 4)
-    train(build_model(), optimizer)
-    assert optimizer.is_permutation()
+    assert optimizer.is_permutation()  # once `fit` has put the averaged weights into the model
 
 
 # -- bad input ---------------------------------------------------------------------------------
@@ -351,13 +344,6 @@ assert int(optimizer.iterations) == 3
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "AutoGraph" not in done.stderr
-
-
-def test_the_sync_period_is_compiled_into_the_steps():
-    optimizer = LaPerm("adam", 20)
-    assert optimizer.sync_period == 20
-    with pytest.raises(AttributeError):
-        optimizer.sync_period = 7
 
 
 def test_the_first_period_begins_with_the_initial_weights():

@@ -60,10 +60,7 @@ def test_steps_with_given_gradients_are_those_of_the_definition(shared):
     kernels = [RNG.uniform(-1, 1, shape).astype("float32") for shape in shapes]
     if shared:
         kernels = [np.where(kernel > 0, np.float32(0.5), np.float32(0)) for kernel in kernels]
-        how |= {
-            "alpha0": 1.0,
-            "beta1": 1.0,
-        }  # of two values, each must be within reach of the other
+        how |= {"alpha0": 1.0, "beta1": 1.0}  # each value must be within reach of the other
     gradients = [[RNG.normal(size=shape).astype("float32") for shape in shapes] for _ in range(8)]
     gradients[3][0][:20] = 0
 

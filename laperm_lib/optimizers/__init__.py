@@ -1,1 +1,1 @@
-"""Optimizers that train by rearranging weights, one algorithm per file."""
+"""The optimizers LaPerm, SGPerm and RSO, one algorithm per file, and what they share."""

@@ -23,11 +23,7 @@ from keras import ops
 from laperm_lib import _backend as backend
 from laperm_lib._arguments import check_integer, check_number
 from laperm_lib.cycles.step import CycleSearch, PermutedVariable, check_finite, take_step
-from laperm_lib.optimizers.permuting import (
-    PermutingOptimizer,
-    initial_matrix,
-    refuse_loss_scaling,
-)
+from laperm_lib.optimizers.permuting import PermutingOptimizer, initial_matrix, refuse_loss_scaling
 from laperm_lib.weight_vectors import WeightVectors
 
 
