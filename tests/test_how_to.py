@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 import pytest
 
-from laperm_lib.paper import command_line, command_options
+from laperm_lib.paper import command_line, datasets
 
 BOOK = Path(__file__).resolve().parent.parent / "book"
 PAGES = [BOOK / "intro.md", *sorted((BOOK / "how_to").glob("*.md"))]
@@ -21,20 +21,18 @@ def named(path):
     return path.stem
 
 
-def blocks(page):
-    """(language, text) of the fenced blocks of a page, in their order."""
-    return BLOCK.findall(page.read_text(encoding="utf-8"))
-
-
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_the_python_of_a_page_runs_and_prints_what_the_page_says(
     page, tmp_path, monkeypatch, capsys
 ):
-    """One namespace a page; a `text` block right behind a `python` block is what that prints."""
+    """One namespace a page; a `text` block right after a `python` block is what that prints."""
     monkeypatch.chdir(tmp_path)
+    digits = datasets.load("digits")  # in place of the download
+    arrays = (digits.x_train[..., 0], digits.y_train), (digits.x_test[..., 0], digits.y_test)
+    monkeypatch.setattr(keras.datasets.mnist, "load_data", lambda: arrays)
     keras.utils.clear_session()  # layers are numbered from the start, as for a reader
     namespace = {"__name__": "__main__"}
-    found = blocks(page)
+    found = BLOCK.findall(page.read_text(encoding="utf-8"))
     assert "python" in {language for language, _ in found}
     for (language, text), (following, wanted) in zip(found, [*found[1:], ("", "")], strict=True):
         if language != "python":
@@ -50,7 +48,6 @@ def test_the_python_of_a_page_runs_and_prints_what_the_page_says(
 @pytest.mark.parametrize("page", [*BOOK.rglob("*.md"), BOOK.parent / "README.md"], ids=named)
 def test_the_commands_of_a_page_are_understood(page):
     """The parser takes every `python -m laperm_lib ...` (nothing is run)."""
-    parser = command_options.parser(command_line._COMMANDS)
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
     for command in COMMAND.findall(text):
-        parser.parse_args(shlex.split(command, comments=True))
+        command_line._parser().parse_args(shlex.split(command, comments=True))
