@@ -12,25 +12,25 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 
 import published_loop
 
-from laperm_lib.paper import experiments, manifest
-from laperm_lib.paper.experiments import evaluation, training
+from laperm_lib.paper import benchmark, evaluation, manifest, records
+from laperm_lib.paper.settings import PUBLISHED
 
 
 def best_of_the_loop(name: str, seed: int) -> float:
     """The best test accuracy right after a synchronisation."""
-    settings = experiments.PUBLISHED[name]
-    begun = training.start(settings, seed=seed)
-    images = begun.images
+    settings = PUBLISHED[name]
+    start, _ = settings.network.build(seed)
+    images = evaluation.images_for(settings)
     accuracies = []
     published_loop.train(
         name,
-        begun.model.get_weights(),
+        start.get_weights(),
         images.x_train,
         images.y_train,
-        batch_size=settings.batch_size,
-        learning_rate=settings.rate,
-        sync_period=settings.sync_period,
-        steps=len(begun.batches()),
+        batch_size=settings.schedule.batch_size,
+        learning_rate=settings.schedule.rate,
+        sync_period=settings.method.period,
+        steps=benchmark.steps(settings),
         seed=seed,
         after_sync=lambda _, model: accuracies.append(
             evaluation.accuracy(model, images.x_test, images.y_test)
@@ -48,13 +48,12 @@ def main() -> None:
     _row(*["---"] * 4)
     for name in ("f1", "f2"):
         pairs = []
-        for record in experiments.load(manifest.default_folder() / f"{name}.json"):
+        for record in records.load(manifest.default_folder() / f"{name}.json"):
             pairs.append((best_of_the_loop(name, record.seed), record.best()))
             loop, library = (f"{100 * accuracy:.2f}" for accuracy in pairs[-1])
             _row(name, str(record.seed), loop, library)
-        both = [experiments.summarise(column) for column in zip(*pairs, strict=True)]
-        loop, library = (f"{100 * each.mean:.1f} ± {100 * each.spread:.1f}" for each in both)
-        _row(name, f"{len(pairs)} seeds", loop, library)
+        both = [records.summarise(column) for column in zip(*pairs, strict=True)]
+        _row(name, f"{len(pairs)} seeds", *map(str, both))
 
 
 if __name__ == "__main__":

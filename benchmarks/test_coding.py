@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from laperm_lib import coding, weight_vectors
-from laperm_lib.paper import networks as models
+from laperm_lib.paper import networks
 
 
 @pytest.fixture(scope="module", params=["conv7", "conv13"])
 def network(request):
     """The weight vectors of a network at its start, in another arrangement, and the code of it."""
-    vectors = weight_vectors.of(models.build(request.param, seed=0), kinds=("kernel", "bias"))
+    vectors = weight_vectors.of(networks.build(request.param, seed=0), kinds=("kernel", "bias"))
     initial = [each.matrix() for each in vectors]
     generator = np.random.default_rng(0)
     trained = [generator.permuted(matrix, axis=1) for matrix in initial]

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 
 from laperm_lib import LaPerm
-from laperm_lib.paper import networks as models
+from laperm_lib.paper import networks
 
 BATCH = 50
 BLOCK = 20
 
 
 def compiled_model(name, optimizer):
-    model = models.build(name, seed=0)
+    model = networks.build(name, seed=0)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer, loss=loss)
     return model
@@ -30,7 +30,7 @@ def compiled_model(name, optimizer):
 def pairs_of_blocks(name, sync_period, pairs):
     """Seconds of blocks with Adam and with LaPerm, shape (pairs, 2)."""
     generator = np.random.default_rng(0)
-    x = generator.random((BATCH, *models.spec(name).input_shape), dtype=np.float32)
+    x = generator.random((BATCH, *networks.spec(name).input_shape), dtype=np.float32)
     y = generator.integers(0, 10, size=BATCH)
     both = [
         compiled_model(name, keras.optimizers.Adam()),
@@ -99,15 +99,15 @@ MEMORY = """
 import resource, sys
 import keras, numpy as np
 from laperm_lib import LaPerm
-from laperm_lib.paper import networks as models
+from laperm_lib.paper import networks
 name, k = sys.argv[1], int(sys.argv[2])
-model = models.build(name, seed=0)
+model = networks.build(name, seed=0)
 optimizer = keras.optimizers.Adam()
 model.compile(
     LaPerm(optimizer, k) if k else optimizer,
     keras.losses.SparseCategoricalCrossentropy(from_logits=True),
 )
-x = np.zeros((50, *models.spec(name).input_shape), "float32")
+x = np.zeros((50, *networks.spec(name).input_shape), "float32")
 for _ in range(6):
     model.train_on_batch(x, np.zeros(50, int))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
@@ -127,7 +127,7 @@ def peak_megabytes(name, sync_period):
 
 
 def permuted_megabytes(name):
-    model = models.build(name, seed=0)
+    model = networks.build(name, seed=0)
     kernels = [v for v in model.trainable_variables if v.name == "kernel"]
     return sum(4 * np.prod(v.shape) for v in kernels) / 2**20
 

@@ -16,9 +16,8 @@ import pytest
 
 from laperm_lib import LaPerm
 from laperm_lib.batches import Batches, read_ahead
-from laperm_lib.paper import networks as models
+from laperm_lib.paper import networks
 from laperm_lib.paper.augmentation import Augmentation
-from laperm_lib.paper.experiments import fitting
 
 BATCH = 50
 SYNC_PERIOD = 20
@@ -40,7 +39,7 @@ def data():
 
 def fit_block(data, dtype="float32"):
     """A function that trains conv7 for STEPS steps of `fit`, with augmentation or without."""
-    model = models.build("conv7", seed=0, dtype=dtype)
+    model = networks.build("conv7", seed=0, dtype=dtype)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     # As experiments train: Python sees the training once in so many steps.
     model.compile(
@@ -49,7 +48,7 @@ def fit_block(data, dtype="float32"):
 
     def block(augmentation=AUGMENTATION):
         batches = Batches(*data, batch_size=BATCH, epochs=1, seed=0, augmentation=augmentation)
-        fitting.fit(model, batches)
+        model.fit(read_ahead(batches), epochs=1, shuffle=False, verbose=0)
 
     return block
 
@@ -60,7 +59,7 @@ def published_block(data):
     spec = importlib.util.spec_from_file_location(path.stem, path)
     published_loop = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(published_loop)
-    model = published_loop.build("conv7", models.build("conv7", seed=0).get_weights())
+    model = published_loop.build("conv7", networks.build("conv7", seed=0).get_weights())
     training = published_loop.run(
         model,
         *data,
@@ -105,7 +104,7 @@ def test_augmentation(benchmark, data):
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow reads ahead")
 def test_reading_ahead(benchmark):
     x, y = random_images(128)
-    model = models.build("f2", seed=0)
+    model = networks.build("f2", seed=0)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(LaPerm(keras.optimizers.Adam(), 250), loss=loss, steps_per_execution=50)
 

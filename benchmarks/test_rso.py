@@ -9,7 +9,7 @@ import pytest
 from laperm_lib import weight_vectors
 from laperm_lib.local_search import moves
 from laperm_lib.local_search.losses import CachedLosses, RecomputedLosses
-from laperm_lib.paper.studies.rso import Settings
+from laperm_lib.paper.networks import SmallConvNetwork
 
 SAMPLES = 5000
 EVERY = 600  # Keras measures one move in so many: all would take half an hour
@@ -47,7 +47,7 @@ def search(kind, model, vectors, x, y, together, every):
 @pytest.mark.parametrize("together", [1, 8])
 def test_candidates_of_the_small_conv_net(benchmark, together):
     """One cycle through all weights, where one of the two candidates of a move is always kept."""
-    model, (x, y) = Settings().build(0), data()
+    (model, _), (x, y) = SmallConvNetwork().build(0), data()
     variables = weight_vectors.of(model, weight_vectors.KINDS)
 
     def cycle(kind, every):

@@ -10,7 +10,7 @@ from laperm_lib import SGPerm, weight_vectors
 from laperm_lib._random import raw_bits
 from laperm_lib.cycles import reference as cycles
 from laperm_lib.cycles.step import CycleSearch
-from laperm_lib.paper import networks as models
+from laperm_lib.paper import networks
 
 BATCH = 128
 EVERY = 10  # of the weight vectors, the loops permute one in so many: all would take minutes
@@ -94,7 +94,7 @@ def test_step_of_an_mlp(benchmark, ratio, alpha):
 def test_step_of_conv7(benchmark):
     """The permuting in one step of conv7, with the default hyperparameters."""
     how = SGPerm().search
-    shapes = [tuple(v.variable.shape) for v in weight_vectors.of(models.build("conv7", seed=0))]
+    shapes = [tuple(v.variable.shape) for v in weight_vectors.of(networks.build("conv7", seed=0))]
     kernels = state(shapes)
     compiled_step(how, kernels)
     benchmark.pedantic(compiled_step, (how, kernels), rounds=15)
@@ -133,7 +133,7 @@ def mlp():
 @pytest.mark.parametrize("name", ["784-100-10", "conv7"])
 def test_training_step(benchmark, name):
     """Blocks of `fit` with SGPerm and with Adam take turns."""
-    build = {"784-100-10": mlp, "conv7": lambda: models.build("conv7", seed=0)}[name]
+    build = {"784-100-10": mlp, "conv7": lambda: networks.build("conv7", seed=0)}[name]
     steps = {"784-100-10": 100, "conv7": 10}[name]
     generator = np.random.default_rng(0)
     x = generator.random((BATCH * steps, 28, 28, 1), dtype=np.float32)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from laperm_lib import permutation, weight_vectors
-from laperm_lib.paper import networks as models
+from laperm_lib.paper import networks
 from laperm_lib.synchronisation import compiled
 
 if keras.backend.backend() == "tensorflow":
@@ -61,7 +61,7 @@ def skip_where_it_cannot_run(synchronise):
 def test_sync(benchmark, name, synchronise):
     skip_where_it_cannot_run(synchronise)
     generator = np.random.default_rng(0)
-    kernels = [vectors.matrix() for vectors in weight_vectors.of(models.build(name, seed=0))]
+    kernels = [vectors.matrix() for vectors in weight_vectors.of(networks.build(name, seed=0))]
     weights = [trained(matrix, generator) for matrix in kernels]
     initial = [permutation.sort_values(matrix) for matrix in kernels]
     run(benchmark, synchronise, weights, initial, rounds=15)

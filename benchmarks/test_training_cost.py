@@ -1,16 +1,18 @@
-"""What training each network costs, the numbers of `laperm_lib.paper.experiments.catalogue`.
+"""What training each network costs, the numbers of `laperm_lib.paper.benchmark`.
 
 Steps of the experiments themselves, augmentation included, on the bundled digits in the shape of
 the published images: what pixels show does not change the time. The first block compiles.
 """
 
 import time
-from dataclasses import replace
 
+import keras
 import pytest
 
 from laperm_lib.batches import Batches, read_ahead
-from laperm_lib.paper.experiments import PUBLISHED, training
+from laperm_lib.paper.evaluation import images_for
+from laperm_lib.paper.methods import EpochRates, Length
+from laperm_lib.paper.settings import PUBLISHED
 
 STEPS = {"conv2": 20, "conv4": 20, "conv7": 60, "conv13": 4, "resnet50": 8, "f1": 500, "f2": 500}
 ROUNDS = 5
@@ -18,24 +20,29 @@ ROUNDS = 5
 
 @pytest.mark.parametrize("name", STEPS)
 def test_cost_of_an_image(benchmark, name):
-    settings = replace(PUBLISHED[name], dataset="digits", epochs=1)
-    begun = training.start(settings, seed=0)
-    count = STEPS[name] * settings.batch_size
-    epochs = -(-count // len(begun.images.x_train))
-    begun.model.steps_per_execution = STEPS[name]
+    settings = PUBLISHED[name].replace(dataset="digits")
+    images, batch_size = images_for(settings), settings.schedule.batch_size
+    model, _ = settings.network.build(0)
+    rates = EpochRates([settings.schedule.learning_rate], steps_per_epoch=1)
+    model.compile(
+        settings.method.optimizer(Length(rates, batch_size, seed=0)),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        steps_per_execution=STEPS[name],
+    )
+    count = STEPS[name] * batch_size
     whole = Batches(
-        begun.images.x_train,
-        begun.images.y_train,
-        batch_size=settings.batch_size,
-        epochs=epochs + 1,
+        images.x_train,
+        images.y_train,
+        batch_size=batch_size,
+        epochs=-(-count // len(images.x_train)) + 1,
         seed=0,
-        augmentation=settings.augmentation,
+        augmentation=settings.data.augmentation,
     )
     times = []
 
     def block():
         started = time.perf_counter()
-        begun.model.fit(
+        model.fit(
             read_ahead(whole), epochs=1, steps_per_epoch=STEPS[name], shuffle=False, verbose=0
         )
         times.append(1e3 * (time.perf_counter() - started) / count)

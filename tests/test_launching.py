@@ -74,7 +74,7 @@ def test_on_colab_the_revision_and_its_lock_are_installed(
     assert f"git clone --quiet {REPOSITORY} /content/companion" in clone
     assert f"git -C /content/companion checkout --quiet {REVISION}" in checkout
     assert install.startswith("pip install")
-    assert '--editable "/content/companion[fast]"' in install
+    assert '--editable "/content/companion[paper]"' in install
     assert "--constraint /content/companion/requirements.txt" in install
     lock = (repository / "requirements.txt").read_text()
     (tensorflow,) = (word for word in install.split() if word.startswith("tensorflow=="))

@@ -31,7 +31,7 @@ if "google.colab" in __import__("sys").modules:
         !rm -rf /content/companion && git clone --quiet {repository} /content/companion
         !git -C /content/companion checkout --quiet {revision}
         %pip install --quiet --constraint /content/companion/requirements.txt \\
-            tensorflow=={tensorflow} --editable "/content/companion[fast]"
+            tensorflow=={tensorflow} --editable "/content/companion[paper]"
         raise SystemExit("Once installed, choose Runtime > Restart session, then Run all.")
     %cd -q /content/companion/notebooks"""
 

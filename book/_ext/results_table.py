@@ -1,21 +1,19 @@
 """Sphinx extension with the directive `results-at-a-glance`: published beside ours, from records.
 
-Nothing in the table is typed: the published numbers are those of
-`laperm_lib.paper.experiments.catalogue`, ours come from the records in the folder `pretrained`, as
-`python -m laperm_lib table` shows them.
+Nothing in the table is typed: the published numbers are those of `laperm_lib.paper.benchmark`, ours
+come from the records in the folder `pretrained`, as `python -m laperm_lib table` shows them.
 """
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
-from laperm_lib.paper import manifest
-from laperm_lib.paper.experiments import catalogue, formats, results
-from laperm_lib.paper.experiments.records import Summary
-from laperm_lib.paper.experiments.results import Line
+from laperm_lib.paper import benchmark, manifest, runs
+from laperm_lib.paper import table as results
 
 HEAD = ("network", "section", "published, %", "ours, %", "trained", "permutations")
 _LENGTHS = {"paper": "in full", "short": "a tenth as long"}
@@ -29,48 +27,37 @@ class ResultsAtAGlance(SphinxDirective):
         folder = manifest.default_folder()
         for path in sorted(folder.glob("*.json")):
             self.env.note_dependency(str(path))
-        lines = at_a_glance(folder)
-        notes = [nodes.paragraph("", note) for note in formats.notes(lines)]
-        return [table(HEAD, map(cells, lines)), *notes]
+        found = at_a_glance(folder)
+        notes = [nodes.paragraph("", note) for note in results.notes(found)]
+        return [table(HEAD, cells(found)), *notes]
 
 
-def at_a_glance(folder: Path) -> list[Line]:
+def at_a_glance(folder: Path) -> pd.DataFrame:
     """The rows of the paper with the records of a folder: of several settings, that of most seeds.
 
     Args:
         folder: with JSON files of records.
     """
-    states = results.states(folder / "no runs", folder)
+    states = runs.states(folder / "no runs", folder)
     records = [state.record for state in states if state.record is not None]
-    chosen: dict[str, Line] = {}
-    for line in results.table(records, [row.experiment for row in catalogue.ROWS]):
-        known = chosen.setdefault(line.experiment, line)
-        if line.seeds > known.seeds:
-            chosen[line.experiment] = line
-    return list(chosen.values())
+    found = results.table(records, [row.experiment for row in benchmark.ROWS])
+    return found.loc[found.groupby("experiment", sort=False)["seeds"].idxmax()]
 
 
-def cells(line: Line) -> tuple[str, ...]:
-    """The texts of a row, accuracies in percent.
+def cells(found: pd.DataFrame) -> Iterable[Sequence[str]]:
+    """The texts of the rows, accuracies in percent.
 
     Args:
-        line: as `laperm_lib.paper.experiments.results.table` gives it.
+        found: as `laperm_lib.paper.table.table` gives it.
     """
-    return (
-        line.experiment,
-        line.section or "",
-        "" if line.published is None else f"{100 * line.published:.2f}",
-        "" if line.final is None else _percent(line.final),
-        _LENGTHS[line.profile] if line.seeds else formats.NOT_YET,
-        f"{line.permutations} of {line.seeds}" if line.seeds else "",
-    )
-
-
-def _percent(summary: Summary) -> str:
-    # No line ends within the number.
-    spread = f"\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{100 * summary.spread:.2f}"
-    spread = spread if summary.runs > 1 else ""
-    return f"{100 * summary.mean:.2f}{spread}"
+    shown = results.in_percent(found)
+    finals = shown["final"].str.replace(" ", "\N{NO-BREAK SPACE}")  # no line ends within a number
+    trained = found["profile"].map(_LENGTHS).fillna(results.NOT_YET)
+    counts = [
+        f"{row.permutations} of {row.seeds}" if row.seeds else "" for row in found.itertuples()
+    ]
+    columns = (shown["experiment"], shown["section"], shown["published"], finals, trained, counts)
+    return zip(*columns, strict=True)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str | nodes.Node]]) -> nodes.table:
