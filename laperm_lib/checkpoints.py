@@ -154,7 +154,7 @@ def state_of(model: keras.Model) -> dict[str, np.ndarray]:
         model: built and compiled, and its optimizer built, as after a training step.
 
     Returns:
-        Arrays by name: weights, states of random generators, and all variables of the optimizer.
+        Arrays by name, of weights, states of random generators, and all variables of the optimizer.
         Those of a type that NumPy does not have itself, as bfloat16, are the unsigned integers of
         the same bits.
 

@@ -167,6 +167,10 @@ def plan(
         profile: as for `tasks`.
         seeds: how many of each. Default: 3 (f1 and f2: 10), and 1 of the sweeps.
         **values: as for `tasks`. Where no `held_out` is given, it is as `HELD_OUT` says.
+
+    Examples:
+        >>> len(plan())
+        106
     """
     wanted = [(each.experiment, each.seeds) for each in ROWS]
     wanted += [(each.baseline, each.seeds) for each in ROWS]
@@ -290,6 +294,14 @@ def run_missing(
         shipped: a folder with records of runs that need not be done again. Default: none.
         stop: asked after steps and between trainings; when it says yes, this ends.
         **how: as for `RunFolder.run`.
+
+    Examples:
+        >>> import tempfile
+        >>> planned = tasks("f1", profile="quick", seeds=(0, 1), epochs=[2])
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     report = run_missing(planned, root)
+        >>> len(report.finished), report.left, report.failed
+        (2, (), {})
     """
     finished: list[Record] = []
     failed: dict[str, str] = {}

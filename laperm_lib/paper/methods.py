@@ -140,6 +140,10 @@ class LaPerm(Method):
         inner: Adam or SGD.
         last_period: the factor by which the period has grown in the last epoch, geometrically.
         permute_biases: synchronise the biases too. Default False.
+
+    Examples:
+        >>> LaPerm(sync_period=20, inner=SGD(momentum=0.9)).permuted
+        ('kernel',)
     """
 
     sync_period: int

@@ -41,6 +41,10 @@ def sweep(
         LaPermError: if the scheduler does not answer.
         ImportError: if Dask is not installed.
         ValueError: if `workers` is below 1.
+
+    Examples:
+        >>> from laperm_lib.paper.benchmark import tasks
+        >>> found = sweep(tasks("conv7_k"), "runs", workers=4)  # doctest: +SKIP
     """
     if workers < 1:
         raise ValueError(f"workers is at least 1, got {workers}.")

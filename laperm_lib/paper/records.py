@@ -28,6 +28,7 @@ with extra("paper"):
     import cattrs
     from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
     from cattrs.strategies import configure_tagged_union, include_subclasses
+    from cattrs.v import format_exception
 
 _T = TypeVar("_T")
 
@@ -129,7 +130,9 @@ class Record:
 @cache
 def codec() -> cattrs.Converter:
     """Turns settings and records into what JSON holds, and back."""
-    converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=True)
+    converter = cattrs.Converter(
+        forbid_extra_keys=True, unstruct_collection_overrides={tuple: list}
+    )
     tagged = partial(configure_tagged_union, tag_name="kind")
     for base in (Network, Method):
         include_subclasses(base, converter, union_strategy=tagged)
@@ -157,7 +160,13 @@ def from_json(content: Any, kind: type[_T]) -> _T:
     try:
         return codec().structure(content, kind)
     except cattrs.BaseValidationError as error:
-        raise ValueError("; ".join(cattrs.transform_error(error)[:3])) from None
+        why = cattrs.transform_error(error, format_exception=_why)
+        raise ValueError("; ".join(why[:3])) from None
+
+
+def _why(error: BaseException, kind: type | None) -> str:
+    """What settings say themselves of an impossible value, where cattrs would not."""
+    return str(error) if type(error) is ValueError else format_exception(error, kind)
 
 
 def save(records: Iterable[Record], path: str | os.PathLike[str]) -> None:
@@ -166,6 +175,15 @@ def save(records: Iterable[Record], path: str | os.PathLike[str]) -> None:
     Args:
         records: the records, in the order to be kept.
         path: the file; its folder is made if there is none.
+
+    Examples:
+        >>> import tempfile
+        >>> from laperm_lib.paper import manifest
+        >>> shipped = load(manifest.default_folder() / "f1.json")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(shipped, Path(folder, "f1.json"))
+        ...     load(Path(folder, "f1.json")) == shipped
+        True
     """
     files.write_json(path, [to_json(record) for record in records])
 
@@ -175,6 +193,12 @@ def load(path: str | os.PathLike[str]) -> tuple[Record, ...]:
 
     Raises:
         LaPermError: if there is no such file, or it holds something else.
+
+    Examples:
+        >>> from laperm_lib.paper import manifest
+        >>> found = load(manifest.default_folder() / "f1.json")
+        >>> print(summarise(record.final for record in found))
+        81.35 ± 1.73
     """
 
     def parse(content: Any) -> tuple[Record, ...]:

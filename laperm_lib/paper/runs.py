@@ -17,7 +17,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,15 @@ class RunFolder:
 
     Raises:
         LaPermError: if the folder is that of another training, or of an earlier version.
+
+    Examples:
+        >>> import tempfile
+        >>> from laperm_lib.paper.settings import quick
+        >>> task = Task("f1", quick("f1").replace(epochs=2), seed=0)
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     record = RunFolder(root, task).run()
+        ...     RunFolder(root, task).is_finished, record.is_permutation
+        (True, True)
     """
 
     def __init__(self, root: str | os.PathLike[str], task: Task) -> None:
@@ -154,7 +163,7 @@ class RunFolder:
         with locked(self.path / _LOCK):
             self._check()
             if not (self.path / _CONFIGURATION).exists():
-                files.write_json(self.path / _CONFIGURATION, _configuration(self.task))
+                files.write_json(self.path / _CONFIGURATION, to_json(self.task))
             try:
                 yield
             except Stopped:
@@ -167,8 +176,9 @@ class RunFolder:
     def _check(self) -> None:
         if not (self.path / _CONFIGURATION).exists():
             return
-        wanted, found = _configuration(self.task), _read_configuration(self.path)
-        differing = [name for name, value in wanted.items() if found.get(name) != value]
+        found = _read_task(self.path)
+        names = [field.name for field in fields(Task)]
+        differing = [name for name in names if getattr(found, name) != getattr(self.task, name)]
         if differing:
             raise LaPermError(
                 f"{self.path} holds another training of {self.task.experiment}: "
@@ -208,13 +218,7 @@ def tasks_in(root: str | os.PathLike[str]) -> Sequence[Task]:
     """The trainings that have a folder, finished or not, by name; one that was renamed has none."""
     found = []
     for file in sorted(Path(root).glob(f"*/{_CONFIGURATION}")):
-        values = _read_configuration(file.parent)
-        task = Task(
-            values["experiment"],
-            from_json(values["settings"], Settings),
-            values["seed"],
-            tuple(values["evaluate_after"]),
-        )
+        task = _read_task(file.parent)
         if file.parent.name == task.name:
             found.append(task)
         else:
@@ -222,21 +226,11 @@ def tasks_in(root: str | os.PathLike[str]) -> Sequence[Task]:
     return found
 
 
-def _configuration(task: Task) -> dict[str, Any]:
-    return {
-        "experiment": task.experiment,
-        "seed": task.seed,
-        "settings": to_json(task.settings),
-        "evaluate_after": list(task.evaluate_after),
-    }
-
-
-def _read_configuration(path: Path) -> dict[str, Any]:
-    def parse(values: dict[str, Any]) -> dict[str, Any]:
+def _read_task(path: Path) -> Task:
+    def parse(values: dict[str, Any]) -> Task:
         if "network" not in values["settings"]:
             raise ValueError("it was made by an earlier version of laperm_lib; take another folder")
-        from_json(values["settings"], Settings)
-        return values
+        return from_json(values, Task)
 
     return files.read_json(path / _CONFIGURATION, parse, holds="the configuration of a run")
 
@@ -296,6 +290,14 @@ def add_records(
 
     Raises:
         LaPermError: if a record contradicts itself, or the network beside it; nothing is written.
+
+    Examples:
+        >>> import tempfile
+        >>> from laperm_lib.paper import manifest
+        >>> path = manifest.default_folder() / "conv7-seed0-7b5760fc.json"
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     add_records([path], folder), add_records([path], folder)
+        ((['conv7-seed0-7b5760fc'], []), ([], ['conv7-seed0-7b5760fc']))
     """
     destination = Path(destination)
     known = {

@@ -85,6 +85,12 @@ def table(records: Iterable[Record], names: Sequence[str] = ()) -> pd.DataFrame:
 
     Raises:
         ValueError: if a name is unknown.
+
+    Examples:
+        >>> from laperm_lib.paper import manifest, records
+        >>> f1 = table(records.load(manifest.default_folder() / "f1.json"), ["f1"]).loc[0]
+        >>> int(f1.seeds), f"{f1.final:.4f}", float(f1.published)
+        (10, '0.8135', 0.8546)
     """
     records = list(records)
     rows: dict[object, dict[str, Any]] = {}
@@ -211,7 +217,12 @@ FORMATS = {"text": as_text, "markdown": as_markdown, "json": as_json}
 
 
 def show(records: Iterable[Record], names: Sequence[str] = ()) -> Any:
-    """The table as a notebook shows it; the arguments are those of `table`."""
+    """The table as a notebook shows it; the arguments are those of `table`.
+
+    Examples:
+        >>> show([], ["conv7"])
+        <IPython.core.display.Markdown object>
+    """
     from IPython.display import Markdown
 
     return Markdown(as_markdown(table(records, names)))

@@ -37,6 +37,16 @@ def publish(
     Raises:
         LaPermError: if the run is not finished, does not permute, or its network is not a
             permutation of its initial weights.
+
+    Examples:
+        >>> from laperm_lib.paper.settings import quick
+        >>> task = runs.Task("f1", quick("f1").replace(epochs=2), seed=0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     run = runs.RunFolder(folder, task)
+        ...     record = run.run()
+        ...     entry = publish(run.path, folder)
+        ...     verify(entry.name, folder).problems
+        ()
     """
     path = Path(folder)
     destination = Path(destination or manifest.default_folder())
@@ -151,6 +161,9 @@ def verify(
 
     Raises:
         LaPermError: if file or record are missing or damaged, or the data cannot be had.
+
+    Examples:
+        `publish` shows a network that is published and verified.
     """
     folder = Path(folder or manifest.default_folder())
     entry = manifest.find(name, folder)

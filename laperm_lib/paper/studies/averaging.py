@@ -117,6 +117,12 @@ def train(
 
     Raises:
         ValueError: if no images are held out, or evaluations are no multiple of a period.
+
+    Examples:
+        >>> settings = with_method(SETTINGS["digits_sgd"].replace(epochs=2), "PSWA")
+        >>> record = train(settings, seed=0)
+        >>> record.measured["steps"], len(record.measured["curves"]["training"])
+        ([20, 40], 2)
     """
     if not settings.data.held_out:
         raise ValueError("Networks are evaluated on training images held out; none are.")
@@ -304,6 +310,12 @@ def compare(studies: Iterable[Sequence[Record]], network: str) -> dict[str, tupl
 
     Returns:
         For each of `BETTER`, in how many pairs and of how many.
+
+    Examples:
+        >>> from laperm_lib.paper import manifest, records
+        >>> path = manifest.default_folder() / "averaging" / "digits_sgd.json"
+        >>> compare([records.load(path)], "PSWA")["less volatile"]
+        (5, 5)
     """
     totals = dict.fromkeys(BETTER, (0, 0))
     for records in studies:

@@ -131,7 +131,13 @@ class FlowWatch(Watch):
 def train(
     settings: Settings, seed: int, *, experiment: str = "", data_dir: str | None = None
 ) -> Record:
-    """Train one side of a comparison; its gradient flow is in the record's `measured`."""
+    """Train one side of a comparison; its gradient flow is in the record's `measured`.
+
+    Examples:
+        >>> record = train(STUDIES["conv"][0].replace(dataset="digits"), seed=0)
+        >>> record.measured["steps"], len(record.measured["effective"][0])  # one norm a kernel
+        ([0, 12], 3)
+    """
     watch = FlowWatch(settings.evaluate_every)
     return run(settings, seed=seed, experiment=experiment, data_dir=data_dir, watches=[watch])
 
@@ -272,6 +278,13 @@ def findings(records: Sequence[Record]) -> list[Finding]:
     """Test the published findings in every setting that a study has.
 
     Differences are in points of accuracy, or in binary logarithms of gradient flow.
+
+    Examples:
+        >>> from laperm_lib.paper import manifest, records
+        >>> path = manifest.default_folder() / "gradient_flow" / "conv.json"
+        >>> first = findings(records.load(path))[0]
+        >>> first.claim, first.setting, first.verdict
+        ('batch norm', 'sgd', '[Re]')
     """
 
     def at(measure: Callable[[Record], float], **wanted: Any) -> dict[int, float]:

@@ -75,6 +75,12 @@ def run(
 
     Raises:
         ValueError: if the folder holds the state of another search.
+
+    Examples:
+        >>> settings = SETTINGS["mnist_exchange"].replace(dataset="digits", batch_size=200)
+        >>> record = run(settings, seed=0, cycles=1)
+        >>> len(record.evaluations), record.is_permutation
+        (2, True)
     """
     assert isinstance(settings.method, methods.RSO)
     images, schedule = images_for(settings, data_dir), settings.schedule

@@ -255,6 +255,9 @@ def search(
     Raises:
         ValueError: if the space is unknown.
         ImportError: if Optuna is not installed.
+
+    Examples:
+        >>> study = search("f1", trials=20, dataset="digits")  # doctest: +SKIP
     """
     if space not in SPACES:
         raise ValueError(f"Unknown space {space!r}; there are {', '.join(SPACES)}.")
