@@ -1,0 +1,352 @@
+"""Networks of the same capacity, and what their gradient flow says of the published findings."""
+
+from dataclasses import replace
+from itertools import product
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from keras import layers, ops
+from scipy import stats
+
+from laperm_lib import weight_vectors
+from laperm_lib.paper import records
+from laperm_lib.paper.methods import Adam
+from laperm_lib.paper.networks import SameCapacityNetwork, fill_sparsely
+from laperm_lib.paper.records import Record
+from laperm_lib.paper.settings import Data, Schedule, Settings
+from laperm_lib.paper.studies import gradient_flow as study
+from laperm_lib.paper.studies.gradient_flow import Comparison, compare, train, wilcoxon
+
+SHORT = Settings(
+    network=SameCapacityNetwork(units=(16, 16), batch_norm=True, capacity="sparse"),
+    data=Data(dataset="digits"),
+    method=Adam(summed_loss=False, keep_zeros=True),
+    schedule=Schedule(epochs=2, batch_size=64),
+    evaluate_every=20,
+)
+
+
+def kernels(model):
+    return [ops.convert_to_numpy(vectors.variable) for vectors in weight_vectors.of(model)]
+
+
+def built(network, seed=0, **changes):
+    return replace(network, **changes).build(seed)[0]
+
+
+# -- the networks ---------------------------------------------------------------------------------
+
+
+@hypothesis_settings(max_examples=15)
+@given(
+    st.lists(st.integers(1, 4), max_size=2),
+    st.lists(st.integers(1, 6), max_size=2),
+    st.integers(2, 4),
+    st.integers(0, 2**64),
+    st.sampled_from(["sparse", "rescaled"]),
+)
+def test_each_layer_has_the_values_of_the_dense_one(filters, units, factor, seed, capacity):
+    dense = SameCapacityNetwork(filters=tuple(filters), units=tuple(units), factor=factor)
+    wide, report = replace(dense, capacity=capacity).build(seed)
+    pairs = list(zip(kernels(built(dense, seed)), kernels(wide), report.layers, strict=True))
+    assert len(pairs) == len(filters) + len(units) + 1
+    for number, (one, other, layer) in enumerate(pairs, 1):
+        is_rescaled = capacity == "rescaled" and number < len(pairs)  # all but the logits
+        scale = np.float32(factor**0.5 if is_rescaled else 1)
+        np.testing.assert_array_equal(np.sort(other[other != 0]), np.sort(one.ravel() * scale))
+        assert (layer.kept, layer.total) == (one.size, other.size)
+
+
+def test_places_depend_on_the_seed_and_are_spread_evenly():
+    dense = SameCapacityNetwork(units=(40, 40))
+    first, again, other = (
+        [kernel != 0 for kernel in kernels(built(dense, seed, capacity="sparse"))]
+        for seed in (0, 0, 1)
+    )
+    assert all(map(np.array_equal, first, again))
+    assert not any(map(np.array_equal, first, other))
+    # 784 x 160, of which one quarter is active.
+    for axis in (0, 1):
+        shares = first[0].mean(axis=axis)
+        expected = np.sqrt(0.25 * 0.75 / first[0].shape[axis])
+        assert 0.7 * expected < shares.std() < 1.3 * expected
+
+
+def test_nothing_but_kernels_changes_and_nothing_at_all_on_errors():
+    narrow = SameCapacityNetwork(units=(8,), batch_norm=True, activation="prelu")
+    dense, wide = built(narrow), built(narrow, units=(16,))
+    others = {v.path: ops.convert_to_numpy(v) for v in wide.variables if "kernel" not in v.path}
+    before = wide.get_weights()
+    for smaller, larger, seed, message in (
+        (wide, dense, 0, "do not go into 'dense/kernel'"),
+        (built(narrow, units=(8, 8)), wide, 0, "3 kernels do not go"),
+        (dense, wide, -1, "seed"),
+    ):
+        start = larger.get_weights()
+        with pytest.raises(ValueError, match=message):
+            fill_sparsely(larger, smaller, seed=seed)
+        assert all(map(np.array_equal, start, larger.get_weights()))
+    fill_sparsely(wide, dense, seed=0)
+    assert not all(map(np.array_equal, before, wide.get_weights()))
+    for variable in wide.variables:
+        if variable.path in others:
+            np.testing.assert_array_equal(others[variable.path], ops.convert_to_numpy(variable))
+
+
+def test_networks_have_the_layers_that_they_say():
+    network = SameCapacityNetwork(
+        filters=(3,), units=(5,), activation="prelu", batch_norm=True, l2=0.5
+    )
+    model = built(network)
+    activated = layers.BatchNormalization, layers.PReLU
+    assert [type(layer) for layer in model.layers] == [
+        *(layers.Conv2D, *activated, layers.Flatten),
+        *(layers.Dense, *activated, layers.Dense),
+    ]
+    penalty = sum(0.5 * (kernel**2).sum() for kernel in kernels(model))
+    assert float(ops.convert_to_numpy(sum(model.losses))) == pytest.approx(penalty, rel=1e-5)
+    slopes = [v for v in model.trainable_variables if v.name == "alpha"]
+    assert [int(np.prod(v.shape)) for v in slopes] == [3, 5]
+    assert all((ops.convert_to_numpy(v) == 0.25).all() for v in slopes)
+    assert not any(v.name == "bias" for v in model.variables)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"units": (0,)}, "filters and units"),
+        ({"activation": "tanh"}, "relu, swish or prelu"),
+        ({"l2": -1.0}, "l2 is a number at least 0"),
+        ({"capacity": "wide"}, "dense, sparse or rescaled"),
+        ({"factor": 1}, "factor is an integer of at least 2"),
+    ],
+)
+def test_impossible_networks_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        SameCapacityNetwork(**change)
+
+
+# -- their training -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sparse():
+    return train(SHORT, 0)
+
+
+def test_pruned_weights_stay_pruned_and_the_network_learns(sparse):
+    assert study.accuracy(sparse) > 40
+    assert sparse.fraction_pruned > 0.7
+    measured = sparse.measured
+    assert measured["active"] == [
+        kernel.size for kernel in kernels(built(SHORT.network, capacity="dense"))
+    ]
+    assert [np.count_nonzero(kernel) for kernel in kernels(sparse.model)] == measured["active"]
+    assert measured["steps"] == [0, 20, 40, 46]
+    norms, effective = (np.array(measured[name]) for name in ("norms", "effective"))
+    assert norms.shape == effective.shape == (4, 3)
+    assert np.all((effective > 0) & (effective < norms))
+
+
+def test_permuted_networks_keep_the_values_of_the_dense_one():
+    settings = study.by_optimizer(SHORT, "laperm").replace(epochs=1, sync_period=10)
+    record = train(settings, 0)
+    assert record.is_permutation
+    starts = built(SHORT.network, capacity="dense"), built(SHORT.network)
+    for values, before, after in zip(*map(kernels, (*starts, record.model)), strict=True):
+        np.testing.assert_array_equal(np.sort(after[after != 0]), np.sort(values.ravel()))
+        assert ((before == 0) != (after == 0)).any()  # zeros have moved
+
+
+def test_a_comparison_pairs_the_two_by_seed(monkeypatch):
+    def trained(settings, seed, *, data_dir):
+        right = {"sparse": [0.5, 0.75, 0.25], "dense": [0.25, 0.25, 0.5]}
+        return record(settings, seed, right[settings.network.capacity][seed])
+
+    monkeypatch.setattr(study, "train", trained)
+    comparison, *sides = compare(SHORT, [0, 1, 2])
+    assert comparison == wilcoxon([0.25, 0.5, -0.25])
+    for side, capacity in zip(sides, ("sparse", "dense"), strict=True):
+        assert [(r.settings.network.capacity, r.seed) for r in side] == [
+            (capacity, seed) for seed in range(3)
+        ]
+    for settings, seeds in ((SHORT.replace(capacity="dense"), [0]), (SHORT, [])):
+        with pytest.raises(ValueError, match="sparse network, with at least one seed"):
+            compare(settings, seeds)
+
+
+# -- the signed-rank test -------------------------------------------------------------------------
+
+
+def by_enumeration(differences):
+    """The share of all ways to sign the ranks that are at least as uneven."""
+    values = np.array([d for d in differences if d])
+    ranks = stats.rankdata(np.abs(values))
+    seen = abs((ranks * np.sign(values)).sum())
+    sums = [abs((ranks * signs).sum()) for signs in product((-1, 1), repeat=len(values))]
+    return np.mean([total >= seen - 1e-9 for total in sums])
+
+
+@hypothesis_settings(max_examples=30)
+@given(st.lists(st.integers(-5, 5), min_size=1, max_size=8))
+def test_it_is_wilcoxons_signed_rank_test_ties_and_zeros_included(differences):
+    result = wilcoxon(differences)
+    assert result.p_value == pytest.approx(by_enumeration(differences) if any(differences) else 1)
+    assert result.mean == pytest.approx(np.mean(differences))
+    assert result.positive == sum(d > 0 for d in differences)
+    assert result.seeds == len(differences)
+    assert wilcoxon([-d for d in differences]).p_value == pytest.approx(result.p_value)
+
+
+def test_five_seeds_are_too_few():
+    assert wilcoxon(range(1, 6)).p_value == 0.0625
+    with pytest.raises(ValueError, match="no differences"):
+        wilcoxon([])
+
+
+# -- findings -------------------------------------------------------------------------------------
+
+
+def record(settings, seed, accuracy=0.9, flow=1.0):
+    """A record with so much flow, of three kernels, after a first measurement that counts not."""
+    return Record(
+        experiment="",
+        settings=settings,
+        seed=seed,
+        fraction_pruned=0.0,
+        final=accuracy,
+        is_permutation=False,
+        data_fingerprint="",
+        measured={
+            "steps": [0, 10],
+            "active": [1, 2, 3],
+            "norms": [[9.0, 9.0, 9.0], [3 * flow, 2 * flow, flow]],
+            "effective": [[9.0, 9.0, 9.0], [flow, flow, flow]],
+        },
+    )
+
+
+def made_up(name, accuracy=lambda **features: 0.9, flow=lambda **features: 1.0):
+    """Records of a study, each of the two a function of the features, with a little of the seed."""
+    return [
+        record(
+            settings,
+            seed,
+            accuracy(**study.features(settings)) + 1e-4 * seed,
+            flow(**study.features(settings)) * (1 + 1e-3 * seed),
+        )
+        for settings in study.STUDIES[name]
+        for seed in study.SEEDS
+    ]
+
+
+def verdicts(records, claim):
+    return {f.setting: f.verdict for f in study.findings(records) if f.claim == claim}
+
+
+def test_what_is_measured():
+    one = record(SHORT, 0, accuracy=0.5, flow=4.0)
+    assert study.accuracy(one) == 50
+    assert study.accuracy(replace(one, final_reestimated=0.75)) == 75
+    assert study.effective_flow(one) == 4
+
+
+@pytest.mark.parametrize("name", study.STUDIES)
+def test_a_study_differs_in_its_features_and_its_shipped_records_are_those_planned(
+    name, repository
+):
+    planned = study.STUDIES[name]
+    assert len({tuple(study.features(settings).items()) for settings in planned}) == len(planned)
+    assert len({settings.schedule.epochs for settings in planned}) == 1
+    found = records.load(repository / "pretrained" / "gradient_flow" / f"{name}.json")
+    assert {(r.settings, r.seed) for r in found} == set(product(planned, study.SEEDS))
+
+
+@pytest.mark.parametrize("name", study.STUDIES)
+def test_a_study_where_all_is_as_published(name):
+    def accuracy(batch_norm, capacity, activation, **_):
+        gain = 0.05 if batch_norm and capacity == "sparse" else 0.02 * batch_norm
+        return 0.8 + gain + (0.01 if activation != "relu" else 0)
+
+    def flow(optimizer, l2, **_):
+        return (2 if optimizer == "adam" else 1) * (1.5 if l2 else 1)
+
+    found = study.findings(made_up(name, accuracy, flow))
+    assert {finding.verdict for finding in found} == {"[Re]"}
+    claims = set(study.CLAIMS) if name == "mlp" else {"batch norm", "adaptive"}
+    assert {finding.claim for finding in found} == claims
+    by_claim = {finding.claim: finding.comparison for finding in found}
+    assert by_claim["batch norm"].mean == pytest.approx(3)  # percentage points
+    assert by_claim["adaptive"].mean == pytest.approx(1)  # twice as much
+    assert all(comparison.seeds == len(study.SEEDS) for comparison in by_claim.values())
+
+
+def test_a_study_where_it_is_the_other_way_round_or_nothing_differs():
+    against = made_up("mlp", flow=lambda l2, **_: 0.5 if l2 else 1.0)
+    assert list(verdicts(against, "l2").values()) == ["[¬Re]"] * 8
+    assert set(verdicts(against, "swish").values()) == {"open"}
+
+    def only_sgd(optimizer, activation, **_):
+        return 0.9 + 0.01 * (optimizer == "sgd" and activation == "swish")
+
+    assert verdicts(made_up("mlp", only_sgd), "swish") == {
+        "sgd": "[Re]",
+        "sgd, batch norm": "[Re]",
+        "adam": "open",
+        "adam, batch norm": "open",
+    }
+
+
+def test_a_study_that_is_not_finished_is_compared_over_the_seeds_there_are():
+    found = made_up("mlp", flow=lambda l2, **_: 1.5 if l2 else 1.0)
+    unfinished = [r for r in found if not r.settings.network.l2 or r.seed in (2, 4)]
+    by_claim = {finding.claim: finding.comparison for finding in study.findings(unfinished)}
+    assert by_claim["l2"].seeds == 2
+    assert by_claim["l2"].mean == pytest.approx(0.585, abs=1e-3)  # the binary logarithm of 1.5
+    assert by_claim["adaptive"].seeds == len(study.SEEDS)
+
+
+def test_what_cannot_be_paired_is_refused():
+    found = made_up("conv")
+    is_adam = [study.features(r.settings)["optimizer"] == "adam" for r in found]
+    apart = [r for r, adam in zip(found, is_adam, strict=True) if adam == (r.seed < 3)]
+    for some in (apart, [r for r, adam in zip(found, is_adam, strict=True) if not adam]):
+        with pytest.raises(ValueError, match="no differences"):
+            study.findings(some)
+
+
+def test_a_verdict_needs_the_test():
+    for mean, p_value, verdict in ((1, 0.04, "[Re]"), (-1, 0.04, "[¬Re]"), (1, 0.05, "open")):
+        comparison = Comparison(mean, 3, 6, p_value)
+        assert study.Finding("l2", "sgd", comparison).verdict == verdict
+
+
+def test_an_interrupted_study_resumes(tmp_path, monkeypatch):
+    trained, planned = [], study.STUDIES["conv"][:2]
+    monkeypatch.setitem(study.STUDIES, "conv", planned)
+
+    def interrupted(settings, seed, *, experiment, data_dir):
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        trained.append((settings, seed))
+        return replace(record(settings, seed, accuracy=0.5), experiment=experiment)
+
+    monkeypatch.setattr(study, "train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        study.write("conv", tmp_path, seeds=(0, 1))
+    path = tmp_path / "conv.json"
+    assert [(r.settings, r.seed) for r in records.load(path)] == trained
+    monkeypatch.setattr(study, "train", lambda settings, seed, **_: record(settings, seed))
+    study.write("conv", tmp_path, seeds=(0, 1))
+    found = records.load(path)
+    assert [(r.settings, r.seed) for r in found] == [(s, seed) for seed in (0, 1) for s in planned]
+    assert [r.final for r in found] == [0.5, 0.5, 0.5, 0.9]
+    assert found[3] == record(planned[1], 1)
+    monkeypatch.setattr(study, "train", lambda *_, **__: pytest.fail("nothing is left to train"))
+    study.write("conv", tmp_path, seeds=(0, 1))
+    with pytest.raises(ValueError, match="Unknown study 'resnet'; there are mlp, conv"):
+        study.write("resnet", tmp_path)
