@@ -80,7 +80,7 @@ def read_json(path: str | os.PathLike[str], parse: Callable[[Any], _Read], *, ho
         raise LaPermError(f"{path}: there is no such file.") from None
     except OSError as error:
         raise LaPermError(f"{path} cannot be read: {error}") from None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise LaPermError(f"{path} does not hold {holds}: {error}") from None
 
 

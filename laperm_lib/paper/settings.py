@@ -14,13 +14,15 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, is_dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from laperm_lib._arguments import check_integer, check_number
 from laperm_lib.paper import datasets
 from laperm_lib.paper.augmentation import Augmentation
 from laperm_lib.paper.methods import LaPerm, Method
 from laperm_lib.paper.networks import PIXELS, Network, PaperNetwork, Pixels
+
+_Part = TypeVar("_Part", bound=Any)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,10 @@ class Schedule:
         decay_every: in epochs. Default 1.
         milestones: pairs (epoch, factor): after that epoch, counted from 0, the first rate is
             multiplied by the factor, until the next milestone. Default: there are none.
+
+    Examples:
+        >>> Schedule(epochs=20, decay=0.5, decay_every=10).rate(10)
+        0.0005
     """
 
     epochs: int
@@ -147,33 +153,21 @@ class Settings:
         Raises:
             ValueError: if there is no such setting, or it cannot have the value.
         """
-        parts: dict[str, Any] = {}
         method = values.pop("method", self.method)
-        if "sync_period" in values:
+        if "sync_period" in values and None in (values["sync_period"], method.period):
             period = values.pop("sync_period")
-            if isinstance(method, LaPerm):
-                method = (
-                    method.inner
-                    if period is None
-                    else dataclasses.replace(method, sync_period=period)
-                )
-            elif period is not None:
+            if period is not None:
                 method = LaPerm(inner=method, sync_period=period)
-        if "permute_biases" in values and not isinstance(method, LaPerm):
-            values.pop("permute_biases")  # Adam alone changes biases anyway
-        for name in ("network", "data", "schedule"):
-            parts[name] = values.pop(name, getattr(self, name))
-        parts |= {
-            "method": method,
-            "evaluate_every": values.pop("evaluate_every", self.evaluate_every),
-        }
-        for name, value in values.items():
-            owner = next((key for key, part in parts.items() if _has(part, name)), None)
-            if owner is None:
-                known = ", ".join(self.values())
-                raise ValueError(f"There is no setting {name!r}; there are {known}.")
-            parts[owner] = dataclasses.replace(parts[owner], **{name: value})
-        return Settings(**parts)
+            elif isinstance(method, LaPerm):
+                method = method.inner
+        if not method.permuted:
+            values.pop("permute_biases", None)  # Adam alone changes biases anyway
+        values["method"] = method
+        changed = _replaced(self, values)
+        if values:
+            known = ", ".join(self.values())
+            raise ValueError(f"There is no setting {next(iter(values))!r}; there are {known}.")
+        return changed
 
     def values(self) -> dict[str, Any]:
         """All settings by name, from every part."""
@@ -214,8 +208,14 @@ def _leaves(part: Any) -> Iterator[tuple[str, Any]]:
             yield field.name, value
 
 
-def _has(part: Any, name: str) -> bool:
-    return is_dataclass(part) and any(field.name == name for field in fields(part))
+def _replaced(part: _Part, values: dict[str, Any]) -> _Part:
+    """A part, and those inside of it, with their own among `values`, which are taken from there."""
+    own = {}
+    for field in fields(part):
+        value = values.pop(field.name, getattr(part, field.name))
+        is_part = isinstance(value, Network | Data | Method | Schedule)
+        own[field.name] = _replaced(value, values) if is_part else value
+    return dataclasses.replace(part, **own)
 
 
 def _set(instance: Any, name: str, value: Any) -> None:
@@ -291,7 +291,12 @@ def published(name: str) -> Settings:
 
 
 def quick(name: str) -> Settings:
-    """A published experiment on the bundled digits, cut down to seconds."""
+    """A published experiment on the bundled digits, cut down to seconds.
+
+    Examples:
+        >>> quick("conv7").data.dataset
+        'digits'
+    """
     settings = published(name)
     has_one_value = settings.network.shared_value is not None  # type: ignore[attr-defined]
     epochs, period = (80, 100) if has_one_value else (4, 20)
@@ -304,7 +309,12 @@ def quick(name: str) -> Settings:
 
 
 def short(name: str) -> Settings:
-    """A published experiment cut down to a tenth, on its own data; f1 and f2 as published."""
+    """A published experiment cut down to a tenth, on its own data; f1 and f2 as published.
+
+    Examples:
+        >>> short("conv2").schedule.epochs
+        13
+    """
     settings = published(name)
     if settings.network.shared_value is not None:  # type: ignore[attr-defined]
         return settings

@@ -1,12 +1,17 @@
+"""The paper's networks: the same bits for the same description and seed, as published."""
+
 import hashlib
+import json
+from dataclasses import replace
 
 import keras
 import numpy as np
 import pytest
 
+from laperm_lib import sparsity
 from laperm_lib.initializers import SeededInitializer
-from laperm_lib.paper import datasets
-from laperm_lib.paper import networks as models
+from laperm_lib.paper import datasets, networks
+from laperm_lib.paper.networks import PaperNetwork
 
 PARAMETERS = {
     # Kernels, biases and four numbers per channel and normalisation.
@@ -40,26 +45,19 @@ def numpy(variable):
     return keras.ops.convert_to_numpy(variable)
 
 
-@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("name", networks.names())
 def test_every_network_has_its_size_and_bits(name):
-    model = models.build(name, seed=1)
+    model = networks.build(name, seed=1)
     assert model.name == name
     assert model.count_params() == PARAMETERS[name]
-    assert model.input_shape[1:] == models.spec(name).input_shape
+    assert model.input_shape[1:] == networks.spec(name).input_shape
     assert model.output_shape == (None, 10)
     sha256 = hashlib.sha256(b"".join(numpy(w).tobytes() for w in model.weights))
     assert sha256.hexdigest().startswith(BITS[name])
 
 
-@pytest.mark.parametrize("name", ["conv4", "conv7", "f2"])
-def test_names_count_within_the_model(name):
-    first = [layer.name for layer in models.build(name, seed=0).layers]
-    assert [layer.name for layer in models.build(name, seed=0).layers] == first
-    assert len(set(first)) == len(first)
-
-
 def test_conv7_layers():
-    model = models.build("conv7", seed=0)
+    model = networks.build("conv7", seed=0)
     convolutions = [x for x in model.layers if isinstance(x, keras.layers.Conv2D)]
     assert [tuple(x.kernel.shape) for x in convolutions] == [
         (3, 3, 1, 32),
@@ -78,7 +76,7 @@ def test_conv7_layers():
 
 def test_conv2_layers():
     block = ["conv2d", "batch_normalization"]
-    assert kinds(models.build("conv2", seed=0)) == [
+    assert kinds(networks.build("conv2", seed=0)) == [
         "input",
         *block,
         "dropout",
@@ -92,7 +90,7 @@ def test_conv2_layers():
 
 
 def test_conv13_layers():
-    model = models.build("conv13", seed=0)
+    model = networks.build("conv13", seed=0)
     filters = [x.filters for x in model.layers if isinstance(x, keras.layers.Conv2D)]
     assert filters == [64] * 2 + [128] * 2 + [256] * 3 + [512] * 6
     rates = [x.rate for x in model.layers if isinstance(x, keras.layers.Dropout)]
@@ -100,7 +98,7 @@ def test_conv13_layers():
 
 
 def test_resnet50_layers():
-    model = models.build("resnet50", seed=0)
+    model = networks.build("resnet50", seed=0)
     convolutions = {x.name: x for x in model.layers if isinstance(x, keras.layers.Conv2D)}
     assert len(convolutions) == 51
     # As in the published file, where the first convolution is number 84.
@@ -119,10 +117,10 @@ def test_resnet50_layers():
 
 @pytest.mark.parametrize(
     ("name", "regularized"),
-    list(zip(models.names(), (4, 6, 0, 14, 51, 0, 2, 0), strict=True)),
+    list(zip(networks.names(), (4, 6, 0, 14, 51, 0, 2, 0), strict=True)),
 )
 def test_all_kernels_but_the_last_are_regularized_where_said(name, regularized):
-    model = models.build(name, seed=0)
+    model = networks.build(name, seed=0)
     kernels = [x for x in model.layers if hasattr(x, "kernel")]
     decays = [x.kernel_regularizer and float(x.kernel_regularizer.l2) for x in kernels]
     none = len(kernels) - regularized
@@ -131,22 +129,15 @@ def test_all_kernels_but_the_last_are_regularized_where_said(name, regularized):
 
 
 def test_values_are_those_of_the_initializer():
-    model = models.build("conv7", seed=3, initializer="he_normal")
+    model = networks.build("conv7", seed=3, initializer="he_normal")
     for layer, variable in [("conv2d_4", "kernel"), ("conv2d_4", "bias"), ("dense", "kernel")]:
         actual = numpy(getattr(model.get_layer(layer), variable))
         expected = SeededInitializer("he_normal", 3, f"{layer}/{variable}").values(actual.shape)
         np.testing.assert_array_equal(actual, expected)
 
 
-def test_seeds_and_initializers_matter():
-    first = numpy(models.build("f1", seed=0).weights[0])
-    assert not np.array_equal(first, numpy(models.build("f1", seed=1).weights[0]))
-    other = models.build("f1", seed=0, initializer="glorot_uniform")
-    assert not np.array_equal(first, numpy(other.weights[0]))
-
-
 def test_saving_and_loading(tmp_path):
-    model = models.build("conv7", seed=0)
+    model = networks.build("conv7", seed=0)
     model.save(tmp_path / "conv7.keras")
     loaded = keras.saving.load_model(tmp_path / "conv7.keras")
     for a, b in zip(model.weights, loaded.weights, strict=True):
@@ -165,7 +156,7 @@ def test_saving_and_loading(tmp_path):
 )
 def test_invalid_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
-        models.build(**arguments)
+        networks.build(**arguments)
 
 
 def images(shape):
@@ -175,57 +166,102 @@ def images(shape):
     return datasets.Dataset("test", x, y, x[:4], y[:4], ("0",), "", "")
 
 
-@pytest.mark.parametrize("name", ["conv7", "f1", "f2"])
-def test_mnist_networks_take_pixels_from_0_to_1(name):
-    dataset = images((28, 28, 1))
-    x_train, x_test = models.preprocess(name, dataset)
-    assert x_train.dtype == x_test.dtype == np.float32
-    np.testing.assert_array_equal(x_train, dataset.x_train / np.float32(255))
-    np.testing.assert_array_equal(x_test, x_train[:4])
+AS_PUBLISHED = {
+    "unit": ("conv7", "f1", "f2"),
+    "raw": ("conv2", "conv4", "conv13"),
+    "centred": ("resnet50", "mlp"),
+    "standardised": (),
+}
 
 
-@pytest.mark.parametrize("name", ["conv2", "conv4", "conv13"])
-def test_cifar_networks_take_raw_pixels(name):
-    dataset = images((32, 32, 3))
-    x_train, x_test = models.preprocess(name, dataset)
-    assert x_train.dtype == x_test.dtype == np.float32
-    np.testing.assert_array_equal(x_train, dataset.x_train)
-    np.testing.assert_array_equal(x_test, dataset.x_test)
+def scaled(x):
+    """Pixels as they are described, in float64."""
+    x = x.astype(np.float64)
+    return {
+        "unit": x / 255,
+        "raw": x,
+        "centred": (x - x.mean(axis=0)) / 255,
+        "standardised": (x - x.mean()) / x.std(),
+    }
 
 
-def test_resnet50_takes_pixels_minus_the_mean_training_image():
-    dataset = images((32, 32, 3))
-    x_train, x_test = models.preprocess("resnet50", dataset)
-    assert x_train.dtype == x_test.dtype == np.float32
-    np.testing.assert_allclose(x_train.mean(axis=0), 0, atol=1e-6)
-    np.testing.assert_array_equal(x_test, x_train[:4])
-    assert x_train.min() < -0.3
+@pytest.mark.parametrize("name", networks.names())
+def test_pixels_are_scaled_as_published_or_as_asked_for(name):
+    dataset = images(networks.spec(name).input_shape)
+    for pixels, expected in scaled(dataset.x_train).items():
+        x_train, x_test = networks.preprocess(name, dataset, pixels)
+        assert x_train.dtype == x_test.dtype == np.float32
+        tolerance = 0 if pixels in ("unit", "raw") else 1e-6
+        np.testing.assert_allclose(x_train, expected.astype("float32"), rtol=0, atol=tolerance)
+        np.testing.assert_array_equal(x_test, x_train[:4])
+        if name in AS_PUBLISHED[pixels]:
+            np.testing.assert_array_equal(x_train, networks.preprocess(name, dataset)[0])
 
 
-def test_pixels_can_be_standardised_as_the_notebooks_meant_to():
-    dataset = images((32, 32, 3))
-    x_train, x_test = models.preprocess("conv2", dataset, "standardised")
-    pixels = dataset.x_train.astype(np.float64)
-    expected = (pixels - pixels.mean()) / pixels.std()
-    assert x_train.dtype == x_test.dtype == np.float32
-    np.testing.assert_allclose(x_train, expected, atol=1e-6)
-    np.testing.assert_array_equal(x_test, x_train[:4])
+def test_preprocess_refuses_other_images_and_unknown_pixels():
+    with pytest.raises(ValueError, match="Unknown pixels 'bright'; there are unit, raw"):
+        networks.preprocess("conv2", images((32, 32, 3)), "bright")
+    with pytest.raises(ValueError, match=r"\(28, 28, 1\).*\(32, 32, 3\)"):
+        networks.preprocess("f1", images((32, 32, 3)))
 
 
-@pytest.mark.parametrize("name", ["conv2", "f1", "resnet50"])
-def test_pixels_as_published_can_be_asked_for_by_name(name):
-    network = models.spec(name)
-    dataset = images(network.input_shape)
-    by_name = models.preprocess(name, dataset, network.pixels)
-    for ours, theirs in zip(by_name, models.preprocess(name, dataset), strict=True):
+F2 = PaperNetwork(model="f2", initializer="glorot_uniform")
+
+
+@pytest.mark.parametrize("constant_fan_in", [False, True])
+def test_a_shared_value_replaces_all_weights(constant_fan_in):
+    expected = networks.build("f2", seed=5, initializer="glorot_uniform")
+    keep = (0.1, 0.2, 0.3)
+    report = sparsity.agnosticize(expected, 0.03, keep, seed=5, constant_fan_in=constant_fan_in)
+    network = replace(F2, shared_value=0.03, keep=keep, constant_fan_in=constant_fan_in)
+    model, ours = network.build(5)
+    assert ours == report
+    assert_equal_weights(model, expected)
+
+
+def test_a_network_is_the_model_pruned():
+    expected = networks.build("f2", seed=5, initializer="glorot_uniform")
+    assert_equal_weights(F2.build(5)[0], expected)
+    report = sparsity.random_prune(expected, 0.5, seed=5)
+    model, ours = replace(F2, pruned=0.5).build(5)
+    assert ours == report
+    assert_equal_weights(model, expected)
+
+
+def assert_equal_weights(first, second):
+    for ours, theirs in zip(first.get_weights(), second.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_preprocess_refuses_unknown_pixels():
-    with pytest.raises(ValueError, match="Unknown pixels 'bright'; there are unit, raw"):
-        models.preprocess("conv2", images((32, 32, 3)), "bright")
+def test_the_precision_is_that_of_the_layers():
+    model, _ = replace(F2, precision="mixed_bfloat16").build(5)
+    assert model.layers[2].compute_dtype == "bfloat16"
+    assert model.weights[0].dtype == "float32"
 
 
-def test_preprocess_refuses_other_shapes():
-    with pytest.raises(ValueError, match=r"\(28, 28, 1\).*\(32, 32, 3\)"):
-        models.preprocess("f1", images((32, 32, 3)))
+def test_numbers_of_any_kind_are_kept_as_those_of_python():
+    network = PaperNetwork(model="f2", shared_value=1, keep=np.full(3, 0.5, np.float32))
+    assert network == PaperNetwork(model="f2", shared_value=1.0, keep=(0.5,) * 3)
+    assert json.dumps([network.shared_value, network.keep]) == "[1.0, [0.5, 0.5, 0.5]]"
+    assert [replace(F2, pruned=share).pruned for share in (0, 1)] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"model": "conv3"}, "Unknown model 'conv3'"),
+        ({"initializer": "zeros"}, "Unknown initializer 'zeros'"),
+        ({"precision": "float8"}, "Unknown precision 'float8'; there are float32, mixed_bfloat16"),
+        ({"pruned": 1.5}, "pruned is a number at least 0 and at most 1, got 1.5"),
+        ({"keep": (0.5,)}, "together or not at all"),
+        ({"shared_value": 0.1}, "together or not at all"),
+        ({"shared_value": 0.1, "keep": 0.6}, "keep has a number for each kernel"),
+        ({"shared_value": 0.1, "keep": (0.6, 6.0)}, "keep is a number at least 0 and at most 1"),
+        ({"shared_value": 0.1, "keep": (0.6,), "pruned": 0.5}, "pruned is 0"),
+        ({"shared_value": float("nan"), "keep": (0.6,)}, "shared_value is a finite number"),
+        ({"pruned": 0.5, "constant_fan_in": True}, "for networks with a shared value"),
+    ],
+)
+def test_impossible_networks(wrong, why):
+    with pytest.raises(ValueError, match=why):
+        replace(F2, **wrong)

@@ -1,0 +1,79 @@
+"""Methods: each makes the optimizer that its settings describe."""
+
+import keras
+import numpy as np
+import pytest
+from small_network import build_model
+
+import laperm_lib
+from laperm_lib.callbacks import PSWA, Lookahead
+from laperm_lib.paper.methods import SGD, Adam, Average, EpochRates, LaPerm, Length, SGPerm
+
+LENGTH = Length(EpochRates([0.1, 0.1, 0.05], steps_per_epoch=10), batch_size=50, seed=7)
+
+
+def test_rates_are_one_for_each_epoch():
+    rates = EpochRates([0.1, 0.05], 5)
+    assert [float(rates(step)) for step in (0, 4, 5, 1000)] == pytest.approx([0.1, 0.1, 0.05, 0.05])
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(rates))
+    assert again.get_config() == rates.get_config()
+    with pytest.raises(ValueError, match="no rates"):
+        EpochRates([], 5)
+    with pytest.raises(ValueError, match="steps_per_epoch"):
+        EpochRates([1.0], 0)
+
+
+def test_adam_has_the_epsilon_of_a_summed_loss():
+    assert Adam().optimizer(LENGTH).epsilon == 1e-7 / 50
+    assert Adam(summed_loss=False).optimizer(LENGTH).epsilon == 1e-7
+
+
+@pytest.mark.parametrize("method", [Adam(keep_zeros=True), SGD(momentum=0.9, keep_zeros=True)])
+def test_zeros_are_kept_while_weights_change(method):
+    model = build_model()
+    kernel = model.get_layer("dense").kernel
+    pruned = keras.ops.convert_to_numpy(kernel) * (np.arange(3) > 0)
+    kernel.assign(pruned)
+    Average(around=method, average="PSWA", sample_period=5).prepare(model)
+    optimizer = method.optimizer(LENGTH)
+    optimizer.apply(
+        [keras.ops.ones_like(v) for v in model.trainable_variables], model.trainable_variables
+    )
+    after = keras.ops.convert_to_numpy(kernel)
+    np.testing.assert_array_equal(after == 0, pruned == 0)
+    assert not np.any(after[:, 1:] == pruned[:, 1:])
+
+
+def test_laperm_is_put_around_its_inner_method():
+    optimizer = LaPerm(sync_period=4, inner=SGD(momentum=0.5), permute_biases=True).optimizer(
+        LENGTH
+    )
+    assert isinstance(optimizer, laperm_lib.LaPerm)
+    config = optimizer.get_config()
+    assert (config["sync_period"], config["skip_bias"]) == (4, False)
+    assert config["inner_optimizer"]["config"]["momentum"] == 0.5
+
+
+def test_a_period_grows_geometrically_to_its_last():
+    optimizer = LaPerm(sync_period=4, last_period=4.0).optimizer(LENGTH)
+    schedule = optimizer.get_config()["sync_period"]["config"]
+    assert schedule["rates"] == pytest.approx([4, 8, 16])
+    with pytest.raises(ValueError, match="last_period is a number above 0"):
+        LaPerm(sync_period=4, last_period=0.0)
+
+
+def test_sgperm_has_the_seed_of_the_run_and_the_rates_of_the_schedule():
+    config = SGPerm(beta1=0.999).optimizer(LENGTH).get_config()
+    assert (config["beta1"], config["seed"]) == (0.999, 7)
+    assert config["momentum_learning_rate"]["config"]["rates"] == LENGTH.rates.rates
+
+
+@pytest.mark.parametrize(("average", "callback"), [("PSWA", PSWA), ("Lookahead", Lookahead)])
+def test_an_average_is_a_callback_around_a_method(average, callback):
+    around = Average(around=LaPerm(sync_period=4), average=average, sample_period=5)
+    assert (around.period, around.permuted) == (4, ("kernel",))
+    (made,) = around.callbacks([np.zeros((1, 6, 6, 2))])
+    assert isinstance(made, callback)
+    assert made.sample_period == 5
+    with pytest.raises(ValueError, match="PSWA or Lookahead, got 'EMA'"):
+        Average(around=Adam(), average="EMA", sample_period=5)
