@@ -58,7 +58,7 @@ class Augmentation:
         (60, 8)
 
     References:
-        The settings of the paper are in `laperm_lib.paper.experiments.profiles.PUBLISHED`.
+        The settings of the paper are in `laperm_lib.paper.settings.PUBLISHED`.
     """
 
     rotation: float = 0.0
