@@ -3,7 +3,6 @@
 from dataclasses import replace
 from itertools import product
 
-import keras
 import numpy as np
 import pytest
 from hypothesis import given
