@@ -74,6 +74,12 @@ def from_matrix(
     return xp.transpose(xp.reshape(matrix, tuple(shape[axis] for axis in order)), inverse)
 
 
+def matrix_shape(shape: tuple[int, ...], neuron_axes: tuple[int, ...]) -> tuple[int, int]:
+    """The shape (neurons, d) of `to_matrix` for an array of a shape."""
+    _, neurons = _axis_order(shape, neuron_axes)
+    return neurons, math.prod(shape) // neurons
+
+
 def _axis_order(shape: tuple[int, ...], neuron_axes: tuple[int, ...]) -> tuple[list[int], int]:
     """The axes with the neurons' first, and the number of neurons."""
     rank = len(shape)

@@ -25,11 +25,12 @@ from keras import ops
 from laperm_lib import _backend as backend
 from laperm_lib.optimizers.permuting import (
     PermutingOptimizer,
-    initial_matrix,
+    check_initial,
     nested,
     refuse_loss_scaling,
 )
-from laperm_lib.permutation import is_permutation, sort_values, to_matrix
+from laperm_lib.permutation import is_permutation, matrix_shape, sort_values, to_matrix
+from laperm_lib.synchronisation.in_graph import sorted_rows
 from laperm_lib.synchronisation.step import PermutedVariable, synchronise, synchronise_when
 from laperm_lib.weight_vectors import WeightVectors
 
@@ -117,6 +118,7 @@ class LaPerm(PermutingOptimizer):
         last_sync = ops.convert_to_tensor(self._last_sync)
         period = self.sync_period(step) if callable(self.sync_period) else self.sync_period
         due = ops.cast(step - last_sync, "float32") >= ops.cast(period, "float32")
+        due = ops.logical_and(due, ops.all(ops.equal(self._captured, 1)))
         synchronise_when(due, self._permuted)
         self._last_sync.assign(ops.where(due, step, last_sync))
 
@@ -124,8 +126,13 @@ class LaPerm(PermutingOptimizer):
         """Synchronise at the end of training (Keras calls this when `fit` ends)."""
         self.inner_optimizer.finalize_variable_values(var_list)
         # Keras calls this also when a step has failed: do not hide that error behind another.
-        if self.built and backend.have_values([*var_list, *self.variables]):
+        if not self.built or not backend.have_values([*var_list, *self.variables]):
+            return
+        if self._is_captured:
             self.synchronise()
+        else:  # by no step, or by none that could raise for what is not finite
+            for entry in self._permuted:
+                check_initial(entry.variable, ops.convert_to_numpy(entry.variable))
 
     def synchronise(self) -> None:
         """Synchronise now, outside of a training step; the sync period runs on undisturbed.
@@ -134,34 +141,30 @@ class LaPerm(PermutingOptimizer):
             ValueError: if nothing has been captured yet.
             NonFiniteWeightError: if a weight is NaN or infinite; no weight is changed then.
         """
-        self._require_built()
+        self._require_captured()
         synchronise(self._permuted)
 
     # -- the initial values -----------------------------------------------------------------------
 
     def _create_state(self, variables: list[Any], chosen: list[WeightVectors]) -> None:
-        # All are read before anything is made.
-        initial = [sort_values(initial_matrix(v.variable, v.neuron_axes)) for v in chosen]
-        self._permuted = [
-            PermutedVariable(
-                v.variable,
-                self._add_values(v, "sorted_initial", values, v.variable.dtype),
-                v.neuron_axes,
-            )
-            for v, values in zip(chosen, initial, strict=True)
-        ]
+        self._permuted = []
+        for v in chosen:
+            shape = matrix_shape(tuple(v.variable.shape), v.neuron_axes)
+            initial = self._add_state(v, "sorted_initial", shape, v.variable.dtype)
+            self._permuted.append(PermutedVariable(v.variable, initial, v.neuron_axes))
+        self._starts = [entry.sorted_initial for entry in self._permuted]
         self._last_sync = self.add_variable(shape=(), dtype="int", name="last_sync")
         if not self.inner_optimizer.built:
             self.inner_optimizer.build(variables)
-        self._count_from_here()
+        self._begin()
 
-    def _capture_again(self) -> None:
-        initial = [sort_values(initial_matrix(e.variable, e.neuron_axes)) for e in self._permuted]
-        for entry, values in zip(self._permuted, initial, strict=True):
-            entry.sorted_initial.assign(values)
-        self._count_from_here()
+    def _initial(self, matrix: np.ndarray) -> np.ndarray:
+        return sort_values(matrix)
 
-    def _count_from_here(self) -> None:
+    def _initial_in_graph(self, matrix: Any) -> Any:
+        return sorted_rows(matrix)
+
+    def _begin(self) -> None:
         """Begin a sync period; the inner optimizer may have taken steps without LaPerm."""
         # A number of its own: JAX cannot train with two variables that share one buffer.
         self._last_sync.assign(int(ops.convert_to_numpy(self.iterations)))
@@ -170,8 +173,11 @@ class LaPerm(PermutingOptimizer):
         """Whether every permuted weight vector now holds its initial values, bit for bit.
 
         True after each synchronisation; False as a rule between two.
+
+        Raises:
+            ValueError: before the initial values are captured.
         """
-        self._require_built()
+        self._require_captured()
         return all(
             is_permutation(
                 ops.convert_to_numpy(entry.sorted_initial),
@@ -188,7 +194,7 @@ class LaPerm(PermutingOptimizer):
     @property
     def last_sync(self) -> int:
         """The step of the last synchronisation; before the first, that of the initial weights."""
-        self._require_built()
+        self._require_captured()
         return int(ops.convert_to_numpy(self._last_sync))
 
     def apply_gradients(self, grads_and_vars: Any) -> Any:

@@ -2,9 +2,17 @@
 
 Both take a model's weights as they are at the first training step, or at `capture`, and permute
 those that are neither skipped by kind nor excluded by pattern. How is each subclass's own matter.
+
+Keras builds an optimizer before weights are final, or before they exist: in `evaluate`, for a model
+that is loaded, or while the first step of a model without input shape is traced. So `build` creates
+state without reading a weight. The first training step captures the initial values, inside of the
+graph where the step is compiled, unless they were restored or captured before: a flag for each
+variable, saved with the rest, says so.
 """
 
+import json
 import logging
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -20,15 +28,19 @@ from laperm_lib.weight_vectors import WeightVectors
 
 _log = logging.getLogger(__name__)
 
+_NOTHING_YET = "No initial values yet: train a step, or call capture(model)."
+_NAMES = "names"  # beside the numbered variables in a saved state
+
 
 class PermutingOptimizer(keras.optimizers.Optimizer):
     """The base of `LaPerm` and `SGPerm`, whose docstrings explain the arguments.
 
-    Subclasses say in `_create_state` what is kept of the variables that are permuted, in
-    `_capture_again` how it is renewed, and in `_take_step` what a training step does.
+    Subclasses say in `_create_state` what is kept of the variables that are permuted, in `_initial`
+    what of that comes from the initial values, and in `_take_step` what a training step does.
     """
 
     _permuted: Sequence[Any]  # what is kept of each permuted variable, itself as `variable`
+    _starts: Sequence[Any]  # for each the own variable that holds what `_initial` gives
 
     def __init__(
         self,
@@ -47,15 +59,22 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
     # -- what subclasses say ----------------------------------------------------------------------
 
     def _create_state(self, variables: list[Any], chosen: list[WeightVectors]) -> None:
-        """Make the optimizer's own variables, once all values are read, and set `_permuted`.
+        """Make the optimizer's own variables, which start as zeros; set `_permuted`, `_starts`.
 
         `variables` are all trainable ones, `chosen` the weight vectors of those to be permuted.
         """
         raise NotImplementedError
 
-    def _capture_again(self) -> None:
-        """Take the present weights as the initial ones: all of them or, with an error, none."""
+    def _initial(self, matrix: np.ndarray) -> np.ndarray:
+        """What is kept of the finite initial weight vectors of a variable, shape (neurons, d)."""
         raise NotImplementedError
+
+    def _initial_in_graph(self, matrix: Any) -> Any:
+        """The same as a tensor, where no host callback is possible."""
+        raise NotImplementedError
+
+    def _begin(self) -> None:
+        """Renew what else depends on the initial values, after `capture`."""
 
     def _take_step(self, grads: list[Any], variables: list[Any]) -> None:
         """Take a training step, once the state is there."""
@@ -78,10 +97,11 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
                 self.build(list(trainable_variables))
         if trainable_variables is None:
             trainable_variables = self._trainable_variables
+        self._capture_in_step()
         self._take_step(list(grads), list(trainable_variables))
 
     def build(self, variables: Any) -> None:
-        """Create the state, and take the variables' present values as the initial ones."""
+        """Create the state; no value is read."""
         # Keras builds the optimizer of an HDF5 file before the model has variables.
         if not variables:
             return
@@ -103,9 +123,18 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
         """
         if self.built:
             self._check_variables_are_known(model.trainable_variables)
-            self._capture_again()
         else:
             self._build(model.trainable_variables, self.selection.of_model(model))
+        matrices = [
+            check_initial(e.variable, to_matrix(ops.convert_to_numpy(e.variable), e.neuron_axes))
+            for e in self._permuted
+        ]
+        self._warn_of_stuck([_is_stuck(matrix) for matrix in matrices])
+        initial = list(map(self._initial, matrices))
+        for start, values in zip(self._starts, initial, strict=True):
+            start.assign(values)
+        self._captured.assign(np.ones(len(initial), "int32"))
+        self._begin()
 
     @property
     def permuted_variables(self) -> list[Any]:
@@ -114,7 +143,8 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
         Raises:
             ValueError: before the first training step or `capture`.
         """
-        self._require_built()
+        if not self.built:
+            raise ValueError(_NOTHING_YET)
         return [entry.variable for entry in self._permuted]
 
     def get_config(self) -> dict[str, Any]:
@@ -122,40 +152,146 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
         return {**self.selection.get_config(), "name": self.name}
 
     def _build(self, variables: Any, chosen: list[WeightVectors]) -> None:
-        # While TensorFlow traces the first step, variables have values only outside of its graph,
-        # and values made inside of it stay in it as constants, several copies of them.
+        # While TensorFlow traces the first step, variables can be made only outside of its graph.
         with backend.outside_graph():
             self._create_state(list(variables), chosen)
+            self._kernels = [v.path if v.kind == "kernel" else "" for v in chosen]
+            self._captured = self.add_variable(
+                shape=(len(chosen),), dtype="int32", initializer="zeros", name="captured"
+            )
             super().build(variables)
-            stuck = [v.path for v in chosen if v.kind == "kernel" and _is_stuck(v)]
-        if stuck:
+
+    def _add_state(self, of: WeightVectors, name: str, shape: Any, dtype: Any) -> Any:
+        """Make a variable of the optimizer's own, of zeros, for one of the model's."""
+        name = f"{of.variable.path.replace('/', '_')}_{name}"
+        return self.add_variable(shape=shape, dtype=dtype, initializer="zeros", name=name)
+
+    def _capture_in_step(self) -> None:
+        """Take the initial values of those variables that have none yet, in a training step."""
+        state = [self._captured, *self._starts]
+        # Read outside of the branches: see `backend.cond`.
+        weights = [ops.convert_to_tensor(entry.variable) for entry in self._permuted]
+        missing = ops.any(ops.equal(self._captured, 0))
+
+        def capture() -> None:
+            before = [ops.convert_to_tensor(variable) for variable in state]
+            if backend.allows_host_callback([entry.variable for entry in self._permuted]):
+                arrays = [*before, *weights]
+                after = backend.host_callback(self._captured_on_host, arrays, like=before)
+            else:
+                after = self._captured_in_graph(before, weights)
+            for variable, value in zip(state, after, strict=True):
+                variable.assign(value)
+
+        backend.uncompiled(backend.cond)(missing, capture, lambda: None, assigned=state)
+
+    def _captured_on_host(self, captured: np.ndarray, *arrays: np.ndarray) -> list[np.ndarray]:
+        starts, weights = list(arrays[: len(captured)]), arrays[len(captured) :]
+        captured, stuck = captured.copy(), [False] * len(captured)
+        for number, (entry, values) in enumerate(zip(self._permuted, weights, strict=True)):
+            matrix = to_matrix(values, entry.neuron_axes)
+            if captured[number]:
+                continue
+            if backend.host_callbacks_can_raise():
+                check_initial(entry.variable, matrix)
+            elif not np.isfinite(matrix).all():
+                continue
+            starts[number] = np.asarray(self._initial(matrix), starts[number].dtype)
+            captured[number], stuck[number] = 1, _is_stuck(matrix)
+        self._warn_of_stuck(stuck)
+        return [captured, *starts]
+
+    def _captured_in_graph(self, before: Sequence[Any], weights: Sequence[Any]) -> list[Any]:
+        captured, *starts = before
+        finite = ops.stack([ops.all(ops.isfinite(weight)) for weight in weights])
+        new = ops.logical_and(ops.equal(captured, 0), finite)
+        for number, (entry, weight) in enumerate(zip(self._permuted, weights, strict=True)):
+            initial = self._initial_in_graph(to_matrix(weight, entry.neuron_axes, ops))
+            starts[number] = ops.where(new[number], initial, starts[number])
+        return [ops.where(new, ops.ones_like(captured), captured), *starts]
+
+    def _warn_of_stuck(self, stuck: Sequence[bool]) -> None:
+        kernels = zip(self._kernels, stuck, strict=True)
+        names = [path for path, is_stuck in kernels if path and is_stuck]
+        if names:
             _log.warning(
-                "Permuting cannot change %s: all weights of a vector are equal.", ", ".join(stuck)
+                "Permuting cannot change %s: all weights of a vector are equal.", ", ".join(names)
             )
 
-    def _add_values(self, of: WeightVectors, name: str, values: np.ndarray, dtype: Any) -> Any:
-        """Make a variable of the optimizer's own for one of the model's, with these values."""
-        return self.add_variable(
-            shape=values.shape,
-            dtype=dtype,
-            initializer=lambda shape, dtype: ops.convert_to_tensor(values, dtype),
-            name=f"{of.variable.path.replace('/', '_')}_{name}",
-        )
+    @property
+    def _is_captured(self) -> bool:
+        """Whether all initial values are known; asked outside of a training step."""
+        return self.built and bool(ops.convert_to_numpy(self._captured).all())
 
-    def _require_built(self) -> None:
-        if not self.built:
-            raise ValueError("No initial values yet: train a step, or call capture(model).")
+    def _require_captured(self) -> None:
+        if not self._is_captured:
+            raise ValueError(_NOTHING_YET)
+
+    # -- saving and loading -----------------------------------------------------------------------
+
+    def save_own_variables(self, store: Any) -> None:
+        """Save all variables, and their paths, by which another set of layers is matched."""
+        super().save_own_variables(store)
+        if self.built:
+            names = {"paths": [variable.path for variable in self.variables]}
+            names["starts"] = [start.path for start in self._starts]
+            store[_NAMES] = np.frombuffer(json.dumps(names).encode(), np.uint8)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Load all variables; where layers were frozen or unfrozen since, those of the same path.
+
+        A variable that is permuted now and was not saved is captured at the first training step, of
+        which a warning tells.
+
+        Raises:
+            ValueError: if a variable was saved with another shape; nothing is loaded then.
+        """
+        keys = set(store.keys())
+        if not self.built or (_NAMES not in keys and len(keys) != len(self.variables) - 1):
+            super().load_own_variables(store)  # which warns that it loads nothing
+            return
+        own = {variable.path: variable for variable in self.variables}
+        flag = self._captured.path
+        paths, starts = list(own), [start.path for start in self._starts]
+        if _NAMES in keys:
+            names = json.loads(np.asarray(store[_NAMES]).tobytes())
+            # The layers of a model that is built again may have other names, in the same order.
+            if len(names["paths"]) != len(own) or own.keys() & set(names["starts"]):
+                paths, starts = names["paths"], names["starts"]
+        else:  # an earlier version had no flags: what it has saved was captured
+            paths.remove(flag)
+        saved = {path: np.asarray(store[str(number)]) for number, path in enumerate(paths)}
+        flags = dict(zip(starts, saved.pop(flag, np.ones(len(starts))), strict=True))
+        for path in own.keys() & saved.keys():
+            if saved[path].shape != tuple(own[path].shape):
+                raise ValueError(
+                    f"'{path}' was saved with the shape {saved[path].shape}, but has the shape "
+                    f"{tuple(own[path].shape)}: the state is that of another model."
+                )
+        for path in own.keys() & saved.keys():
+            own[path].assign(saved[path])
+        captured = [flags.get(start.path, 0) for start in self._starts]
+        self._captured.assign(np.array(captured, "int32"))
+        missing = [
+            entry.variable.path
+            for entry, start in zip(self._permuted, self._starts, strict=True)
+            if start.path not in saved
+        ]
+        if missing:
+            warnings.warn(
+                f"{self.name} was saved without {', '.join(missing)}: the initial values of these "
+                "are captured at the next training step.",
+                stacklevel=2,
+            )
 
 
-def _is_stuck(vectors: WeightVectors) -> bool:
+def _is_stuck(matrix: np.ndarray) -> bool:
     """Whether the values have one permutation only: vectors of one weight, or of equal ones."""
-    matrix = vectors.matrix()
     return bool((matrix == matrix[:, :1]).all())
 
 
-def initial_matrix(variable: Any, neuron_axes: tuple[int, ...]) -> np.ndarray:
-    """The weight vectors of a variable that has values, all finite, shape (neurons, d)."""
-    matrix = to_matrix(ops.convert_to_numpy(variable), neuron_axes)
+def check_initial(variable: Any, matrix: np.ndarray) -> np.ndarray:
+    """Refuse initial weight vectors that are not finite; give them back."""
     if not np.isfinite(matrix).all():
         raise NonFiniteWeightError(
             f"The initial values of '{variable.path}' hold a NaN or an infinity."

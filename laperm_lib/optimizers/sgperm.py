@@ -23,7 +23,12 @@ from keras import ops
 from laperm_lib import _backend as backend
 from laperm_lib._arguments import check_integer, check_number
 from laperm_lib.cycles.step import CycleSearch, PermutedVariable, check_finite, take_step
-from laperm_lib.optimizers.permuting import PermutingOptimizer, initial_matrix, refuse_loss_scaling
+from laperm_lib.optimizers.permuting import (
+    PermutingOptimizer,
+    check_initial,
+    refuse_loss_scaling,
+)
+from laperm_lib.permutation import matrix_shape
 from laperm_lib.weight_vectors import WeightVectors
 
 
@@ -169,6 +174,9 @@ class SGPerm(PermutingOptimizer):
         # Keras calls this also when a step has failed: do not hide that error behind another.
         if not self.built or not backend.have_values([*var_list, *self.variables]):
             return
+        if not self._is_captured:
+            for entry in self._permuted:
+                check_initial(entry.variable, ops.convert_to_numpy(entry.variable))
         wishes = [ops.convert_to_numpy(entry.recommendation) for entry in self._permuted]
         check_finite(self._permuted, wishes)
         steps = int(ops.convert_to_numpy(self._iterations))
@@ -179,26 +187,31 @@ class SGPerm(PermutingOptimizer):
 
     def _create_state(self, variables: list[Any], chosen: list[WeightVectors]) -> None:
         backend.check_one_cpu_device("SGPerm")
-        # All are read before anything is made.
-        spreads = [_spread(v.variable, v.neuron_axes) for v in chosen]
-        self._permuted = [
-            PermutedVariable(
-                number,
-                v.variable,
-                self._add_values(v, "recommendation", np.zeros(v.variable.shape), "float32"),
-                self._add_values(v, "spread", spread, "float32"),
-                v.neuron_axes,
+        self._permuted = []
+        for number, v in enumerate(chosen):
+            shape = tuple(v.variable.shape)
+            neurons, _ = matrix_shape(shape, v.neuron_axes)
+            recommendation = self._add_state(v, "recommendation", shape, "float32")
+            spread = self._add_state(v, "spread", (neurons,), "float32")
+            self._permuted.append(
+                PermutedVariable(number, v.variable, recommendation, spread, v.neuron_axes)
             )
-            for number, (v, spread) in enumerate(zip(chosen, spreads, strict=True))
-        ]
+        self._starts = [entry.spread for entry in self._permuted]
         if self.successor is not None and not self.successor.built:
             self.successor.build(variables)
 
-    def _capture_again(self) -> None:
-        """Measure the ranges again, and forget the recommendations."""
-        spreads = [_spread(entry.variable, entry.neuron_axes) for entry in self._permuted]
-        for entry, spread in zip(self._permuted, spreads, strict=True):
-            entry.spread.assign(spread)
+    def _initial(self, matrix: np.ndarray) -> np.ndarray:
+        """The range of each weight vector, float32, shape (neurons,)."""
+        matrix = matrix.astype(np.float32)
+        return matrix.max(axis=1) - matrix.min(axis=1)
+
+    def _initial_in_graph(self, matrix: Any) -> Any:
+        matrix = ops.cast(matrix, "float32")
+        return ops.max(matrix, axis=1) - ops.min(matrix, axis=1)
+
+    def _begin(self) -> None:
+        """Forget the recommendations."""
+        for entry in self._permuted:
             entry.recommendation.assign(ops.zeros(entry.recommendation.shape))
 
     @property
@@ -240,12 +253,6 @@ class SGPerm(PermutingOptimizer):
             step, successor = config["hand_over"]
             config["hand_over"] = (step, restored(successor))
         return cls(**config)
-
-
-def _spread(variable: Any, neuron_axes: tuple[int, ...]) -> np.ndarray:
-    """The range of each weight vector of a variable that has values, float32, shape (neurons,)."""
-    matrix = initial_matrix(variable, neuron_axes).astype(np.float32)
-    return matrix.max(axis=1) - matrix.min(axis=1)
 
 
 def _checked_hand_over(hand_over: Any) -> tuple[int, Any]:

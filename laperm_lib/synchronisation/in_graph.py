@@ -31,6 +31,11 @@ def reconnect_all(
     return new_values
 
 
+def sorted_rows(matrix: Any) -> Any:
+    """`permutation.sort_values` on tensors of shape (neurons, d)."""
+    return ops.take_along_axis(matrix, backend.stable_argsort(_keys(matrix)), axis=-1)
+
+
 def _reconnect(weights: Any, sorted_initial: Any) -> Any:
     """`permutation.reconnect` on tensors of shape (neurons, d)."""
     new = backend.scattered(backend.stable_argsort(_keys(weights)), sorted_initial)
