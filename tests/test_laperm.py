@@ -250,7 +250,6 @@ def test_learning_rate_steps_and_averages_are_the_inner_optimizers():
         (keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam()), 20, "LossScaleOptimizer"),
         (keras.optimizers.Adam(loss_scale_factor=2.0), 20, "LossScaleOptimizer"),
     ],
-    ids=str,
 )
 def test_impossible_arguments_are_named(inner, period, why):
     with pytest.raises(ValueError, match=why):
