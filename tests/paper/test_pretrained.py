@@ -96,8 +96,9 @@ def test_a_network_that_is_no_permutation_of_the_start_is_not_saved(tmp_path):
         save_pretrained(model, path, network=PaperNetwork(model="f2"), seed=3)
     with pytest.raises(ValueError, match="Unknown kind 'kernels'"):
         save_pretrained(model, path, network=F1, seed=3, kinds=("kernels",))
-    with pytest.raises(ValueError, match="'f1' is not the network"):
-        save_pretrained(networks.build("f1", seed=3, dtype="float16"), path, network=F1, seed=3)
+    f2, halves = PaperNetwork(model="f2"), networks.build("f2", seed=3, dtype="bfloat16")
+    with pytest.raises(ValueError, match="'f2' is not the network"):
+        save_pretrained(halves, path, network=f2, seed=3)
     kernel = model.weights[0]
     kernel.assign(keras.ops.abs(kernel) + 1e-6)
     with pytest.raises(ValueError, match="not a permutation"):
