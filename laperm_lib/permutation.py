@@ -134,7 +134,7 @@ def reconnect(weights: np.ndarray, sorted_initial: np.ndarray) -> np.ndarray:
         sorted_initial: the initial values, sorted by `sort_values`, same shape.
 
     Returns:
-        The synchronised weights: every row is, bit for bit, a permutation of the same row of
+        The synchronised weights. Every row is, bit for bit, a permutation of the same row of
         `sorted_initial`, ranked as `weights` is. Reconnecting the result changes no bit.
 
     Raises:
