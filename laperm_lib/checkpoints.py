@@ -137,7 +137,7 @@ def state_of(model: keras.Model) -> dict[str, np.ndarray]:
             if it is not compiled.
 
     Returns:
-        Arrays by name, of weights, states of random generators, and all variables of the optimizer. A
+        The arrays of weights, random generators and all variables of the optimizer, by name. A
         type that NumPy lacks, such as bfloat16, is stored as unsigned integers of the same bits.
 
     Examples:
