@@ -127,20 +127,19 @@ def test_vectors_and_functional_models():
 # -- other networks -------------------------------------------------------------------------------
 
 
+INPUTS, DENSE = [keras.Input((4,)), keras.Input((4,))], layers.Dense(4)
+
+
 def branching():
-    inputs = keras.Input((4,))
-    hidden = layers.Dense(4)(inputs)
-    return keras.Model(inputs, layers.Dense(3)(layers.Add()([hidden, inputs])))
+    return keras.Model(INPUTS[0], layers.Add()([layers.Dense(4)(INPUTS[0]), INPUTS[0]]))
 
 
 def shared():
-    inputs, dense = keras.Input((4,)), layers.Dense(4)
-    return keras.Model(inputs, dense(dense(inputs)))
+    return keras.Model(INPUTS[0], DENSE(DENSE(INPUTS[0])))
 
 
 def parallel():
-    inputs = [keras.Input((4,)), keras.Input((4,))]
-    return keras.Model(inputs, [layers.Dense(3)(each) for each in inputs])
+    return keras.Model(INPUTS, [layers.Dense(3)(each) for each in INPUTS])
 
 
 class Own(layers.Dense):
