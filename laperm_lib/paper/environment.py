@@ -42,18 +42,10 @@ def environment() -> dict[str, str]:
 
 
 def joined(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a run that was cut and gone on with, perhaps in another one.
+    """The environment of an interrupted run: where it differs later, both values in that order.
 
-    Args:
-        before: the environment up to the cut.
-        now: that of the rest.
-
-    Returns:
-        What they have in common once, and where they differ the values of both, in that order.
-
-    Examples:
-        >>> joined({"numpy": "2.4.6", "cores": "2"}, {"numpy": "2.5.0", "cores": "2"})
-        {'numpy': '2.4.6, then 2.5.0', 'cores': '2'}
+    >>> joined({"numpy": "2.4.6", "cores": "2"}, {"numpy": "2.5.0", "cores": "2"})
+    {'numpy': '2.4.6, then 2.5.0', 'cores': '2'}
     """
     together = dict(before)
     for name, value in now.items():
