@@ -145,8 +145,6 @@ def test_a_wide_network_learns_by_rewiring_and_is_stored(tmp_path, monkeypatch):
 def test_the_shipped_network_is_one_of_the_recorded_ones(repository):
     np.testing.assert_array_equal(values(load_pretrained("one_value")), np.float32([0, 0.13]))
     found = records.load(repository / "pretrained" / "one_value.json")
-    assert {record.settings for record in found} == {shared_value.SETTINGS}
-    assert [record.seed for record in found] == list(range(10))
     assert all(record.is_permutation and record.final > 0.9 for record in found)
     assert manifest.find("one_value").name == f"one_value-seed{found[0].seed}"
 
@@ -253,14 +251,6 @@ def test_an_unknown_space_or_no_optuna(monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(ImportError, match=r"optuna.*laperm-lib\[search\]"):
         search("f1", trials=1)
-
-
-@pytest.mark.parametrize("name", SPACES)
-def test_the_shipped_studies_are_read(name, repository, tmp_path):
-    study = shared_value.load(repository / "pretrained" / "shared_value" / f"{name}.json")
-    assert study.space == name
-    assert {record.settings.replace(held_out=10_000) for record in study.confirmed} == {study.best}
-    assert {record.settings for record in study.finalists} <= {r.settings for r in study.results}
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"results": [], "confirmed": []}', "[]"])
