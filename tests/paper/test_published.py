@@ -115,35 +115,39 @@ def write(path, layers, group="", inner="{layer}/{variable}:0", order=None, text
     return path
 
 
-def as_a_whole_model(path, layers):
-    write(path, layers, group="model_weights")
-    with h5py.File(path, "a") as file:
-        file.attrs["model_config"] = "{}"
-        moments = file.create_group("optimizer_weights")
-        moments.attrs["weight_names"] = [b"Adam/conv2d_9/kernel/m:0"]
-        moments["Adam/conv2d_9/kernel/m:0"] = np.zeros(3)
-        file["model_weights"].create_group("top_level_model_weights").attrs["weight_names"] = []
+def edited(change, **how):
+    """A function that writes a file and changes it."""
+
+    def make(path, layers):
+        write(path, layers, **how)
+        with h5py.File(path, "a") as file:
+            change(file)
+
+    return make
 
 
-def with_names_in_chunks(path, layers):
-    write(path, layers)
-    with h5py.File(path, "a") as file:
-        del file.attrs["layer_names"]
-        names = [name.encode() for name in layers]
-        file.attrs["layer_names0"], file.attrs["layer_names1"] = names[:3], names[3:]
+def add_optimizer(file):
+    """As in the file of a whole model."""
+    file.attrs["model_config"] = "{}"
+    moments = file.create_group("optimizer_weights")
+    moments.attrs["weight_names"] = [b"Adam/conv2d_9/kernel/m:0"]
+    moments["Adam/conv2d_9/kernel/m:0"] = np.zeros(3)
+    file["model_weights"].create_group("top_level_model_weights").attrs["weight_names"] = []
 
 
-def as_a_nested_model(path, layers):
-    """Its group holds several layers."""
-    names = [f"{layer}/{v}:0" for layer, variables in layers.items() for v in variables]
-    with h5py.File(path, "w") as file:
-        file.attrs["layer_names"] = [b"input_1", b"sequential_2"]
-        file.create_group("input_1").attrs["weight_names"] = []
-        group = file.create_group("sequential_2")
-        group.attrs["weight_names"] = [name.encode() for name in names]
-        for name in names:
-            layer, variable = name.removesuffix(":0").split("/")
-            group[name] = layers[layer][variable]
+def split_names(file):
+    names = list(file.attrs.pop("layer_names"))
+    file.attrs["layer_names0"], file.attrs["layer_names1"] = names[:3], names[3:]
+
+
+def nest(file):
+    """Put all layers into the group of a nested model."""
+    names = [f"{layer}/{variable}" for layer, shapes in SHAPES.items() for variable in shapes]
+    group = file.create_group("sequential_2")
+    for layer in SHAPES:
+        file.move(layer, f"sequential_2/{layer}")
+    group.attrs["weight_names"] = names
+    file.attrs["layer_names"] = [b"sequential_2"]
 
 
 def by_text(path, layers):
@@ -152,7 +156,7 @@ def by_text(path, layers):
 
 
 def options(**how):
-    return lambda path, layers: write(path, layers, **how)
+    return edited(lambda file: None, **how)
 
 
 @pytest.mark.parametrize(
@@ -167,9 +171,9 @@ def options(**how):
         options(inner="{variable}"),
         options(order=sorted(SHAPES, reverse=True)),
         by_text,
-        as_a_whole_model,
-        with_names_in_chunks,
-        as_a_nested_model,
+        edited(add_optimizer, group="model_weights"),
+        edited(split_names),
+        edited(nest, inner="{variable}"),
     ],
 )
 def test_ways_in_which_such_files_are_written(write, tmp_path):
@@ -240,54 +244,35 @@ def test_files_that_do_not_fit_change_nothing(layer, variables, message, tmp_pat
     assert_refused(write(tmp_path / "w.h5", layers), message)
 
 
-def listed_layer_missing(path):
-    write(path, contents(), order=[*SHAPES, "dense_8"])
-
-
-def listed_variable_missing(path):
-    write(path, contents())
-    with h5py.File(path, "a") as file:
-        del file["dense_7/dense_7/kernel:0"]
-
-
-def twice_the_same(path):
-    write(path, contents())
-    with h5py.File(path, "a") as file:
-        file["dense_7"].attrs["weight_names"] = [b"dense_7/kernel:0", b"dense_7/kernel:0"]
-
-
-def no_names(path):
-    with h5py.File(path, "w") as file:
-        file["data"] = np.zeros(3)
-
-
-def keras_3(path):
+def keras_3(path, layers):
     network().save_weights(path.with_suffix(".weights.h5"))
     path.with_suffix(".weights.h5").rename(path)
 
 
-def names_of_numbers(path):
-    with h5py.File(path, "w") as file:
-        file.attrs["layer_names"] = 3
+TWICE = [b"dense_7/kernel:0"] * 2
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda path: None, "no such file"),
-        (lambda path: path.mkdir(), "no such file"),
-        (lambda path: path.write_bytes(b""), "damaged or not an HDF5 file"),
-        (lambda path: path.write_bytes(b"PK\x03\x04" * 100), "damaged or not an HDF5 file"),
-        (listed_layer_missing, "lists a layer 'dense_8' but does not hold it"),
-        (listed_variable_missing, "lists 'dense_7/kernel:0' but does not hold it"),
-        (twice_the_same, "'dense_7' has two variables 'kernel'"),
-        (no_names, "layer_names.*tf.keras did not write it"),
+        (lambda path, layers: None, "no such file"),
+        (lambda path, layers: path.mkdir(), "no such file"),
+        (lambda path, layers: path.write_bytes(b"PK" * 100), "damaged or not an HDF5 file"),
+        (options(order=[*SHAPES, "dense_8"]), "lists a layer 'dense_8' but does not hold it"),
+        (
+            edited(lambda file: file.pop("dense_7/dense_7/kernel:0")),
+            "lists 'dense_7/kernel:0' but does not hold it",
+        ),
+        (
+            edited(lambda file: file["dense_7"].attrs.update(weight_names=TWICE)),
+            "'dense_7' has two variables 'kernel'",
+        ),
         (keras_3, "layer_names.*tf.keras did not write it"),
-        (names_of_numbers, "damaged or not an HDF5 file"),
+        (edited(lambda file: file.attrs.update(layer_names=3)), "damaged or not an HDF5 file"),
     ],
 )
 def test_foreign_files_change_nothing(make, message, tmp_path):
-    make(tmp_path / "w.h5")
+    make(tmp_path / "w.h5", contents())
     assert_refused(tmp_path / "w.h5", message)
 
 
