@@ -123,7 +123,7 @@ class Batches(keras.utils.PyDataset):
     def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """The inputs and targets of a step, counted from 0 at `first_step`."""
         if not 0 <= step < len(self):
-            raise IndexError(f"There are the steps 0 to {len(self) - 1}, got {step}.")
+            raise IndexError(f"Steps are 0 to {len(self) - 1}, got {step}.")
         return self._read(self._first_step + step, 1)
 
     def blocks(self, steps: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -36,13 +36,7 @@ _MODEL = "model/"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A training after a step.
-
-    Args:
-        step: training steps taken.
-        arrays: its state, by name.
-        notes: whatever else was saved with it: anything JSON can hold.
-    """
+    """A training after so many steps: its state as arrays by name, and the notes saved with it."""
 
     step: int
     arrays: dict[str, np.ndarray]
@@ -168,7 +162,7 @@ def restore(model: keras.Model, arrays: Mapping[str, np.ndarray]) -> None:
         See `SaveCheckpoints`.
     """
     if not isinstance(arrays, Mapping):
-        raise ValueError(f"A state is arrays by name, as checkpoint.arrays, got {type(arrays)}.")
+        raise ValueError(f"A state is a mapping, checkpoint.arrays; got {type(arrays).__name__}.")
     in_model = {name: array for name, array in arrays.items() if name.startswith(_MODEL)}
     values = _checked(in_model, _of_model(model))
     # Not earlier: LaPerm takes the weights that it is built with for the initial ones.

@@ -6,25 +6,23 @@ be stored. For a weight vector of d values, of which :math:`c_1, c_2, \dots` are
 .. math:: \frac{d!}{c_1!\, c_2! \cdots}
 
 arrangements, so no code can be shorter, on average, than the binary logarithm of that number. This
-one exceeds it by less than a byte, for a whole network and not for each vector.
+one exceeds it by less than a byte for a whole network.
 
-The places of a vector are coded one after the other, each as one of the values not yet given out.
-If n of them are left, and c of these equal the value at the place, it takes :math:`\log_2 (n/c)`
-bits, and the sum over all places is the logarithm above. A range coder turns such fractions of bits
-into bytes. It keeps an interval :math:`[l, l + s)`, :math:`2^{56} \le s < 2^{64}`. If b of the n
-values are less than the one to be coded, the interval becomes the part that belongs to this value,
+The places of a vector are coded one after the other, each as one of the n values not yet given out.
+If c of these equal the value at the place, it takes :math:`\log_2 (n/c)` bits; the sum over all
+places is the logarithm above. A range coder turns such fractions of bits into bytes. It keeps an
+interval :math:`[l, l + s)`, :math:`2^{56} \le s < 2^{64}`. If b of the n values are less than the
+one to be coded, the interval becomes the part that belongs to this value,
 
 .. math::
     l \leftarrow l + b \lfloor s/n \rfloor, \qquad s \leftarrow c \lfloor s/n \rfloor,
 
 and whenever s falls below :math:`2^{56}`, the top byte of l is written and both are multiplied by
-256. A code ends with the shortest number in the last interval; trailing zeros are left out. The
-arithmetic is on integers, so a code is the same bytes on every platform; rounding costs some
-:math:`n / 2^{56}` of a bit per place. `tests/readable_range_coder.py` is the same coder in plain
-Python.
+256. A code ends with the shortest number in the last interval; trailing zeros are left out. It is
+the same bytes on every platform. `tests/readable_range_coder.py` is the same coder in plain Python.
 
-The numbers b and c come from a binary tree whose nodes hold how many values are left below them, so
-coding a vector takes time of order d log d.
+b and c come from a binary tree whose nodes hold how many values are left below them, so coding a
+vector takes time of order d log d.
 
 References:
     Cover, "Enumerative source encoding", IEEE Transactions on Information Theory 19, 1973.

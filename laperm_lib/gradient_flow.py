@@ -66,7 +66,7 @@ def effective_gradient_flow(
     """Measure the effective gradient flow of a network, and plain gradient norms beside it.
 
     A layer here is a kernel that `laperm_lib.weight_vectors` knows; a recurrent layer has two.
-    Biases and normalisation are never pruned in this library and are left out. Weights that are
+    Biases and normalisation, which this library never prunes, are left out. Weights that are
     exactly zero count as pruned, as after `laperm_lib.sparsity` and after every synchronisation of
     a sparse network; between two synchronisations no weight is zero.
 
@@ -148,7 +148,7 @@ def gradients(model: keras.Model, x: Any, y: Any, loss: Any) -> list[np.ndarray]
     inputs, targets = (keras.tree.map_structure(ops.convert_to_tensor, part) for part in (x, y))
     counts = {tuple(part.shape)[:1] for part in keras.tree.flatten((inputs, targets))}
     if len(counts) != 1 or counts & {(), (0,)}:
-        raise ValueError("Inputs and targets hold the same number of samples, at least one.")
+        raise ValueError("Inputs and targets must hold the same number of samples, at least one.")
 
     def mean_loss(values: list[Any]) -> Any:
         mapping = list(zip(model.trainable_variables, values, strict=True))

@@ -136,21 +136,12 @@ def register(layer_class: type[keras.Layer], rule: Rule) -> None:
 
 @dataclass(frozen=True)
 class WeightVectors:
-    """The weight vectors of one `keras.Variable`, the layer that owns it, and how it splits."""
+    """The weight vectors of one `keras.Variable`, the layer that owns it, and its `Axes`."""
 
     variable: Any
     layer: keras.Layer
-    axes: Axes
-
-    @property
-    def neuron_axes(self) -> tuple[int, ...]:
-        """The axes of the variable that run over neurons."""
-        return self.axes.neurons
-
-    @property
-    def kind(self) -> Kind:
-        """One of `KINDS`."""
-        return self.axes.kind
+    neuron_axes: tuple[int, ...]
+    kind: Kind
 
     @property
     def path(self) -> str:
@@ -159,7 +150,7 @@ class WeightVectors:
 
     def matrix(self) -> np.ndarray:
         """The present values, shape (neurons, d), one weight vector per row."""
-        return to_matrix(keras.ops.convert_to_numpy(self.variable), self.axes.neurons)
+        return to_matrix(keras.ops.convert_to_numpy(self.variable), self.neuron_axes)
 
 
 def of(
@@ -239,7 +230,7 @@ def _describe(variable: Any, owners: Mapping[int, keras.Layer]) -> WeightVectors
             rule = _RULES[ancestor]
             axes = (rule(layer) if callable(rule) else rule).get(variable.name)
             if axes is not None:
-                return WeightVectors(variable, layer, axes)
+                return WeightVectors(variable, layer, axes.neurons, axes.kind)
     raise UnknownLayerError(
         f"The weight vectors of '{variable.path}' (layer class {type(layer).__name__}, shape "
         f"{tuple(variable.shape)}) are not known. Say which axes run over neurons, as in "

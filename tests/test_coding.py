@@ -112,16 +112,6 @@ def test_the_bound_is_the_logarithm_of_a_multinomial(counts):
     assert coding.bound_bits([np.stack([row, row[::-1]])]) == pytest.approx(expected, rel=1e-12)
 
 
-def test_every_arrangement_of_a_small_vector_has_a_code_of_its_own():
-    start = np.array([[0, 0, 1, 1, 2]], "float32")
-    codes = set()
-    for index in np.ndindex(*(5,) * 5):
-        if len(set(index)) == 5:
-            codes.add(coding.encode([start[:, index]], [start]))
-    assert len(codes) == math.factorial(5) // 4
-    assert max(map(len, codes)) == 1
-
-
 def test_long_vectors_of_all_sorts():
     """Long enough that sums leave their 64 bits and are carried."""
     initial = [

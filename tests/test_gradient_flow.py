@@ -40,25 +40,6 @@ def everything(model):
 # -- gradients -----------------------------------------------------------------------------------
 
 
-def test_two_layers_as_calculus_has_it():
-    """Softmax cross-entropy of a network with one hidden layer, differentiated by hand in NumPy."""
-    x, y = RNG.normal(size=(7, 4)), RNG.integers(0, 3, size=7)
-    model = keras.Sequential(
-        [keras.Input((4,)), layers.Dense(5, activation="tanh"), layers.Dense(3)]
-    )
-    w1, b1, w2, b2 = RNG.normal(size=(4, 5)), RNG.normal(size=5), RNG.normal(size=(5, 3)), [0.1] * 3
-    model.set_weights([w1, b1, w2, np.array(b2)])
-    hidden = np.tanh(x @ w1 + b1)
-    logits = hidden @ w2 + b2
-    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    of_logits = (probabilities - np.eye(3)[y]) / len(x)
-    of_hidden = of_logits @ w2.T * (1 - hidden**2)
-    expected = [x.T @ of_hidden, of_hidden.sum(0), hidden.T @ of_logits, of_logits.sum(0)]
-    for found, wanted in zip(gradients(model, x, y, LOSS), expected, strict=True):
-        assert found.shape == wanted.shape
-        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
-
-
 def test_a_small_step_against_them_lowers_the_loss_by_so_much():
     model = network(dropout=0)  # two calls drop different neurons
     found = gradients(model, X, Y, LOSS)

@@ -1,9 +1,4 @@
-"""The gradient flow of a network in the course of its training.
-
-References:
-    Tessera, Hooker and Rosman, "Keep the gradients flowing: using gradient flow to study sparse
-    network optimization", 2021, arXiv:2102.01670.
-"""
+"""The gradient flow of `laperm_lib.gradient_flow` in the course of a training."""
 
 from typing import Any
 
@@ -34,8 +29,7 @@ class GradientFlowHistory(keras.callbacks.Callback):
         loss: as for `effective_gradient_flow`. Default: the one that the model is compiled with.
 
     Attributes:
-        history: the `laperm_lib.gradient_flow.GradientFlow` of each measured step of the latest
-            training, from 0.
+        history: the `GradientFlow` of each measured step of the latest training, from 0.
 
     Raises:
         ValueError: for an argument outside its range; when training starts, if `every` is no
@@ -88,8 +82,8 @@ class GradientFlowHistory(keras.callbacks.Callback):
             period = getattr(optimizer, "sync_period", 1)
             if not callable(period) and self._every % period:
                 raise ValueError(
-                    f"every={self._every} is no multiple of the sync period {period}: between two "
-                    "synchronisations a sparse network has no zeros."
+                    f"every={self._every} is not a multiple of the sync period {period}: between "
+                    "two synchronisations a sparse network has no zeros."
                 )
 
     def _measure(self) -> None:

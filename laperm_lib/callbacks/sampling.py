@@ -8,10 +8,6 @@ period must be a multiple of it.
 Two things go with the weights that are put into a model. The statistics of batch normalisation fit
 the weights of training only, so they are re-estimated. And an average of permutations is no
 permutation: a model that LaPerm trains can be synchronised once it holds it.
-
-References:
-    Tripathi et al., 2019, arXiv:1905.05774.
-    Izmailov et al., UAI 2018, section 3.2 (statistics after weight averaging).
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -166,7 +162,7 @@ class WeightSampler(keras.callbacks.Callback):
         if passed > self._passed + 1 or (late and not _may_skip_steps(model)):
             raise ValueError(
                 f"A sample was due before step {step}, but callbacks did not see that step; the "
-                f"steps of an epoch are no multiple of {model.steps_per_execution}."
+                f"steps of an epoch are not a multiple of {model.steps_per_execution}."
             )
         self._passed = passed
         self.samples += 1

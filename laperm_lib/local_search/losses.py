@@ -16,9 +16,6 @@ are skipped. The layers before the changed one need no work at all.
 
 In the last layer a logit :math:`l_k` alone changes, and the others enter the loss by their
 :math:`r = \log \sum_{j \ne k} e^{l_j}`, so that the sum is :math:`\log (e^{r} + e^{l_k})`.
-
-References:
-    Tripathi and Singh, 2020, arXiv:2005.05955 (changing one weight touches one output channel).
 """
 
 import logging
@@ -263,11 +260,11 @@ def check_samples(model: keras.Model, x: np.ndarray, y: np.ndarray) -> None:
         raise ValueError(f"'{model.name}' gives probabilities; leave out its last activation.")
     shape = getattr(model, "output_shape", None) or tuple(model(x[:1], training=False).shape)
     if len(shape) != 2:
-        raise ValueError(f"Logits have the shape (n, classes), those of '{model.name}' {shape}.")
+        raise ValueError(f"Logits must have shape (n, classes), those of '{model.name}': {shape}.")
     if y.ndim != 1 or y.dtype.kind not in "iu":
         raise ValueError(f"Classes are integers of shape (n,), got {y.dtype} {y.shape}.")
     if y.size and (y.min() < 0 or y.max() >= shape[1]):
-        raise ValueError(f"There are the classes 0 to {shape[1] - 1}, got {y.min()} to {y.max()}.")
+        raise ValueError(f"Classes are 0 to {shape[1] - 1}, got {y.min()} to {y.max()}.")
 
 
 def _block_of(blocks: Sequence[Block], variable: Any) -> int:

@@ -3,13 +3,9 @@ r"""Moves of single weights that a gradient-free search tries: additions and exc
 All moves of a variable are drawn in advance, weight vector by weight vector, from its present
 values: no weight is visited twice, so no accepted move changes a later one.
 
-`additions` is RSO's move: a weight :math:`w` may become :math:`w + \Delta` or :math:`w - \Delta`,
-with :math:`\Delta \sim N(0, \sigma)`. `exchanges` lets two weights of one weight vector change
-places, so that the vector stays a permutation of its initial values.
-
-References:
-    Tripathi and Singh, "RSO: A Gradient Free Sampling Based Approach For Training Deep Neural
-    Networks", 2020, arXiv:2005.05955 (additions; the exchanges are this project's).
+`additions` is RSO's move (arXiv:2005.05955): a weight :math:`w` may become :math:`w + \Delta` or
+:math:`w - \Delta`, with :math:`\Delta \sim N(0, \sigma)`. `exchanges`, this project's, lets two
+weights of a weight vector change places, so that it stays a permutation of its initial values.
 """
 
 from collections.abc import Callable

@@ -107,10 +107,7 @@ def window(padded: np.ndarray, i: int, j: int, size: Any, strides: Any) -> np.nd
 
 @compiled()
 def _scatter(inputs, kernel, z, down, right, top, left):  # type: ignore[no-untyped-def]
-    """Add a convolution to `z`, from the inputs that are not zero to the outputs that they reach.
-
-    Input row h meets kernel row i = h + top - row * down for output row `row`.
-    """
+    """Add a convolution to `z`, from inputs that are not zero to the outputs that they reach."""
     samples, height, width, channels = inputs.shape
     kernel_height, kernel_width, _, out = kernel.shape
     _, rows, columns, _ = z.shape
@@ -125,7 +122,7 @@ def _scatter(inputs, kernel, z, down, right, top, left):  # type: ignore[no-unty
                     value = inputs[n, h, w, c]
                     if value != 0:
                         for row in range(first_row, last_row + 1):
-                            i = h + top - row * down
+                            i = h + top - row * down  # the kernel row between the two
                             for column in range(first_column, last_column + 1):
                                 j = w + left - column * right
                                 for k in range(out):
