@@ -81,6 +81,13 @@ def test_what_cannot_be_run_leaves_nothing(command, tmp_path, words, why):
 @pytest.mark.parametrize(
     ("words", "why"),
     [
+        ([], "the following arguments are required: COMMAND"),
+        (["run"], "one of the arguments experiment --all is required"),
+        (["run", "f1", "--all"], "not allowed with argument"),
+        (["run", "f1", "--set", "speed=1"], "--set: NAME=VALUE, where NAME is one of model"),
+        (["run", "f1", "--set", "sync_period"], "--set: NAME=VALUE"),
+        (["run", "f1", "--set", "sync_period=fast"], "sync_period does not take 'fast'"),
+        (["run", "f1", "--set", "epochs=none"], "epochs does not take 'none'"),
         (["run", "conv3"], "unknown experiment 'conv3'"),
         (["sweep", "conv3"], "unknown experiment 'conv3'"),
         (["run", "f1", "--seeds", "x"], "an integer of at least 1, not 'x'"),
@@ -94,7 +101,7 @@ def test_what_cannot_be_run_leaves_nothing(command, tmp_path, words, why):
         (["publish", "runs/f1", "--pretrained", "FILE"], "a folder, but"),
     ],
 )
-def test_places_that_cannot_be(tmp_path, capsys, words, why):
+def test_words_that_are_no_command(tmp_path, capsys, words, why):
     file = tmp_path / "file"
     file.write_text("")
     words = [word.replace("FILE", str(file)).replace("FOLDER", str(tmp_path)) for word in words]
@@ -105,36 +112,17 @@ def test_places_that_cannot_be(tmp_path, capsys, words, why):
     assert list(tmp_path.iterdir()) == [file]
 
 
-@pytest.mark.parametrize("wrong", ["speed=1", "sync_period", "sync_period=fast", "epochs=none"])
-def test_settings_that_are_not_taken(wrong, capsys):
-    with pytest.raises(SystemExit):
-        command_line.main(["run", "f1", "--set", wrong])
-    assert "--set" in capsys.readouterr().err
-
-
 def test_settings():
     values = dict(map(setting, ["sync_period=20,none", "permute_biases=no", "decay=.5"]))
     assert values == {"sync_period": [20, None], "permute_biases": [False], "decay": [0.5]}
 
 
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("25m", 1500), ("90s", 90), ("2h", 7200), ("1h30m", 5400), ("0s", 0)]
-)
-def test_time_budgets(text, seconds):
-    assert _duration(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "25", "m", "-1m", "1.5h", "1m2h", "soon"])
-def test_times_that_are_none(text):
-    with pytest.raises(argparse.ArgumentTypeError, match="such as 90s"):
-        _duration(text)
-
-
-@pytest.mark.parametrize("words", [["run"], ["run", "f1", "--all"], ["run", "conv3"], []])
-def test_words_that_are_no_command(words, capsys):
-    with pytest.raises(SystemExit):
-        command_line.main(words)
-    assert "usage" in capsys.readouterr().err
+def test_time_budgets():
+    texts = {"25m": 1500, "90s": 90, "2h": 7200, "1h30m": 5400, "0s": 0}
+    assert {text: _duration(text) for text in texts} == texts
+    for text in ("", "25", "m", "-1m", "1.5h", "1m2h", "soon"):
+        with pytest.raises(argparse.ArgumentTypeError, match="such as 90s"):
+            _duration(text)
 
 
 def test_all_runs_what_is_missing_and_stops_in_time(command, tmp_path, monkeypatch):
