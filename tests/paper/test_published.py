@@ -150,11 +150,6 @@ def nest(file):
     file.attrs["layer_names"] = [b"sequential_2"]
 
 
-def by_text(path, layers):
-    """By text conv2d_10 comes before conv2d_9, whose kernel has another shape."""
-    write(path, {name: layers[name] for name in sorted(layers)})
-
-
 def options(**how):
     return edited(lambda file: None, **how)
 
@@ -170,7 +165,6 @@ def options(**how):
         options(inner="{layer}/{variable}_1:0"),
         options(inner="{variable}"),
         options(order=sorted(SHAPES, reverse=True)),
-        by_text,
         edited(add_optimizer, group="model_weights"),
         edited(split_names),
         edited(nest, inner="{variable}"),
