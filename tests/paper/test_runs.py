@@ -158,15 +158,11 @@ def test_the_network_of_a_run_that_cannot_be_recorded_is_not_lost(
 
 
 def test_a_foreign_network_is_refused(tmp_path):
-    folder = RunFolder(tmp_path, TASK)
     with pytest.raises(LaPermError, match="no such file"):
-        folder.record()
-    record = made("f1")
-    with pytest.raises(WeightFileError, match="no such file"):
-        runs.read_network(tmp_path, record)
+        RunFolder(tmp_path, TASK).record()
     np.savez(tmp_path / "network.npz", kernel=np.zeros(3))
     with pytest.raises(WeightFileError, match="does not hold the weights of f1"):
-        runs.read_network(tmp_path, record)
+        runs.read_network(tmp_path, made("f1"))
 
 
 def test_what_has_been_trained(tmp_path):

@@ -9,9 +9,10 @@ from short_runs import made
 
 from laperm_lib.paper import benchmark, datasets, table
 from laperm_lib.paper.records import Evaluation
-from laperm_lib.paper.runs import shipped_records
 from laperm_lib.paper.settings import short
 from laperm_lib.paper.table import NOT_YET, alike, as_markdown, as_text, notes
+
+FAST = {"precision": "mixed_bfloat16"}
 
 
 def rows(records, names=()):
@@ -57,14 +58,13 @@ def test_seeds_are_joined_and_variants_kept_apart():
 
 
 def test_precisions_are_joined_and_named_and_a_seed_in_two_is_no_second_seed():
-    fast = {"precision": "mixed_bfloat16"}
-    found = [made("conv7", 0, 0.7), made("conv7", 1, 0.8, **fast)]
+    found = [made("conv7", 0, 0.7), made("conv7", 1, 0.8, **FAST)]
     ((words, row),) = rows(found).items()
     assert words == "paper, precision=float32 (1) and mixed_bfloat16 (1)"
     assert row["final"] == pytest.approx(0.75)
     assert list(rows(found[1:])) == ["paper, precision=mixed_bfloat16"]
     assert list(rows(found[:1])) == ["paper"]
-    both = rows([*found, made("conv7", 0, 0.9, **fast)])
+    both = rows([*found, made("conv7", 0, 0.9, **FAST)])
     assert {words: (row["seeds"], row["final"]) for words, row in both.items()} == {
         "paper": (1, 0.7),
         "paper, precision=mixed_bfloat16": (2, pytest.approx(0.85)),
@@ -136,46 +136,31 @@ def test_formats():
     assert values["final_std"] == pytest.approx(0.0707, abs=1e-4)
 
 
-def test_shipped_records_fill_the_table(repository):
-    """Every row of the paper has runs, in full or short."""
-    found = table.table(shipped_records(repository / "pretrained"))
-    assert set(found[found["published"].notna()]["seeds"]) != {0}
-    assert found[found["experiment"] == "f1"]["seeds"].sum() >= 10
-
-
-def test_runs_are_alike_that_differ_in_seed_alone():
-    first, second = made("conv7"), made("conv7", seed=1)
-    held_out = made("conv7", held_out=5000)
-    others = [made("conv7", sync_period=20), made("conv7", dataset="digits"), made("conv7_adam")]
-    found = alike([first, held_out, *others, second], "conv7")
-    assert found == {"paper": [first, second], "paper, held_out=5000": [held_out]}
+def test_runs_are_alike_that_differ_in_seed_alone_or_in_a_setting_that_is_named():
+    first, second, held_out = made("conv7"), made("conv7", seed=1), made("conv7", held_out=5000)
+    often = made("conv7", sync_period=20)
+    runs = [first, held_out, often, made("conv7", dataset="digits"), made("conv7_adam"), second]
+    assert alike(runs, "conv7") == {"paper": [first, second], "paper, held_out=5000": [held_out]}
+    found = alike([often, held_out, first], "conv7", "sync_period")
+    assert found == {"paper": [often, first], "paper, held_out=5000": [held_out]}
 
 
 def test_the_words_say_no_more_than_tells_the_runs_apart():
     exact = made("conv7", held_out=5000)
-    fast = made("conv7", seed=1, held_out=5000, precision="mixed_bfloat16")
+    fast = made("conv7", seed=1, held_out=5000, **FAST)
     assert alike([exact, fast], "conv7") == {"paper": [exact, fast]}
     brief = [
-        replace(each, settings=each.settings.replace(schedule=short("conv7").schedule))
-        for each in (exact, replace(fast, seed=0))
+        replace(each, seed=0, settings=each.settings.replace(schedule=short("conv7").schedule))
+        for each in (exact, fast)
     ]
     words = list(alike([*brief, exact], "conv7"))
     assert words == ["short, float32", "short, mixed_bfloat16", "paper"]
 
 
 def test_a_seed_in_two_precisions_is_two_lines_of_a_figure():
-    exact, fast = (made("conv7", precision=name) for name in ("float32", "mixed_bfloat16"))
-    often = made("conv7", sync_period=20, precision="mixed_bfloat16")
-    assert alike([exact, fast, often], "conv7", "sync_period") == {
-        "paper, float32": [exact],
-        "paper, mixed_bfloat16": [fast, often],
-    }
-
-
-def test_a_setting_may_differ_if_it_is_named():
-    often, seldom = made("conv7", sync_period=20), made("conv7", held_out=5000, sync_period=100)
-    found = alike([often, seldom, made("conv7")], "conv7", "sync_period")
-    assert found == {"paper": [often, made("conv7")], "paper, held_out=5000": [seldom]}
+    exact, fast, often = made("conv7"), made("conv7", **FAST), made("conv7", sync_period=20, **FAST)
+    found = alike([exact, fast, often], "conv7", "sync_period")
+    assert found == {"paper, float32": [exact], "paper, mixed_bfloat16": [fast, often]}
 
 
 def test_steps_become_epochs_and_steps_between_synchronisations_are_left_out():
