@@ -9,8 +9,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
-
 from laperm_lib.errors import LaPermError, WeightFileError
 from laperm_lib.paper import benchmark, manifest, queue, records, runs, table, verification
 from laperm_lib.paper.pretrained import is_path
@@ -39,8 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("laperm_lib").setLevel(logging.INFO)
     try:
-        if options.backend not in (None, keras.backend.backend()):
-            raise ValueError(f"Keras computes with {keras.backend.backend()} here already.")
+        if options.backend not in (None, _backend.name()):
+            raise ValueError(f"Keras computes with {_backend.name()} here already.")
         return options.command(options)
     except (LaPermError, ValueError, OSError, ImportError) as error:
         return _complain(str(error))

@@ -11,7 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from laperm_lib._backend import accelerators
+from laperm_lib import _backend
 
 _CPU_INFO = Path("/proc/cpuinfo")
 _CHECKOUT = Path(__file__).resolve().parents[2]
@@ -25,7 +25,7 @@ def environment() -> dict[str, str]:
     The revision is the commit of the checkout that this code lies in, with "-dirty" where files
     have been changed since; "unknown" for an installed package, or without git.
     """
-    backend = keras.backend.backend()
+    backend = _backend.name()
     module = importlib.import_module(backend)
     return {
         "python": platform.python_version(),
@@ -35,7 +35,7 @@ def environment() -> dict[str, str]:
         "machine": platform.machine(),
         "processor": _processor(_CPU_INFO),
         "cores": str(os.cpu_count()),
-        "accelerators": "; ".join(accelerators()) or "none",
+        "accelerators": "; ".join(_backend.accelerators()) or "none",
         "system": platform.system(),
         "revision": _revision(_CHECKOUT) or "unknown",
     }
