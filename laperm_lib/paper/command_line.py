@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from laperm_lib import _backend
 from laperm_lib.errors import LaPermError, WeightFileError
 from laperm_lib.paper import benchmark, manifest, queue, records, runs, table, verification
 from laperm_lib.paper.pretrained import is_path
