@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from short_runs import made
 
 from laperm_lib import LaPermError
 from laperm_lib.paper import records
@@ -71,10 +72,10 @@ def test_a_method_is_part_of_the_settings():
 def test_records_are_read_as_written_and_only_what_is_missing_is_trained(
     alone, tmp_path, monkeypatch
 ):
-    def made(settings, seed, *, experiment, data_dir):
+    def trained(settings, seed, *, experiment, data_dir):
         return replace(alone, settings=settings, seed=seed, experiment=experiment)
 
-    monkeypatch.setattr(averaging, "train", made)
+    monkeypatch.setattr(averaging, "train", trained)
     monkeypatch.setitem(SETTINGS, "digits_adam", SHORT)
     averaging.write(tmp_path, ["digits_adam"], seeds=[0])
     averaging.write(tmp_path, ["digits_adam"], seeds=[0, 1])
@@ -105,14 +106,10 @@ BEGUN = (None, None, None, 0.8, 0.8, 0.9)
 
 def record(seed, test, curves=None, method="alone"):
     curves = curves or {"training": CURVE, "SWA": BEGUN}
-    return records.Record(
-        experiment="",
+    return replace(
+        made("f1"),
         settings=with_method(LAPERM, method),
         seed=seed,
-        fraction_pruned=0,
-        final=None,
-        is_permutation=False,
-        data_fingerprint="",
         measured={"curves": curves, "test": test},
     )
 
