@@ -1,7 +1,7 @@
 """Random bits that are the same on every machine, on every backend and with every NumPy.
 
-NumPy guarantees the raw stream of its counter-based Philox generator, but not its distributions: so
-whatever a seed stands for here is made of raw 64-bit words.
+NumPy guarantees the raw stream of its counter-based Philox generator, but not its distributions, so
+everything random here is made from raw 64-bit words.
 
 References:
     Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011 (Philox).

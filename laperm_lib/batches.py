@@ -192,7 +192,7 @@ def read_ahead(batches: Batches) -> Any:
     )
     steps = blocks.prefetch(1).flat_map(lambda *block: tf.data.Dataset.from_tensor_slices(block))
     options = tf.data.Options()
-    # Its thread sleeps again and again for as long as it has lived, and `fit` may end only with it.
+    # The longer its thread has lived, the longer it sleeps, and `fit` waits for it to end.
     options.autotune.enabled = False
     counted = steps.apply(tf.data.experimental.assert_cardinality(len(batches)))
     return counted.prefetch(2).with_options(options)

@@ -110,7 +110,7 @@ def _read(path: Path) -> Checkpoint:
     try:
         notes, names = (json.loads(arrays.pop(name).tobytes()) for name in (_NOTES, _NAMES))
     except (KeyError, ValueError):
-        raise WeightFileError(f"{path} is no checkpoint.") from None
+        raise WeightFileError(f"{path} is not a checkpoint.") from None
     if sorted(arrays) != names:
         raise WeightFileError(f"{path} is damaged: it does not hold all that was written.")
     return Checkpoint(_step(path), arrays, notes)
@@ -155,7 +155,7 @@ def restore(model: keras.Model, arrays: Mapping[str, np.ndarray]) -> None:
         arrays: the state, `Checkpoint.arrays`.
 
     Raises:
-        ValueError: if the model is not compiled, or `arrays` is no mapping.
+        ValueError: if the model is not compiled, or `arrays` is not a mapping.
         WeightFileError: if the state is of another model or optimizer; no value is changed then.
 
     Examples:

@@ -188,7 +188,7 @@ def is_permutation(before: np.ndarray, after: np.ndarray) -> bool:
     """Whether every row of `after` holds exactly the values of the same row of `before`.
 
     Bit for bit, so -0 is not +0 and a NaN equals itself. Shapes are (..., d), and dtypes have up to
-    64 bits; arrays of different shapes or dtypes are no permutations.
+    64 bits; arrays of different shapes or dtypes are never permutations.
 
     Examples:
         >>> start = np.array([1.0, 2.0])

@@ -2,7 +2,7 @@
 
 A weight vector is "all connections entering one neuron": a column of a dense kernel, one filter
 of a convolution, a whole bias. This module is the one place that knows them, for every Keras layer
-with weights; `register` adds layers of one's own.
+with weights; `register` adds your own layers.
 
 References:
     Qiu and Suda, NeurIPS 2020, section 2.
@@ -206,7 +206,7 @@ def _owners(candidates: Iterable[Any]) -> dict[int, keras.Layer]:
     for layer in candidates:
         for variable in getattr(layer, "_trainable_variables", ()):
             # A layer that borrows a variable (tied weights) tracks it too, under another path; one
-            # that borrows it of a layer inside of it has a part of that layer's path.
+            # that borrows it from a layer inside it has a part of that layer's path.
             is_inside = variable.path.startswith(f"{layer.path}/")
             common = len(layer.path) if is_inside else -1
             if common > nearest.get(id(variable), -2):

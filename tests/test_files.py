@@ -72,9 +72,17 @@ def test_arrays_are_read_as_written(tmp_path):
     assert arrays["flag"].shape == ()
 
 
+def encrypted(content):
+    content = bytearray(content)
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(signature) + flags] |= 1
+    return content
+
+
 @pytest.mark.parametrize(
     "damage",
     [
+        encrypted,
         lambda content: b"",
         lambda content: b"not an archive",
         lambda content: pickle.dumps([1, 2]),

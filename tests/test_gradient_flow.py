@@ -77,18 +77,6 @@ def test_batch_normalisation_and_dropout_are_those_of_training():
     assert not np.allclose(one, gradients(model, x, y, "mse")[2], rtol=0.1)
 
 
-def test_losses_by_name_by_object_and_by_function_are_the_same():
-    def by_hand(target, output):
-        return ops.mean(ops.square(target - output))
-
-    model, y = network(), np.ones((20, 3), "float32")
-    losses = ("mse", keras.losses.MeanSquaredError(), by_hand)
-    named, *others = (gradients(model, X, y, loss) for loss in losses)
-    for other in others:
-        for one, two in zip(named, other, strict=True):
-            np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-8)
-
-
 def test_embeddings_several_inputs_and_variables_without_influence():
     words, number = keras.Input((3,), dtype="int32"), keras.Input((1,))
     embedding = layers.Embedding(6, 1)

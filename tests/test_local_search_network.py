@@ -167,10 +167,10 @@ def simple(*inner, shape=(8, 8, 2), dtype="float32"):
 
 
 UNKNOWN = {
-    "branch": (branching, "no chain"),
-    "shared layer": (shared, "no chain"),
-    "two chains": (parallel, "no chain"),
-    "subclass": (subclassed, "no chain"),
+    "branch": (branching, "form a chain"),
+    "shared layer": (shared, "form a chain"),
+    "two chains": (parallel, "form a chain"),
+    "subclass": (subclassed, "form a chain"),
     "layer": (simple(layer(layers.DepthwiseConv2D, 3), *HEAD), r"'depthwise_conv2d.*not cached"),
     "layer of one's own": (simple(CONV, FLAT, layer(Own, 3)), r"\(Own\) is of a kind"),
     "first": (simple(NORMAL, CONV, *HEAD), "comes before the first"),
@@ -196,7 +196,7 @@ UNKNOWN = {
         ]
     },
     "axis": (simple(CONV, layer(layers.BatchNormalization, axis=1), *HEAD), "axis=1"),
-    "sequence": (simple(FLAT, layer(layers.Dense, 2), shape=(4, 4)), "no vectors"),
+    "sequence": (simple(FLAT, layer(layers.Dense, 2), shape=(4, 4)), "not vectors"),
     "mixed precision": (simple(CONV, *HEAD, dtype="mixed_bfloat16"), "computes in bfloat16"),
 }
 

@@ -320,7 +320,7 @@ def with_gelu():
 @pytest.mark.parametrize(
     ("make", "why"),
     [
-        (Subclass, "no chain"),
+        (Subclass, "form a chain"),
         (with_gelu, r"'hidden' \(Dense\) has the activation gelu"),
     ],
 )

@@ -46,7 +46,7 @@ class WeightSampler(keras.callbacks.Callback):
             average is put into the model, as for `laperm_lib.batch_statistics.reestimate`. Default:
             none, for a model without batch normalisation.
         synchronise: whenever an average is put into the model, let its `LaPerm` synchronise it.
-            Default False: the average is no permutation of the initial weights.
+            Default False: the average is not a permutation of the initial weights.
         in_validation: the validation of `fit` sees the average, once there is one. Default True.
 
     Raises:

@@ -14,7 +14,7 @@ from laperm_lib.optimizers.laperm import laperm_of
 class SynchroniseAtEpochEnd(keras.callbacks.Callback):
     """Synchronises at the end of every epoch, before the network is validated and saved.
 
-    Between two synchronisations a network is no permutation of its initial weights. With this
+    Between two synchronisations a network is not a permutation of its initial weights. With this
     callback first in the list, validation, `ModelCheckpoint` and the weights that
     `EarlyStopping(restore_best_weights=True)` restores are all of synchronised networks.
 

@@ -131,7 +131,7 @@ def _search(start: int, edges: Graph, free: set[int]) -> list[int]:
     visited = {start}
     path, trials = [start], [iter(edges[start])]
     while path:
-        # A failed place stays visited: whatever it leads to has been tried.
+        # A failed place stays visited: all that it leads to has been tried.
         ahead = next((j for j in trials[-1] if j in free and j not in visited), None)
         if ahead is None:
             path.pop()

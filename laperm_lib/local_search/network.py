@@ -52,7 +52,7 @@ LAYERS: dict[type, dict[str, Any]] = {
 
 
 class UnknownChainError(ValueError):
-    """A network is no chain of the layers that are known here."""
+    """A network is not a chain of the layers that are known here."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,10 +136,10 @@ def blocks_of(model: keras.Model) -> list[Block]:
     """The blocks of a built model from input to output, or an UnknownChainError."""
     chain = [layer for layer in model.layers if not isinstance(layer, layers.InputLayer)]
     if not isinstance(model, keras.Sequential) and not _are_joined(model, chain):
-        raise UnknownChainError(f"The layers of '{model.name}' are no chain from input to output.")
+        raise UnknownChainError(f"The layers of '{model.name}' do not form a chain.")
     shape = model.input_shape[1:]
     if len(shape) not in (1, 3) or None in shape:
-        raise UnknownChainError(f"The inputs of '{model.name}' are no vectors or images: {shape}.")
+        raise UnknownChainError(f"The inputs of '{model.name}' are not vectors or images: {shape}.")
     is_flat = len(shape) == 1
     shape = (1, 1, *shape)[-3:]  # of the next layer's input, before it was flattened
     blocks: list[Block] = []
