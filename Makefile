@@ -132,7 +132,7 @@ test: $(SETUP)
 
 tests: $(SETUP) $(KERNEL_CONFIG)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder \
-	    --nbval --nbval-current-env tests/test_published_settings.py tests/test_notebooks.py \
+	    --nbval --nbval-current-env tests/paper/test_published_settings.py tests/test_notebooks.py \
 	    tests/test_browser.py notebooks tests laperm_lib
 
 unit: $(SETUP)

@@ -21,6 +21,11 @@ from keras import ops
 Function = Callable[..., Sequence[np.ndarray]]
 
 
+def name() -> str:
+    """Keras's name of the backend: "tensorflow", "jax" or "torch"."""
+    return keras.backend.backend()
+
+
 def tensorflow() -> Any:
     """TensorFlow where it is the backend, else None."""
     return _if_backend("tensorflow")
@@ -36,8 +41,8 @@ def torch() -> Any:
     return _if_backend("torch")
 
 
-def _if_backend(name: str) -> Any:
-    return import_module(name) if keras.backend.backend() == name else None
+def _if_backend(wanted: str) -> Any:
+    return import_module(wanted) if name() == wanted else None
 
 
 # -- devices and state -------------------------------------------------------------------------

@@ -17,8 +17,7 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 def compiled(**options: Any) -> Callable[[Any], Any]:
     """Decorate a function: compiled when first called, or read from Numba's cache beside its file.
 
-    It does not hold Python's lock, and divides as NumPy does. Importing Numba takes a second, so
-    modules with such functions are imported by the functions that call them.
+    Importing Numba takes a second: modules with such functions are imported where they are called.
     """
     from numba import njit
 
@@ -40,8 +39,7 @@ def in_blocks(
 ) -> None:
     """Call `work(number, first, last)` for blocks of the rows of matrices, on all threads.
 
-    `shapes` says of each matrix how many rows it has, and of how many weights. A block of less than
-    `least` weights is not worth a thread. `work` does not hold Python's lock.
+    `shapes` are (rows, weights in a row). Fewer than `least` weights are not worth a thread.
     """
     blocks = []
     for number, (rows, length) in enumerate(shapes):

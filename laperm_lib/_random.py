@@ -1,7 +1,7 @@
 """Random bits that are the same on every machine, on every backend and with every NumPy.
 
-NumPy guarantees the raw stream of its counter-based Philox generator, but not its distributions: so
-whatever a seed stands for here is made of raw 64-bit words.
+NumPy guarantees the raw stream of its counter-based Philox generator, but not its distributions, so
+everything random here is made from raw 64-bit words.
 
 References:
     Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011 (Philox).
@@ -17,15 +17,14 @@ from laperm_lib._arguments import check_integer
 
 
 def check_seed(seed: Any) -> int:
-    """Return a seed as an `int`; a ValueError refuses all but integers of at least 0."""
+    """A seed as an int; a ValueError for all but integers of at least 0."""
     return check_integer("A seed", seed, at_least=0)
 
 
 def raw_bits(seed: int, stream: str) -> np.random.Philox:
     """A generator for one of a seed's independent streams, each named by a text.
 
-    Its key is the first 128 bits of SHA-256 of "seed/stream". Only `random_raw` keeps the promise
-    of this module; a `numpy.random.Generator` around it would not.
+    Only its `random_raw` keeps the promise of this module; a `numpy.random.Generator` would not.
     """
     digest = hashlib.sha256(f"{check_seed(seed)}/{stream}".encode()).digest()
     return np.random.Philox(key=int.from_bytes(digest[:16], "little"))

@@ -1,15 +1,14 @@
 r"""Statistics of batch normalisation that belong to the weights a network has now.
 
 In training, batch normalisation follows the mean and variance of its inputs by moving averages.
-They fit the weights of the last steps. Once weights are replaced, by a synchronisation or by an
-average, they fit no longer. `reestimate` puts the population's statistics in their place:
+Once weights are replaced, by a synchronisation or by an average, these no longer fit. `reestimate`
+puts the population's statistics in their place:
 
 .. math:: \mu = \frac{1}{N} \sum_i x_i, \qquad \sigma^2 = \frac{1}{N} \sum_i (x_i - \mu)^2
 
 for the N inputs x that a layer gets when the network runs over given data as at inference: without
-dropout, and with the new statistics of the layers before it. Layer by layer, each from a pass of
-its own, this is exact: it depends neither on the order of the data nor on how they are divided into
-batches, as averages over batches in training mode would.
+dropout, and with the new statistics of the layers before it. Each layer has a pass of its own, so
+the result is exact: neither the order of the data nor their division into batches matters.
 
 References:
     Izmailov et al., UAI 2018, section 3.2 (statistics after weight averaging).
@@ -32,17 +31,16 @@ def reestimate(model: keras.Model, batches: Iterable[Any]) -> int:
 
     Args:
         model: built; its layers may be nested.
-        batches: the inputs of the model, shape (n, ...), or tuples that begin with them, as `fit`
-            takes; an iterable that can be read several times. Inputs are preprocessed as
+        batches: a list, or another iterable that can be read several times, of inputs of the
+            model, shape (n, ...), or of tuples that begin with them. They are preprocessed like
             those that the network will be used with.
 
     Returns:
-        How many layers have new statistics; 0 where the model has no batch normalisation.
+        How many layers have new statistics.
 
     Raises:
-        ValueError: if the model is not built, a batch normalisation is called twice, with a mask,
-            or with `renorm`, the batches are none, one array, or can be read only once, or
-            an input of a batch normalisation is NaN or infinite.
+        ValueError: if the model is not built; a batch normalisation has `renorm`, is called twice
+            or with a mask, or gets a NaN or an infinity; or there are no such batches.
 
     Examples:
         >>> normalise = keras.layers.BatchNormalization()
@@ -79,18 +77,15 @@ def check_batches(batches: Iterable[Any]) -> None:
 
 @contextmanager
 def reestimated(model: keras.Model, batches: Iterable[Any]) -> Iterator[int]:
-    """The same as `reestimate` for the length of a `with`, after which the old statistics return.
-
-    Yields:
-        What `reestimate` returns.
+    """`reestimate`, whose result it yields, for the length of a `with`; then the old ones return.
 
     Examples:
         >>> model = keras.Sequential([keras.Input((1,)), keras.layers.BatchNormalization()])
         >>> with reestimated(model, [np.array([[0.0], [2.0]])]):
-        ...     ops.convert_to_numpy(model.layers[0].moving_mean).tolist()
-        [1.0]
-        >>> ops.convert_to_numpy(model.layers[0].moving_mean).tolist()
-        [0.0]
+        ...     float(model.layers[0].moving_mean[0])
+        1.0
+        >>> float(model.layers[0].moving_mean[0])
+        0.0
     """
     before = _statistics(_checked_normalizations(model))
     try:
@@ -131,7 +126,7 @@ def _restore(before: _Statistics) -> None:
 def _in_order_of_calls(
     model: keras.Model, layers: list[keras.layers.BatchNormalization], batches: Iterable[Any]
 ) -> list[keras.layers.BatchNormalization]:
-    """The layers that the model calls, earlier ones first, found with one sample."""
+    """The layers that the model calls, in that order, found with one sample."""
     first = next(_inputs(batches), None)
     if first is None:
         raise ValueError("There are no samples to take statistics from.")
@@ -165,10 +160,7 @@ def _population(
 
 
 class _Seen(BaseException):
-    """The layer has its inputs; what comes after it need not be computed.
-
-    No `Exception`, for Keras would put another one in its place.
-    """
+    """The layer has its inputs: stop here. No `Exception`, which Keras would replace."""
 
 
 def _moments(

@@ -2,13 +2,11 @@
 
 `fit(shuffle=True)` on arrays repeats one order in every epoch once Keras is seeded, and draws it
 from a state that a resumed run does not have. Here the order of epoch e, and how its images are
-distorted, come from (seed, e) alone, so a run can be resumed at any step, and both are the same on
-every backend.
+distorted, come from (seed, e) alone, so a run can be resumed at any step, on every backend.
 
-Keras reads a `PyDataset` batch by batch. On TensorFlow each is a call from its threads to Python,
-some 0.7 ms where a step of a small network takes 2; `read_ahead` hands over the batches of many
-steps in one call, and TensorFlow takes them apart ahead of the training. JAX and torch pay for no
-such call. More workers gain nothing, so there are none.
+On TensorFlow each batch of a `PyDataset` is a call from its threads to Python, some 0.7 ms where a
+step of a small network takes 2; `read_ahead` hands over the batches of many steps in one call. JAX
+and torch pay for no such call.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,7 +23,7 @@ _STEPS = 20  # in one call: its cost is then small beside them, and so is the me
 
 
 class Augmentation(Protocol):
-    """How images are distorted, differently in every epoch; a class of your own may have both.
+    """How images are distorted, differently in every epoch; write your own class with both methods.
 
     `laperm_lib.paper.augmentation.Augmentation` rotates, zooms, shifts and flips.
     """
@@ -38,15 +36,7 @@ class Augmentation(Protocol):
 
 
 def epoch_order(count: int, *, seed: int, epoch: int) -> np.ndarray:
-    """The order of samples in one epoch.
-
-    Args:
-        count: the number of samples.
-        seed: an integer of at least 0.
-        epoch: the number of the epoch, from 0.
-
-    Returns:
-        A permutation of `range(count)`, dtype intp.
+    """The order of `count` samples in an epoch, counted from 0: a permutation, dtype intp.
 
     Examples:
         >>> sorted(epoch_order(5, seed=0, epoch=3).tolist())
@@ -62,19 +52,17 @@ class Batches(keras.utils.PyDataset):
         x: inputs, shape (n, ...); images if they are augmented.
         y: targets, shape (n, ...).
         batch_size: samples per step; the last batch of an epoch holds what is left.
-        drop_remainder: leave out what does not fill a batch, unless there is less than one of it.
-            Default False.
         epochs: how often all samples are seen.
         seed: an integer of at least 0.
-        augmentation: distorts the images, differently in every epoch, as
-            `laperm_lib.paper.augmentation.Augmentation`. Default: none.
+        augmentation: an `Augmentation` of the images. Default: none.
         first_step: steps that the training has already taken, 0 (the default) to all of them. The
             batches are those of the remaining steps.
+        drop_remainder: leave out what does not fill a batch, unless there is less than one of it.
+            Default False.
 
     Raises:
-        ValueError: if the lengths of `x` and `y` differ or are 0, the seed is negative,
-            `batch_size` or `epochs` is no integer of at least 1, the training has no such
-            `first_step`, or the augmentation cannot take images of this shape.
+        ValueError: if the lengths of `x` and `y` differ or are 0, another argument is outside its
+            range, or the augmentation cannot take images of this shape.
 
     Examples:
         >>> batches = Batches(np.arange(5), np.arange(5), batch_size=2, epochs=3, seed=0)
@@ -135,7 +123,7 @@ class Batches(keras.utils.PyDataset):
     def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """The inputs and targets of a step, counted from 0 at `first_step`."""
         if not 0 <= step < len(self):
-            raise IndexError(f"There are the steps 0 to {len(self) - 1}, got {step}.")
+            raise IndexError(f"Steps are 0 to {len(self) - 1}, got {step}.")
         return self._read(self._first_step + step, 1)
 
     def blocks(self, steps: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -149,11 +137,7 @@ class Batches(keras.utils.PyDataset):
             step += count
 
     def close(self) -> None:
-        """Let go of the data once training is over.
-
-        TensorFlow keeps what it has read from until the process ends, and with it the data of every
-        training.
-        """
+        """Let go of the data once training is over: TensorFlow would keep them for ever."""
         self._x, self._y = self._x[:0].copy(), self._y[:0].copy()
         self._drawn = (-1, np.empty(0, np.intp), None)
 
@@ -170,8 +154,7 @@ class Batches(keras.utils.PyDataset):
     def _draw(self, epoch: int) -> tuple[np.ndarray, np.ndarray | None]:
         """The order and the transforms of all samples in an epoch, drawn once.
 
-        Several threads may call this at once, on either side of the end of an epoch; each uses
-        what it has read or drawn itself.
+        Threads may call this on either side of an epoch's end; each uses what it has read or drawn.
         """
         drawn_epoch, order, transforms = self._drawn
         if drawn_epoch != epoch:
@@ -188,14 +171,8 @@ class Batches(keras.utils.PyDataset):
 def read_ahead(batches: Batches) -> Any:
     """What to hand to `fit(..., epochs=1, shuffle=False)` so that it need not wait for batches.
 
-    Args:
-        batches: those of the remaining steps; not to be closed before the training ends.
-
-    Returns:
-        On TensorFlow a `tf.data.Dataset` of the same batches; elsewhere the batches themselves.
-
-    Raises:
-        ValueError: if no steps remain.
+    On TensorFlow this is a `tf.data.Dataset` of the same batches, elsewhere the batches themselves.
+    Do not close them before the training ends. A ValueError if no steps remain.
 
     Examples:
         >>> batches = Batches(np.arange(5), np.arange(5), batch_size=2, epochs=3, seed=0)
@@ -215,7 +192,7 @@ def read_ahead(batches: Batches) -> Any:
     )
     steps = blocks.prefetch(1).flat_map(lambda *block: tf.data.Dataset.from_tensor_slices(block))
     options = tf.data.Options()
-    # Its thread sleeps again and again for as long as it has lived, and `fit` may end only with it.
+    # The longer its thread has lived, the longer it sleeps, and `fit` waits for it to end.
     options.autotune.enabled = False
     counted = steps.apply(tf.data.experimental.assert_cardinality(len(batches)))
     return counted.prefetch(2).with_options(options)

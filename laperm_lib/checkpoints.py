@@ -1,14 +1,12 @@
 """Checkpoints: a training that is killed at any moment resumes as if it had not been.
 
 Keras's BackupAndRestore saves once an epoch, so that a half-done epoch is trained again. Here
-everything that the next step depends on is kept after any step: weights, optimizer slots, the
-initial values and the step of the last synchronisation, the states of random generators, and the
-step, which is the position in the data, because `laperm_lib.batches.Batches` gives the batch of a
-step by its number. On one machine a resumed training ends with bit for bit the network of an
-uninterrupted one.
+everything that the next step depends on is kept after any step: weights, the optimizer's variables,
+the states of random generators, and the step, which is the position in the data, because
+`laperm_lib.batches.Batches` gives the batch of a step by its number. On one machine a resumed
+training ends with bit for bit the network of an uninterrupted one.
 
-A checkpoint is an npz file without pickle, written whole or not at all. The one before it is kept
-until the next is complete.
+A checkpoint is an npz file without pickle, written whole or not at all.
 """
 
 import json
@@ -38,13 +36,7 @@ _MODEL = "model/"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A training after a step.
-
-    Args:
-        step: training steps taken.
-        arrays: its state, by name.
-        notes: whatever else was saved with it: anything JSON can hold.
-    """
+    """A training after so many steps: its state as arrays by name, and the notes saved with it."""
 
     step: int
     arrays: dict[str, np.ndarray]
@@ -52,43 +44,30 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints of one training, in a folder of its own.
-
-    Args:
-        folder: where they are; made with the first one.
+    """The checkpoints of one training, in a folder of its own, which the first one makes.
 
     Examples:
         >>> import tempfile
-        >>> folder = tempfile.TemporaryDirectory()
-        >>> checkpoints = Checkpoints(folder.name)
-        >>> checkpoints.save(20, {"kernel": np.ones(3, "float32")}, notes={"accuracy": 0.5})
-        >>> latest = checkpoints.latest()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Checkpoints(folder).save(20, {"kernel": np.ones(3)}, notes={"accuracy": 0.5})
+        ...     latest = Checkpoints(folder).latest()
         >>> latest.step, latest.arrays["kernel"].tolist(), latest.notes
         (20, [1.0, 1.0, 1.0], {'accuracy': 0.5})
-        >>> folder.cleanup()
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
 
     def save(self, step: int, arrays: Mapping[str, np.ndarray], notes: Any = None) -> None:
-        """Write a checkpoint, then delete all but it and the one before.
+        """Write a checkpoint, then delete all but it and the one before it.
 
-        Any of a later step goes too: it could not be read when this training was resumed.
-
-        Args:
-            step: training steps taken, at least 0.
-            arrays: the state, by name.
-            notes: anything JSON can hold. Default: nothing.
-
-        Raises:
-            OSError: if it cannot be written, as on a full disk; the earlier ones stay.
-            ValueError: for an array of Python objects.
-            TypeError: for notes that JSON cannot hold.
+        Later ones go too: they could not be read when this training was resumed. An OSError if it
+        cannot be written, as on a full disk; the earlier ones stay. A ValueError for an array of
+        Python objects, a TypeError for notes that JSON cannot hold.
         """
         # An archive that has lost an entry is not noticed by its checksums, hence the names.
         texts = {_NOTES: _text(notes), _NAMES: _text(sorted(arrays))}
-        new = self._path(step)
+        new = self.folder / f"checkpoint-{step:09d}.npz"
         with files.replaced(new) as file:
             np.savez(file, allow_pickle=False, **texts, **arrays)
         up_to_new = [path for path in self._paths() if path <= new]
@@ -108,17 +87,14 @@ class Checkpoints:
         return [_step(path) for path in self._paths()]
 
     def clear(self) -> None:
-        """Delete them all: the training is finished."""
+        """Delete all of them: the training is finished."""
         self._delete_all_but([])
 
     def _delete_all_but(self, kept: Sequence[Path]) -> None:
-        """Delete the others, and what killed processes have left."""
+        """Delete the other files, and what killed processes have left."""
         parts = files.parts_of(self.folder, "checkpoint-*")
         for path in {*self._paths(), *parts}.difference(kept):
             path.unlink(missing_ok=True)
-
-    def _path(self, step: int) -> Path:
-        return self.folder / f"checkpoint-{step:09d}.npz"
 
     def _paths(self) -> list[Path]:
         """The files, the latest step last."""
@@ -134,7 +110,7 @@ def _read(path: Path) -> Checkpoint:
     try:
         notes, names = (json.loads(arrays.pop(name).tobytes()) for name in (_NOTES, _NAMES))
     except (KeyError, ValueError):
-        raise WeightFileError(f"{path} is no checkpoint.") from None
+        raise WeightFileError(f"{path} is not a checkpoint.") from None
     if sorted(arrays) != names:
         raise WeightFileError(f"{path} is damaged: it does not hold all that was written.")
     return Checkpoint(_step(path), arrays, notes)
@@ -151,15 +127,12 @@ def state_of(model: keras.Model) -> dict[str, np.ndarray]:
     """Everything that the next training step of a compiled model depends on, except its data.
 
     Args:
-        model: built and compiled, and its optimizer built, as after a training step.
+        model: built and compiled, and its optimizer built, as after a training step; a ValueError
+            if it is not compiled.
 
     Returns:
-        Arrays by name, of weights, states of random generators, and all variables of the optimizer.
-        Those of a type that NumPy does not have itself, as bfloat16, are the unsigned integers of
-        the same bits.
-
-    Raises:
-        ValueError: if the model is not compiled.
+        The arrays of weights, random generators and all variables of the optimizer, by name. A
+        type that NumPy lacks, such as bfloat16, is stored as unsigned integers of the same bits.
 
     Examples:
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
@@ -177,27 +150,19 @@ def restore(model: keras.Model, arrays: Mapping[str, np.ndarray]) -> None:
     """Bring a model and its optimizer into a state that `state_of` gave.
 
     Args:
-        model: built and compiled as the one that the state is from, with the same optimizer. The
-            optimizer is built here if it is not yet.
-        arrays: the state: `arrays` of a `Checkpoint`.
+        model: built and compiled as the one that the state is from. Its optimizer is built here if
+            it is not yet.
+        arrays: the state, `Checkpoint.arrays`.
 
     Raises:
-        ValueError: if the model is not compiled, or there are no arrays by name.
+        ValueError: if the model is not compiled, or `arrays` is not a mapping.
         WeightFileError: if the state is of another model or optimizer; no value is changed then.
 
     Examples:
-        `SaveCheckpoints` shows a training that is resumed.
-
-        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
-        >>> model.compile("sgd", loss="mse")
-        >>> state = state_of(model)
-        >>> model.set_weights([np.ones((4, 3)), np.ones(3)])
-        >>> restore(model, state)
-        >>> model.get_weights()[1].tolist()
-        [0.0, 0.0, 0.0]
+        See `SaveCheckpoints`.
     """
     if not isinstance(arrays, Mapping):
-        raise ValueError(f"A state is arrays by name, as checkpoint.arrays, got {type(arrays)}.")
+        raise ValueError(f"A state is a mapping, checkpoint.arrays; got {type(arrays).__name__}.")
     in_model = {name: array for name, array in arrays.items() if name.startswith(_MODEL)}
     values = _checked(in_model, _of_model(model))
     # Not earlier: LaPerm takes the weights that it is built with for the initial ones.
@@ -257,25 +222,22 @@ def _checked(
 
 
 class SaveCheckpoints(keras.callbacks.Callback):
-    """Saves a checkpoint every so often during `fit`, after whatever step has just ended.
+    """Saves a checkpoint every so often during `fit`, after the step that has just ended.
 
     To resume an interrupted training, bring a model built and compiled in the same way into the
     state of the latest checkpoint with `restore`, and fit it on
-    `Batches(..., first_step=checkpoint.step)`. A checkpoint that cannot be written, because the
-    disk is full, is logged as a warning; training continues and the last good one stays. The
-    optimizer's step count has to be the position in the data, so gradients cannot be accumulated
-    over steps, nor the loss scaled so that a step may be skipped.
+    `Batches(..., first_step=checkpoint.step)`. If a checkpoint cannot be written, because the disk
+    is full, a warning is logged; training continues and the last good one stays.
 
     Args:
         checkpoints: where to.
-        every_seconds: the time between two checkpoints, in seconds, at least 0. Default 60.
+        every_seconds: the time between two checkpoints, at least 0. Default 60.
         notes: called at each checkpoint for what to save with the state: anything JSON can hold.
             Default: nothing.
 
     Raises:
-        ValueError: if `checkpoints` is something else, such as a folder, or `every_seconds` is
-            negative.
-        ValueError: when `fit` starts, if the optimizer does not count every step.
+        ValueError: for an impossible argument; when `fit` starts, if the optimizer's step count is
+            not the position in the data, because gradients are accumulated or the loss is scaled.
 
     Examples:
         >>> import tempfile
@@ -288,15 +250,14 @@ class SaveCheckpoints(keras.callbacks.Callback):
         ...     return model
         >>> def batches(first_step):
         ...     return Batches(x, y, batch_size=2, epochs=3, seed=0, first_step=first_step)
-        >>> folder = tempfile.TemporaryDirectory()
-        >>> saving = SaveCheckpoints(Checkpoints(folder.name), every_seconds=0)
-        >>> history = compiled().fit(batches(0), shuffle=False, verbose=0, callbacks=[saving])
-        >>> latest = Checkpoints(folder.name).latest()  # in another process, say
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     saving = SaveCheckpoints(Checkpoints(folder), every_seconds=0)
+        ...     history = compiled().fit(batches(0), shuffle=False, verbose=0, callbacks=[saving])
+        ...     latest = Checkpoints(folder).latest()  # in another process, say
         >>> resumed = compiled()
         >>> restore(resumed, latest.arrays)
-        >>> int(resumed.optimizer.iterations) == latest.step
-        True
-        >>> folder.cleanup()
+        >>> latest.step, len(batches(latest.step)), int(resumed.optimizer.iterations)
+        (12, 0, 12)
     """
 
     def __init__(

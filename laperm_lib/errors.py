@@ -10,11 +10,7 @@ class UnknownLayerError(LaPermError):
 
 
 class NonFiniteWeightError(LaPermError):
-    """A NaN or an infinity in a weight vector that was about to be sorted.
-
-    Args:
-        message: Default: that a weight vector has no order.
-    """
+    """A NaN or an infinity in a weight vector that was about to be sorted."""
 
     def __init__(
         self, message: str = "A weight vector holds a NaN or an infinity: it has no order."

@@ -69,10 +69,9 @@ def write_json(path: str | os.PathLike[str], content: Any, *, indent: int | None
 
 
 def read_json(path: str | os.PathLike[str], parse: Callable[[Any], _Read], *, holds: str) -> _Read:
-    """What `parse` makes of the content of a JSON file, or a `LaPermError`.
+    """What `parse` makes of the content of a JSON file, or a LaPermError.
 
-    `parse` may raise a `ValueError`, `TypeError`, `KeyError` or `AttributeError` for other content;
-    `holds` says in the error what the file should hold.
+    `holds` says in the error what the file should hold, if `parse` raises for other content.
     """
     try:
         return parse(json.loads(Path(path).read_text(encoding="utf-8")))
@@ -85,10 +84,7 @@ def read_json(path: str | os.PathLike[str], parse: Callable[[Any], _Read], *, ho
 
 
 def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """The arrays of an npz file by name, each compared with its checksum; nothing is unpickled.
-
-    Raises a `WeightFileError` if there is no such file, or it is damaged or of another kind.
-    """
+    """The arrays of an npz file by name, checksums compared, nothing unpickled; or an error."""
     arrays = {}
     try:
         with zipfile.ZipFile(path) as archive:

@@ -45,11 +45,7 @@ class LayerFlow:
 
 @dataclass(frozen=True)
 class GradientFlow:
-    """The gradients of a network, kernel by kernel.
-
-    Args:
-        layers: one entry per kernel, in the order of the model.
-    """
+    """The gradients of a network, one entry of `layers` for each kernel, in the model's order."""
 
     layers: tuple[LayerFlow, ...]
 
@@ -60,7 +56,7 @@ class GradientFlow:
 
     @property
     def norm(self) -> float:
-        """The mean of the layers' plain norms, with the gradients of pruned weights."""
+        """The mean of the layers' plain norms, which count the gradients of pruned weights."""
         return float(np.mean([layer.norm for layer in self.layers]))
 
 
@@ -69,11 +65,10 @@ def effective_gradient_flow(
 ) -> GradientFlow:
     """Measure the effective gradient flow of a network, and plain gradient norms beside it.
 
-    A layer is a kernel here, of any layer that `laperm_lib.weight_vectors` knows; a recurrent layer
-    has two. Biases and the parameters of normalisation are never pruned in this library and are
-    left out. Weights that are exactly zero count as pruned. So they are after
-    `laperm_lib.sparsity`, and after every synchronisation of a sparse network; initial values are
-    never zero. Between two synchronisations no weight is.
+    A layer here is a kernel that `laperm_lib.weight_vectors` knows; a recurrent layer has two.
+    Biases and normalisation, which this library never prunes, are left out. Weights that are
+    exactly zero count as pruned, as after `laperm_lib.sparsity` and after every synchronisation of
+    a sparse network; between two synchronisations no weight is zero.
 
     The gradients are those of training: batch normalisation uses the statistics of these samples,
     and dropout drops, with the masks of the next step. Nothing of the model changes.
@@ -84,8 +79,7 @@ def effective_gradient_flow(
             one batch.
         y: targets, shape (n, ...), or a structure of them as the loss takes it.
         loss: a Keras loss or its name, or a function of targets and outputs that gives a loss, or
-            one for each sample. Its mean over samples counts, without the penalties that layers
-            add, such as L2.
+            one for each sample. Its mean counts, without penalties of layers, such as L2.
         p: of the norm, at least 1. Default 2.
 
     Returns:
@@ -93,7 +87,7 @@ def effective_gradient_flow(
 
     Raises:
         ValueError: if `p` is below 1, the model is not built or has no kernel, the loss is unknown,
-            or there are no samples, or not as many inputs as targets.
+            there are no samples, or not as many inputs as targets.
         UnknownLayerError: if the kernels of a layer are not known.
 
     Examples:
@@ -103,9 +97,6 @@ def effective_gradient_flow(
         >>> flow = effective_gradient_flow(model, np.array([[3.0, 4.0]]), np.array([[2.0]]), "mse")
         >>> flow.layers  # the gradient is 2 (3 - 2) x
         (LayerFlow(path='d/kernel', norm=10.0, effective=6.0, total=2, active=1),)
-
-    References:
-        Tessera, Hooker and Rosman, arXiv:2102.01670 (effective gradient flow).
     """
     p = check_number("p", p, at_least=1)
     kernels = weight_vectors.of(model)
@@ -133,10 +124,7 @@ def layer_flow(path: str, gradient: np.ndarray, mask: np.ndarray, p: float) -> L
 
 
 def _norm(values: np.ndarray, p: float) -> float:
-    """The p-norm, in float64; of no values 0.
-
-    Relative to the largest value, for the powers of small gradients would be zero.
-    """
+    """The p-norm, in float64; relative to the largest value, for small powers would be zero."""
     sizes = np.abs(values, dtype=np.float64).ravel()
     largest = float(sizes.max(initial=0.0))
     if largest == 0 or not math.isfinite(largest):
@@ -147,8 +135,7 @@ def _norm(values: np.ndarray, p: float) -> float:
 def gradients(model: keras.Model, x: Any, y: Any, loss: Any) -> list[np.ndarray]:
     """The gradient of a model's mean loss for each trainable variable, in their order.
 
-    The model is called as a function of its weights, so nothing of it changes: what batch
-    normalisation and dropout would write is thrown away. Arguments as in `effective_gradient_flow`.
+    The model is called as a function of its weights, so nothing of it changes.
     """
     if not model.built or not model.trainable_variables:
         raise ValueError(f"'{model.name}' is not built or has no trainable variable.")
@@ -161,7 +148,7 @@ def gradients(model: keras.Model, x: Any, y: Any, loss: Any) -> list[np.ndarray]
     inputs, targets = (keras.tree.map_structure(ops.convert_to_tensor, part) for part in (x, y))
     counts = {tuple(part.shape)[:1] for part in keras.tree.flatten((inputs, targets))}
     if len(counts) != 1 or counts & {(), (0,)}:
-        raise ValueError("Inputs and targets hold the same number of samples, at least one.")
+        raise ValueError("Inputs and targets must hold the same number of samples, at least one.")
 
     def mean_loss(values: list[Any]) -> Any:
         mapping = list(zip(model.trainable_variables, values, strict=True))

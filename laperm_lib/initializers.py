@@ -27,7 +27,7 @@ _TRUNCATED_STDDEV = 0.87962566103423978
 
 @keras.saving.register_keras_serializable(package="laperm_lib")
 class SeededInitializer(keras.initializers.Initializer):
-    r"""He or Glorot initial values from a seed, bit for bit the same everywhere.
+    """He or Glorot initial values from a seed, bit for bit the same everywhere.
 
     The distributions and their scales are Keras's, with its fans: (in, out) for a dense kernel,
     both times the receptive field for a convolution, and `n`, `n` for a vector of `n`::
@@ -38,27 +38,22 @@ class SeededInitializer(keras.initializers.Initializer):
                          standard deviations before it
 
     Uniform values are l times an odd multiple of 2^-24, so they are symmetric around zero and never
-    zero: a zero weight of these networks is a pruned one. They lie strictly between -l and l before
-    the rounding to float32, which can reach l itself. Calling the initializer again gives the same
-    values again.
+    zero: a zero weight of these networks is a pruned one. Rounding to float32 can reach l itself.
 
     Args:
         distribution: "he_uniform", "he_normal" or "glorot_uniform".
         seed: an integer of at least 0.
         stream: what is initialised, such as "conv2d_1/kernel"; different texts give independent
-            values.
+            values, the same text gives the same values again.
 
     Raises:
-        ValueError: if an argument is not one of those.
+        ValueError: for any other argument.
 
     Examples:
         >>> initializer = SeededInitializer("he_uniform", seed=0, stream="dense/kernel")
         >>> weights = keras.ops.convert_to_numpy(initializer((784, 10)))
         >>> weights.shape, bool(abs(weights).max() <= (6 / 784) ** 0.5)
         ((784, 10), True)
-
-    References:
-        He et al., ICCV 2015; Glorot and Bengio, AISTATS 2010.
     """
 
     def __init__(self, distribution: str, seed: int, stream: str) -> None:
@@ -73,18 +68,7 @@ class SeededInitializer(keras.initializers.Initializer):
         self.stream = stream
 
     def __call__(self, shape: Sequence[int], dtype: Any = None) -> Any:
-        """The values, computed as float32 and then cast.
-
-        Args:
-            shape: the shape of the variable.
-            dtype: a floating-point dtype; default `keras.config.floatx()`.
-
-        Returns:
-            A tensor of the backend, of that shape and dtype.
-
-        Raises:
-            ValueError: if `dtype` is not a floating-point type.
-        """
+        """A tensor of the values, computed as float32 and then cast to a floating-point dtype."""
         dtype = keras.backend.standardize_dtype(dtype or keras.config.floatx())
         if not keras.backend.is_float_dtype(dtype):
             raise ValueError(f"Initial values are floating-point numbers, got dtype {dtype}.")
@@ -143,12 +127,8 @@ def _truncated_normal(bits: np.random.Philox, count: int) -> np.ndarray:
 
 
 def _exp_minus(y: np.ndarray) -> np.ndarray:
-    """exp(-y) for 0 <= y <= 2 to about 1e-15, of + and * only.
-
-    The exp of a maths library differs in the last bit between platforms, which could tip an
-    acceptance. Taylor's series of exp(-y/16), |y/16| <= 1/8, and four squarings do not.
-    """
-    t = y * (-1 / 16)
+    """exp(-y) for 0 <= y <= 2 to about 1e-15; the last bit of a library's varies."""
+    t = y * (-1 / 16)  # Taylor's series of exp(-y/16), and four squarings
     result = np.ones_like(t)
     for n in range(10, 0, -1):  # Horner: 1 + t (1 + t/2 (1 + t/3 (...)))
         result = 1 + t * (1 / n) * result

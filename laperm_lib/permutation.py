@@ -1,7 +1,7 @@
 r"""Weight vectors as matrices, their ranks, and the reconnection of values by rank.
 
-This is the mathematics of the paper's section 3, on NumPy arrays, knowing nothing of training.
-A variable is seen as a matrix with one weight vector per row. Synchronising a weight vector
+This is the mathematics of the paper's section 3, on NumPy arrays. A variable is seen as a matrix
+with one weight vector per row. Synchronising a weight vector
 :math:`w` with initial values :math:`w_0` is
 
 .. math:: w_{\mathrm{new}}[\operatorname{argsort}(w)] = \operatorname{sort}(w_0),
@@ -27,16 +27,15 @@ def to_matrix(array: Any, neuron_axes: tuple[int, ...], xp: ModuleType = np) -> 
 
     Args:
         array: the values of a variable, of any shape.
-        neuron_axes: the axes that run over neurons; the others, in C order, form one neuron's
-            weight vector. Negative axes count from the end. `()` makes one vector of everything.
-        xp: the module whose `transpose` and `reshape` are used: `numpy` (the default) or
-            `keras.ops`.
+        neuron_axes: the axes that run over neurons, negative from the end; the others, in C order,
+            form one neuron's weight vector. `()` makes one vector of everything.
+        xp: the module that has `transpose` and `reshape`: `numpy` (the default) or `keras.ops`.
 
     Returns:
         A matrix of shape (neurons, d).
 
     Raises:
-        ValueError: if an axis is out of range or named twice.
+        ValueError: if an axis is out of range or named twice, or the array is empty.
 
     Examples:
         >>> kernel = np.arange(6).reshape(3, 2)  # (in, out)
@@ -50,19 +49,9 @@ def to_matrix(array: Any, neuron_axes: tuple[int, ...], xp: ModuleType = np) -> 
 def from_matrix(
     matrix: Any, shape: tuple[int, ...], neuron_axes: tuple[int, ...], xp: ModuleType = np
 ) -> Any:
-    """Undo `to_matrix`: put a matrix of weight vectors back into a variable's shape.
+    """Undo `to_matrix`: put a matrix, shape (neurons, d), back into the shape of a variable.
 
-    Args:
-        matrix: shape (neurons, d).
-        shape: the shape of the variable.
-        neuron_axes: as given to `to_matrix`.
-        xp: `numpy` (the default) or `keras.ops`.
-
-    Returns:
-        An array of shape `shape`.
-
-    Raises:
-        ValueError: if an axis is out of range or named twice, or the sizes do not match.
+    `neuron_axes`, `xp` and the errors are those of `to_matrix`.
 
     Examples:
         >>> kernel = np.arange(6).reshape(3, 2)
@@ -97,18 +86,11 @@ def _axis_order(shape: tuple[int, ...], neuron_axes: tuple[int, ...]) -> tuple[l
 def sort_order(matrix: np.ndarray) -> np.ndarray:
     """Stable argsort of every row: ties by index, -0 and +0 tied.
 
-    Floats are sorted as integers in the same order, for in TensorFlow's threads subnormal numbers
-    are equal to 0. Those of up to 32 bits are packed with their index into one of 64 bits; sorting
-    those is several times faster than a stable argsort.
-
     Args:
-        matrix: finite floats, shape (..., d).
+        matrix: finite floats, shape (..., d); others raise a NonFiniteWeightError.
 
     Returns:
         Indices that sort each row, shape (..., d), dtype intp.
-
-    Raises:
-        NonFiniteWeightError: if there is a NaN or an infinity, which have no rank among weights.
 
     Examples:
         >>> sort_order(np.array([[0.5, -1.0, 0.0, -0.0, 0.5]], "float32")).tolist()
@@ -116,8 +98,10 @@ def sort_order(matrix: np.ndarray) -> np.ndarray:
     """
     if not np.isfinite(matrix).all():
         raise NonFiniteWeightError
+    # As integers in the same order, for in TensorFlow's threads subnormal floats are equal to 0.
     if matrix.dtype.itemsize > 4:
         return np.argsort(_ordered_bits(matrix), axis=-1, kind="stable")
+    # Sorting them packed with their index is several times faster than a stable argsort.
     keys = _ordered_bits(matrix).astype(np.uint64) << np.uint64(32)
     keys |= np.arange(matrix.shape[-1], dtype=np.uint64)
     keys.sort(axis=-1)
@@ -137,17 +121,9 @@ def _ordered_bits(values: np.ndarray) -> np.ndarray:
 
 
 def sort_values(matrix: np.ndarray) -> np.ndarray:
-    """Sort every row as `sort_order` does: sort(w0) of the synchronisation.
+    """Every row in the order of `sort_order`, bit for bit: sort(w0) of the synchronisation.
 
-    Args:
-        matrix: finite floats, shape (..., d).
-
-    Returns:
-        The same values, bit for bit, each row in ascending order and in one piece of memory, in
-        whatever order the matrix is stored.
-
-    Raises:
-        NonFiniteWeightError: if there is a NaN or an infinity.
+    The result is C-contiguous.
 
     Examples:
         >>> sort_values(np.array([3.0, 1.0, 2.0])).tolist()
@@ -164,8 +140,8 @@ def reconnect(weights: np.ndarray, sorted_initial: np.ndarray) -> np.ndarray:
         sorted_initial: the initial values, sorted by `sort_values`, same shape.
 
     Returns:
-        The synchronised weights, every row a permutation of the same row of `sorted_initial`, bit
-        for bit, ranked as `weights` is. Reconnecting the result again changes no bit.
+        The synchronised weights. Every row is, bit for bit, a permutation of the same row of
+        `sorted_initial`, ranked as `weights` is. Reconnecting the result changes no bit.
 
     Raises:
         ValueError: if the shapes differ.
@@ -197,14 +173,7 @@ def _is_zero(values: np.ndarray) -> np.ndarray:
 
 
 def reconnect_reference(weights: np.ndarray, initial: np.ndarray) -> np.ndarray:
-    """The synchronisation of one weight vector, written for reading: what `reconnect` must equal.
-
-    Args:
-        weights: what training produced, shape (d,).
-        initial: the initial values in any order, shape (d,).
-
-    Returns:
-        The initial values in the rank order of `weights`, shape (d,).
+    """`reconnect` of one weight vector, shape (d,), written for reading; `initial` in any order.
 
     Examples:
         >>> reconnect_reference(np.array([0.3, -2.0, 0.9]), np.array([1.0, 0.0, -1.0])).tolist()
@@ -224,19 +193,13 @@ def reconnect_reference(weights: np.ndarray, initial: np.ndarray) -> np.ndarray:
 def is_permutation(before: np.ndarray, after: np.ndarray) -> bool:
     """Whether every row of `after` holds exactly the values of the same row of `before`.
 
-    Args:
-        before: one weight vector per row, shape (..., d), any dtype of up to 64 bits.
-        after: same shape and dtype.
-
-    Returns:
-        True if the rows are permutations of each other bit for bit (so -0 is not +0, and a NaN
-        equals itself).
+    Bit for bit, so -0 is not +0 and a NaN equals itself. Shapes are (..., d), and dtypes have up to
+    64 bits; arrays of different shapes or dtypes are never permutations.
 
     Examples:
-        >>> is_permutation(np.array([1.0, 2.0]), np.array([2.0, 1.0]))
-        True
-        >>> is_permutation(np.array([1.0, 2.0]), np.array([2.0, 2.0]))
-        False
+        >>> start = np.array([1.0, 2.0])
+        >>> is_permutation(start, np.array([2.0, 1.0])), is_permutation(start, np.array([2.0, 2.0]))
+        (True, False)
     """
     if before.shape != after.shape or before.dtype != after.dtype:
         return False

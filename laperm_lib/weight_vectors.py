@@ -2,7 +2,7 @@
 
 A weight vector is "all connections entering one neuron": a column of a dense kernel, one filter
 of a convolution, a whole bias. This module is the one place that knows them, for every Keras layer
-with weights; `register` adds layers of one's own.
+with weights; `register` adds your own layers.
 
 References:
     Qiu and Suda, NeurIPS 2020, section 2.
@@ -27,15 +27,7 @@ KINDS: tuple[Kind, ...] = ("kernel", "bias", "normalization")
 
 
 def check_kinds(kinds: Kind | Iterable[Kind]) -> tuple[Kind, ...]:
-    """Give kinds back as a tuple; one alone is one of them.
-
-    Raises:
-        ValueError: if one is none of `KINDS`.
-
-    Examples:
-        >>> check_kinds("kernel")
-        ('kernel',)
-    """
+    """Kinds as a tuple, also a single one; a ValueError for what is none of `KINDS`."""
     found = (kinds,) if isinstance(kinds, str) else tuple(kinds)
     for kind in found:
         if kind not in KINDS:
@@ -52,9 +44,6 @@ class Axes:
             order, form a weight vector; `()` makes the whole variable one vector.
         kind: "kernel" (connections), "bias" (one number per neuron) or "normalization" (scale and
             offset of a normalisation layer). Default "kernel".
-
-    Raises:
-        ValueError: if the neurons are no tuple of ints, or there is no such kind.
 
     Examples:
         >>> Axes(neurons=(-1,))  # a convolution kernel (height, width, in, out)
@@ -120,18 +109,14 @@ _RULES = {layer_class: rule for rule, classes in _BY_RULE for layer_class in cla
 
 
 def register(layer_class: type[keras.Layer], rule: Rule) -> None:
-    """Say how the variables of a layer of one's own split into weight vectors.
+    """Say how the variables of your own layer split into weight vectors.
 
     A rule holds for subclasses too, unless they have their own. Registering a class again
     replaces its rule.
 
     Args:
-        layer_class: a subclass of `keras.Layer`.
+        layer_class: a subclass of `keras.Layer`; a ValueError for anything else.
         rule: `Axes` by variable name, or a function that takes the layer and returns them.
-
-    Raises:
-        ValueError: if `layer_class` is not a layer class, or the rule neither a mapping of names to
-            `Axes` nor a function.
 
     Examples:
         >>> class Scale(keras.Layer):
@@ -151,27 +136,12 @@ def register(layer_class: type[keras.Layer], rule: Rule) -> None:
 
 @dataclass(frozen=True)
 class WeightVectors:
-    """The weight vectors of one variable.
-
-    Args:
-        variable: the `keras.Variable`.
-        layer: the layer that owns it.
-        axes: how it splits into weight vectors.
-    """
+    """The weight vectors of one `keras.Variable`, the layer that owns it, and its `Axes`."""
 
     variable: Any
     layer: keras.Layer
-    axes: Axes
-
-    @property
-    def neuron_axes(self) -> tuple[int, ...]:
-        """The axes of the variable that run over neurons."""
-        return self.axes.neurons
-
-    @property
-    def kind(self) -> Kind:
-        """One of `KINDS`."""
-        return self.axes.kind
+    neuron_axes: tuple[int, ...]
+    kind: Kind
 
     @property
     def path(self) -> str:
@@ -180,7 +150,7 @@ class WeightVectors:
 
     def matrix(self) -> np.ndarray:
         """The present values, shape (neurons, d), one weight vector per row."""
-        return to_matrix(keras.ops.convert_to_numpy(self.variable), self.axes.neurons)
+        return to_matrix(keras.ops.convert_to_numpy(self.variable), self.neuron_axes)
 
 
 def of(
@@ -193,8 +163,7 @@ def of(
     Args:
         model_or_layer: a built model or layer; nested layers are included.
         kinds: which kinds of variables to return. Default: kernels.
-        skip: a function of a variable; where it says True, the variable is not looked up.
-            Default: none is skipped.
+        skip: says of a variable whether to leave it out, its layer unknown. Default: none.
 
     Returns:
         One `WeightVectors` per trainable variable of those kinds; a shared variable appears once.
@@ -222,18 +191,8 @@ def of(
 def of_variables(variables: Iterable[Any]) -> list[WeightVectors]:
     """The weight vectors of variables whose model is not at hand, as in an optimizer.
 
-    A Keras variable does not know its layer, so the layers alive in this process are looked
-    through. That takes about 0.1 s and is done once a training. `gc.freeze()` hides the layers that
-    there are then: call `of`, or an optimizer's `capture`, which take the model.
-
-    Args:
-        variables: trainable `keras.Variable` objects.
-
-    Returns:
-        One `WeightVectors` per variable, in the given order.
-
-    Raises:
-        UnknownLayerError: if a variable belongs to no live layer or to one that is not registered.
+    A Keras variable does not know its layer, so all layers alive in this process are searched. That
+    takes about 0.1 s, once a training. `gc.freeze()` hides the layers from it.
     """
     alive = [o for o in gc.get_objects() if issubclass(type(o), keras.Layer)]
     owners = _owners(alive)
@@ -247,7 +206,7 @@ def _owners(candidates: Iterable[Any]) -> dict[int, keras.Layer]:
     for layer in candidates:
         for variable in getattr(layer, "_trainable_variables", ()):
             # A layer that borrows a variable (tied weights) tracks it too, under another path; one
-            # that borrows it of a layer inside of it has a part of that layer's path.
+            # that borrows it from a layer inside it has a part of that layer's path.
             is_inside = variable.path.startswith(f"{layer.path}/")
             common = len(layer.path) if is_inside else -1
             if common > nearest.get(id(variable), -2):
@@ -271,7 +230,7 @@ def _describe(variable: Any, owners: Mapping[int, keras.Layer]) -> WeightVectors
             rule = _RULES[ancestor]
             axes = (rule(layer) if callable(rule) else rule).get(variable.name)
             if axes is not None:
-                return WeightVectors(variable, layer, axes)
+                return WeightVectors(variable, layer, axes.neurons, axes.kind)
     raise UnknownLayerError(
         f"The weight vectors of '{variable.path}' (layer class {type(layer).__name__}, shape "
         f"{tuple(variable.shape)}) are not known. Say which axes run over neurons, as in "

@@ -1,12 +1,12 @@
 """The book, built once for all test files that look at it."""
 
-import fcntl
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import yaml
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -37,8 +37,7 @@ def build(folder):
 def build_once(folder):
     """Build in a folder that several processes name: the first builds, the others wait for it."""
     folder.mkdir(exist_ok=True)
-    with open(folder / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # goes with the process
+    with FileLock(folder / "lock"):  # ends with the process
         outcome = folder / "outcome.txt"
         if not outcome.exists():
             try:

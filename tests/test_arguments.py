@@ -17,18 +17,15 @@ def test_anything_else_is_refused_with_the_limits(value):
         check_number("x", value, at_least=0, at_most=1)
 
 
-def test_open_limits():
+def test_open_limits_and_none():
     with pytest.raises(ValueError, match="x is a number above 0, got 0"):
         check_number("x", 0, above=0)
     with pytest.raises(ValueError, match="x is a number below 1, got 1"):
         check_number("x", 1, below=1)
-
-
-@pytest.mark.parametrize("value", ["x", np.inf, np.nan])
-def test_no_limits(value):
     assert check_number("x", -1e300) == -1e300
-    with pytest.raises(ValueError, match=r"^x is a finite number, got .*\.$"):
-        check_number("x", value)
+    for value in ("x", np.inf, np.nan):
+        with pytest.raises(ValueError, match=r"^x is a finite number, got .*\.$"):
+            check_number("x", value)
 
 
 def test_integers():

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import inspect
 import re
 import shlex
 import sys
@@ -14,8 +15,8 @@ import pytest
 from bs4 import BeautifulSoup
 from built_book import ROOT, chapters
 
-from laperm_lib.paper import experiments
-from laperm_lib.paper.experiments import catalogue, results
+import laperm_lib.paper
+from laperm_lib.paper import benchmark, records, runs
 
 # What makes a browser ask for something while it loads a page.
 LOADED = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src"}
@@ -29,15 +30,11 @@ def pages(html):
     return {path: BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser") for path in found}
 
 
-def test_every_chapter_has_a_page(html):
-    for chapter in chapters():
-        assert (html / f"{chapter}.html").is_file(), chapter
-    assert (html / "index.html").is_file()
-
-
-def test_every_notebook_is_a_chapter():
+def test_every_notebook_is_a_chapter_and_every_chapter_has_a_page(html):
     notebooks = {f"notebooks/{path.stem}" for path in (ROOT / "notebooks").glob("*.ipynb")}
     assert notebooks <= set(chapters())
+    for chapter in (*chapters(), "index"):
+        assert (html / f"{chapter}.html").is_file(), chapter
 
 
 def test_links_within_the_book_lead_somewhere(pages):
@@ -78,20 +75,15 @@ def test_pages_load_nothing_from_elsewhere(html, pages):
     assert missing == []
 
 
-def test_every_page_has_an_icon(pages):
-    """Browsers ask for /favicon.ico, which is not there, where a page names none."""
-    assert [path.name for path, page in pages.items() if not page.find("link", rel="icon")] == []
-
-
-def test_the_api_reference_has_every_module_once():
-    pages = (ROOT / "book" / "api").glob("*.md")
-    listed = [
-        m for page in pages for m in re.findall(r":: (laperm_lib.*)", page.read_text("utf-8"))
-    ]
-    assert len(listed) == len(set(listed))
-    files = (path.relative_to(ROOT) for path in (ROOT / "laperm_lib").rglob("*.py"))
-    modules = {".".join(path.with_suffix("").parts) for path in files if path.stem[0] != "_"}
-    assert modules <= set(listed)
+def public_names():
+    """What the pages of the API reference list: functions, classes and their members."""
+    directive = re.compile(r"\.\. auto(\w+):: (\S+)\n(?: +:members: (.*))?")
+    found = []
+    for page in (ROOT / "book" / "api").glob("*.md"):
+        for kind, name, members in directive.findall(page.read_text("utf-8")):
+            found += [] if kind == "module" else [name]
+            found += [f"{name}.{member}" for member in members.split(", ") if member]
+    return found
 
 
 def lookup(name):
@@ -101,6 +93,18 @@ def lookup(name):
         return importlib.import_module(name)
     except ImportError:
         return getattr(lookup(module), attribute)
+
+
+def test_the_api_reference_has_the_public_names_with_their_docstrings():
+    listed = public_names()
+    assert len(listed) == len(set(listed))
+    for name in listed:
+        assert not any(part.startswith("_") for part in name.split("."))
+        assert inspect.getdoc(lookup(name)), name
+    for package in (laperm_lib, laperm_lib.paper):
+        for name in package.__all__:
+            full = f"{package.__name__}.{name}"
+            assert any(each == full or each.startswith(f"{full}.") for each in listed), full
 
 
 def test_names_in_texts_stand_for_something():
@@ -116,10 +120,13 @@ def test_names_in_texts_stand_for_something():
         assert lookup(name) is not None, name
 
 
-def test_no_page_tells_where_it_was_built(html, pages):
+def test_a_page_has_an_icon_and_does_not_tell_where_it_was_built(html, pages):
     folders = [str(ROOT), sys.prefix, str(html)]
-    told = [p.name for p in pages if any(folder in p.read_text("utf-8") for folder in folders)]
-    assert told == []
+    for path, page in pages.items():
+        assert page.find("link", rel="icon"), path  # or browsers ask for /favicon.ico
+        assert not page.find("a", href=re.compile("executablebooks/jupyter-book")), path
+        text = path.read_text("utf-8")
+        assert not any(folder in text for folder in folders), path
 
 
 def test_mathjax_lies_beside_the_pages_and_is_loaded_once(html, pages):
@@ -162,12 +169,6 @@ def test_pictures_have_a_description(pages):
             assert not description.endswith(Path(picture["src"]).name), path.name
 
 
-def test_no_button_leads_to_another_project(pages):
-    for path, page in pages.items():
-        for link in page.find_all("a", href=True):
-            assert "executablebooks/jupyter-book" not in link["href"], path.name
-
-
 def rows(page):
     """The texts of the first table of a page, without its head."""
     found = [
@@ -179,18 +180,16 @@ def rows(page):
 
 def test_the_front_page_has_the_published_numbers_and_those_of_the_records(html, pages):
     shown = rows(pages[html / "intro.html"])
-    assert [name for name, *_ in shown] == [row.experiment for row in catalogue.ROWS]
+    assert [name for name, *_ in shown] == [row.experiment for row in benchmark.ROWS]
     for name, _, published, *_ in shown:
-        assert published == f"{100 * catalogue.row(name).accuracy:.2f}"
-    finals = [100 * each.final for each in experiments.load(ROOT / "pretrained" / "f1.json")]
+        assert published == f"{100 * benchmark.row(name).accuracy:.2f}"
+    finals = [100 * each.final for each in records.load(ROOT / "pretrained" / "f1.json")]
     wanted = f"{np.mean(finals):.2f} ± {np.std(finals, ddof=1):.2f}"
     (ours,) = (row for row in shown if row[0] == "f1")
     assert ours[3].replace("\N{NO-BREAK SPACE}", " ") == wanted
     assert ours[4:] == ["in full", f"{len(finals)} of {len(finals)}"]
-    states = results.states(ROOT / "no runs", ROOT / "pretrained")
-    lengths = {
-        (state.record.experiment, results.variant_of(state.record).profile) for state in states
-    }
+    shipped = runs.shipped_records(ROOT / "pretrained")
+    lengths = {(r.experiment, benchmark.variant(r.experiment, r.settings).profile) for r in shipped}
     for name, *_, trained, _ in shown:
         in_full, short = ((name, profile) in lengths for profile in ("paper", "short"))
         words = "in full" if in_full else "a tenth as long" if short else "not yet reproduced"

@@ -108,5 +108,5 @@ def test_bad_arguments_are_named():
         GradientFlowHistory(*SAMPLE, every=1, p=0)
     with pytest.raises(ValueError, match="same number"):
         fit(network(), GradientFlowHistory(X, Y[:3], every=1))
-    with pytest.raises(ValueError, match="every=3 is no multiple of the sync period 2"):
+    with pytest.raises(ValueError, match="every=3 is not a multiple of the sync period 2"):
         fit(network(), GradientFlowHistory(*SAMPLE, every=3), optimizer=LaPerm("adam", 2))

@@ -64,20 +64,15 @@ def assert_same_bits(first, second):
 # -- recommendation and parts ------------------------------------------------------------------
 
 
-def test_the_recommendation_is_a_gradient_with_momentum():
-    previous, gradient = RNG.normal(size=(2, 5, 3)).astype("float32")
+@pytest.mark.parametrize("shape", [(5, 3), ()])
+def test_the_recommendation_is_a_gradient_with_momentum(shape):
+    previous, gradient = map(np.array, RNG.normal(size=(2, *shape)).astype("float32"))
     new = cycles.recommend(previous, gradient, learning_rate=0.01, momentum=0.9)
     expected = np.float32(0.01) * gradient + np.float32(0.9) * previous
     np.testing.assert_array_equal(new, expected)
-    assert new.dtype == np.float32
-
-
-def test_a_recommendation_of_a_single_number():
-    previous, gradient = np.array(1, "float32"), np.array(-2, "float32")
-    new = cycles.recommend(previous, gradient, learning_rate=0.5, momentum=0.5)
     assert isinstance(new, np.ndarray)
-    assert (new.shape, new.dtype, float(new)) == ((), "float32", -0.5)
-    assert cycles.recommend(new, new * 0, learning_rate=0.5, momentum=1e-44) == 0
+    assert (new.shape, new.dtype) == (shape, "float32")
+    assert not cycles.recommend(new, new * 0, learning_rate=0.5, momentum=1e-44).any()
 
 
 def test_what_only_decays_becomes_zero():
@@ -118,12 +113,9 @@ def test_the_order_is_that_of_the_words_and_stays_the_same():
     assert places[0].tolist() == [0, 2, 1, 4, 8, 9, 6, 7, 3, 5]
 
 
-@pytest.mark.parametrize(
-    ("d", "ratio", "minimum", "size"),
-    [(784, 0.05, 10, 39), (784, 0.001, 10, 10), (784, 1.0, 10, 784), (5, 0.1, 10, 5), (1, 1, 2, 1)],
-)
-def test_the_size_of_a_part(d, ratio, minimum, size):
-    assert cycles.part_size(d, ratio, minimum) == size
+def test_the_size_of_a_part():
+    arguments = [(784, 0.05, 10), (784, 0.001, 10), (784, 1.0, 10), (5, 0.1, 10), (1, 1, 2)]
+    assert [cycles.part_size(*each) for each in arguments] == [39, 10, 784, 5, 1]
 
 
 # -- graph ---------------------------------------------------------------------------------------
@@ -187,39 +179,6 @@ def test_cycles_follow_the_graph_share_no_place_and_leave_none(arguments):
     assert not left
 
 
-def plain_search(edges, recommendation):
-    """Depth first and nearest first, without a word on ties; recursive."""
-
-    def search(path):
-        for j in edges[path[-1]]:
-            if j == path[0]:
-                return path
-            if j in free and j not in visited:
-                visited.add(j)
-                if longer := search([*path, j]):
-                    return longer
-        return None
-
-    free, found = set(edges), []
-    for start in sorted(edges, key=lambda i: -abs(recommendation[i])):
-        if start in free:
-            visited = {start}
-            cycle = search([start])
-            free -= {start, *(cycle or ())}
-            found += [cycle] if cycle else []
-    return found
-
-
-@given(st.data())
-def test_with_distinct_weights_the_search_is_plainly_depth_and_nearest_first(data):
-    d = data.draw(st.integers(1, 40))
-    weights = [float(i) for i in data.draw(st.permutations(range(d)))]
-    sizes = data.draw(st.permutations(range(1, d + 1)))
-    m = [size * data.draw(st.sampled_from([-1.0, 1.0])) for size in sizes]
-    edges = cycles.graph(weights, m, range(d), epsilon=data.draw(st.integers(0, d)))
-    assert cycles.find_cycles(edges, m) == plain_search(edges, m)
-
-
 def test_a_cycle_that_can_be_followed_by_hand():
     #        place   0    1    2    3    4    5
     weights = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
@@ -248,14 +207,6 @@ def test_every_weight_that_moves_moves_as_wished_and_not_too_far(arguments):
         epsilon = float(how["spread"][0]) * (how["alpha"] + 1 / len(part))
         assert (np.abs(change[part]) <= epsilon).all()
         assert permutation.is_permutation(weights[part], new[part])
-
-
-@pytest.mark.parametrize("wishes", [-1.0, 0.0, 1.0])
-def test_nothing_moves_if_all_want_the_same(wishes):
-    weights = RNG.normal(size=50)
-    how = {"size": 10, "alpha": 1.0, "spread": 5.0}
-    new = cycles.permute_vector(weights, np.full(50, wishes), np.arange(50), **how)
-    np.testing.assert_array_equal(new, weights)
 
 
 # -- the compiled search -------------------------------------------------------------------------
@@ -300,8 +251,10 @@ def many():
 
 
 @pytest.mark.parametrize("least", [1, 5000, 10**9])
-def test_any_number_of_blocks_gives_the_same(least, monkeypatch):
+@pytest.mark.parametrize("spread", [2.0, np.inf])  # nothing is taken from outside of a part
+def test_any_number_of_blocks_gives_the_same(least, spread, monkeypatch):
     *arrays, how = many()
+    how |= {"spread": np.full(70, spread)}
     monkeypatch.setattr(compiled, "_LEAST_BLOCK", least)
     assert_same_bits(compiled.permute_vectors(*arrays, **how), reference(*arrays, how))
 
@@ -314,12 +267,6 @@ def test_other_floats(dtype):
     new = compiled.permute_vectors(weights, wishes, places, **how)
     assert new.dtype == weights.dtype
     np.testing.assert_array_equal(new, reference(weights, wishes, places, how))
-
-
-def test_with_an_infinite_reach_nothing_is_taken_from_outside_of_a_part():
-    *arrays, how = many()
-    how |= {"spread": np.full(70, np.inf)}
-    assert_same_bits(compiled.permute_vectors(*arrays, **how), reference(*arrays, how))
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
@@ -345,11 +292,11 @@ def test_long_parts_in_which_everything_is_within_reach_take_no_longer(wants):
     }[wants].astype("float32")
     places = RNG.permutation(d).astype("int32")[None]
     compiled.permute_vectors(*many()[:3], **many()[3])  # compiled before the clock starts
-    started = time.perf_counter()
+    started = time.process_time()
     new = compiled.permute_vectors(
         weights, wishes, places, size=d, alpha=1.0, spread=np.array([2.0])
     )
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
     assert np.array_equal(new, weights) == (wants != "either")
 
 
@@ -374,12 +321,12 @@ def test_alpha_and_lambda_follow_their_recurrences():
 
 @pytest.mark.parametrize(
     ("shape", "neuron_axes"),
-    [((30, 8), (-1,)), ((3, 3, 4, 6), (-1,)), ((4, 5, 4, 2), (-2, -1)), ((12,), ())],
+    [((30, 8), (-1,)), ((3, 3, 4, 6), (-1,)), ((4, 5, 4, 2), (-2, -1)), ((12,), ()), ((), ())],
 )
 @pytest.mark.parametrize("step", [0, 7])
 def test_each_weight_vector_is_permuted_as_the_reference_does_it(shape, neuron_axes, step):
     search = CycleSearch(**SETTINGS)
-    weights, wishes = RNG.normal(size=(2, *shape)).astype("float32")
+    weights, wishes = map(np.array, RNG.normal(size=(2, *shape)).astype("float32"))
     matrix, m = (permutation.to_matrix(array, neuron_axes) for array in (weights, wishes))
     spread = np.ptp(matrix, axis=1)
     new = search.permute(weights, wishes, spread, neuron_axes=neuron_axes, number=2, step=step)
@@ -392,14 +339,7 @@ def test_each_weight_vector_is_permuted_as_the_reference_does_it(shape, neuron_a
     expected = reference(matrix, m, cycles.shuffle(words), how)
     np.testing.assert_array_equal(permutation.to_matrix(new, neuron_axes), expected)
     assert new.flags.c_contiguous
-    assert not np.array_equal(new, weights)
-
-
-def test_a_variable_that_is_one_number_stays_one():
-    number, spread = np.array(2, "float32"), np.zeros(1, "float32")
-    where = {"neuron_axes": (), "number": 0, "step": 0}
-    new = CycleSearch(**SETTINGS).permute(number, -number, spread, **where)
-    assert (new.shape, float(new)) == ((), 2)
+    assert np.array_equal(new, weights) == (shape == ())
 
 
 @pytest.mark.parametrize("change", [{"seed": 4}, {"number": 1}, {"step": 1}, {}])
@@ -421,24 +361,18 @@ def test_the_settings_as_json():
     assert CycleSearch(**json.loads(json.dumps(asdict(search)))) == search
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        *(("alpha0", value) for value in (-0.1, 0.001, np.nan, np.inf, "0.1")),  # below alpha_min
+def test_values_out_of_range_are_named():
+    for name, *values in [
+        ("alpha0", -0.1, 0.001, np.nan, np.inf, "0.1"),  # below alpha_min, 0.01
         ("alpha_min", -1),
-        ("beta1", 0),
-        ("beta1", 1.1),
-        ("lambda0", 0),
-        ("lambda0", 0.6),  # above lambda_max
+        ("beta1", 0, 1.1),
+        ("lambda0", 0, 0.6),  # above lambda_max, 0.5
         ("lambda_max", 1.5),
         ("beta2", 0.99),
-        ("momentum", 1.0),
-        ("momentum", True),
-        ("partition_size_min", 1),
-        ("partition_size_min", 10.0),
+        ("momentum", 1.0, True),
+        ("partition_size_min", 1, 10.0),
         ("seed", -1),
-    ],
-)
-def test_values_out_of_range_are_named(name, value):
-    with pytest.raises(ValueError, match=name if name != "seed" else "A seed"):
-        CycleSearch(**SETTINGS | {name: value})
+    ]:
+        for value in values:
+            with pytest.raises(ValueError, match=name if name != "seed" else "A seed"):
+                CycleSearch(**SETTINGS | {name: value})

@@ -100,11 +100,6 @@ def test_two_devices_train_as_one():
     if backend not in START:
         pytest.skip(f"Keras has no data parallelism of its own for {backend}")
     environment = os.environ | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = subprocess.run(
-        [sys.executable, "-c", START[backend] + TRAIN],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-c", START[backend] + TRAIN]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

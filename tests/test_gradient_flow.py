@@ -40,25 +40,6 @@ def everything(model):
 # -- gradients -----------------------------------------------------------------------------------
 
 
-def test_two_layers_as_calculus_has_it():
-    """Softmax cross-entropy of a network with one hidden layer, differentiated by hand in NumPy."""
-    x, y = RNG.normal(size=(7, 4)), RNG.integers(0, 3, size=7)
-    model = keras.Sequential(
-        [keras.Input((4,)), layers.Dense(5, activation="tanh"), layers.Dense(3)]
-    )
-    w1, b1, w2, b2 = RNG.normal(size=(4, 5)), RNG.normal(size=5), RNG.normal(size=(5, 3)), [0.1] * 3
-    model.set_weights([w1, b1, w2, np.array(b2)])
-    hidden = np.tanh(x @ w1 + b1)
-    logits = hidden @ w2 + b2
-    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    of_logits = (probabilities - np.eye(3)[y]) / len(x)
-    of_hidden = of_logits @ w2.T * (1 - hidden**2)
-    expected = [x.T @ of_hidden, of_hidden.sum(0), hidden.T @ of_logits, of_logits.sum(0)]
-    for found, wanted in zip(gradients(model, x, y, LOSS), expected, strict=True):
-        assert found.shape == wanted.shape
-        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
-
-
 def test_a_small_step_against_them_lowers_the_loss_by_so_much():
     model = network(dropout=0)  # two calls drop different neurons
     found = gradients(model, X, Y, LOSS)
@@ -80,10 +61,8 @@ def test_nothing_of_the_model_changes_and_it_repeats():
     model = network()
     before = everything(model)
     first = gradients(model, X, Y, LOSS)
-    for one, other in zip(first, gradients(model, X, Y, LOSS), strict=True):
-        np.testing.assert_array_equal(one, other)
-    for value, now in zip(before, everything(model), strict=True):
-        np.testing.assert_array_equal(value, now)
+    assert all(map(np.array_equal, first, gradients(model, X, Y, LOSS)))
+    assert all(map(np.array_equal, before, everything(model)))
 
 
 def test_batch_normalisation_and_dropout_are_those_of_training():
@@ -96,22 +75,6 @@ def test_batch_normalisation_and_dropout_are_those_of_training():
     np.testing.assert_allclose(one, other, rtol=1e-3)
     dropout.rate = 0
     assert not np.allclose(one, gradients(model, x, y, "mse")[2], rtol=0.1)
-
-
-def test_losses_by_name_by_object_and_by_function_are_the_same():
-    model = network()
-    y = np.ones((20, 3), "float32")
-    named, *others = (
-        gradients(model, X, y, loss)
-        for loss in (
-            "mse",
-            keras.losses.MeanSquaredError(),
-            lambda target, output: ops.mean(ops.square(target - output)),
-        )
-    )
-    for other in others:
-        for one, two in zip(named, other, strict=True):
-            np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-8)
 
 
 def test_embeddings_several_inputs_and_variables_without_influence():
@@ -214,17 +177,14 @@ def test_it_is_the_norm_of_gradient_times_mask(case, p):
     assert whole.effective == whole.norm == flow.norm
 
 
-def test_a_layer_without_active_weights_counts_in_the_mean():
+def test_a_layer_without_active_weights_counts_in_the_mean_and_what_is_not_finite_shows():
     gradient = np.array([3.0, 4.0])
     flows = [layer_flow("", gradient, np.full(2, active), 2) for active in (True, False)]
     assert GradientFlow(tuple(flows)).effective == (5 + 0) / 2
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_shows(value):
-    flow = layer_flow("", np.array([1.0, value]), np.array([True, False]), 2)
-    assert not np.isfinite(flow.norm)
-    assert flow.effective == 1
+    for value in (np.nan, np.inf, -np.inf):
+        flow = layer_flow("", np.array([1.0, value]), np.array([True, False]), 2)
+        assert not np.isfinite(flow.norm)
+        assert flow.effective == 1
 
 
 # -- with networks ---------------------------------------------------------------------------------
@@ -234,29 +194,12 @@ def test_zeros_are_the_pruned_weights():
     model = network()
     flow = effective_gradient_flow(model, X, Y, LOSS)
     assert flow.effective == flow.norm == np.mean([layer.norm for layer in flow.layers])
-    assert all(layer.active == layer.total for layer in flow.layers)
     report = sparsity.random_prune(model, 0.5, seed=0)
     flow = effective_gradient_flow(model, X, Y, LOSS)
     assert [(e.path, e.total, e.active) for e in flow.layers] == [
         (e.path, e.total, e.kept) for e in report.layers
     ]
     assert flow.effective < flow.norm
-
-
-@pytest.mark.parametrize(
-    ("x", "y", "loss", "message"),
-    [
-        (X[:0], Y[:0], LOSS, "at least one"),
-        (X, Y[:5], LOSS, "same number"),
-        (X, np.float32(1), LOSS, "same number"),
-        (X, Y, None, "Got None"),
-        (X, Y, {"a": "mse", "b": "mse"}, "with several outputs"),
-        (X, Y, "no_such_loss", "no_such_loss"),
-    ],
-)
-def test_what_has_no_gradient_is_refused(x, y, loss, message):
-    with pytest.raises(ValueError, match=message):
-        effective_gradient_flow(network(), x, y, loss)
 
 
 class Own(keras.Layer):
@@ -267,7 +210,17 @@ class Own(keras.Layer):
         return inputs * self.w
 
 
-def test_models_without_known_kernels_and_impossible_orders_are_refused():
+def test_what_has_no_gradient_flow_is_refused():
+    for x, y, loss, message in [
+        (X[:0], Y[:0], LOSS, "at least one"),
+        (X, Y[:5], LOSS, "same number"),
+        (X, np.float32(1), LOSS, "same number"),
+        (X, Y, None, "Got None"),
+        (X, Y, {"a": "mse", "b": "mse"}, "with several outputs"),
+        (X, Y, "no_such_loss", "no_such_loss"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            effective_gradient_flow(network(), x, y, loss)
     for layer, error, message in [
         (layers.BatchNormalization(), ValueError, "no kernel"),
         (Own(), UnknownLayerError, "register"),

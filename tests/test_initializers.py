@@ -64,15 +64,12 @@ def test_truncated_normal_has_the_right_shape():
     assert np.mean(abs(standard) < 0.5) == pytest.approx(0.382925 / 0.954500, abs=2e-3)
 
 
-@given(
-    st.sampled_from(DISTRIBUTIONS),
-    st.integers(0, 2**70),
-    st.text(max_size=8),
-    st.lists(st.integers(0, 6), max_size=4),
-)
-def test_values_depend_on_nothing_but_the_arguments(distribution, seed, stream, shape):
-    first = SeededInitializer(distribution, seed, stream).values(shape)
-    again = SeededInitializer(distribution, seed, stream)
+ARGUMENTS = st.tuples(st.sampled_from(DISTRIBUTIONS), st.integers(0, 2**70), st.text(max_size=8))
+
+
+@given(ARGUMENTS, st.lists(st.integers(0, 6), max_size=4))
+def test_values_depend_on_nothing_but_the_arguments(arguments, shape):
+    first, again = SeededInitializer(*arguments).values(shape), SeededInitializer(*arguments)
     again.values((7,))
     np.testing.assert_array_equal(first, again.values(shape))
     assert first.dtype == np.float32
@@ -108,22 +105,14 @@ def test_config_round_trip():
     np.testing.assert_array_equal(again.values((4, 5)), initializer.values((4, 5)))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("lecun", 0, "a"), "glorot_uniform, he_normal, he_uniform"),
-        (("he_uniform", -1, "a"), "at least 0"),
-        (("he_uniform", 1.0, "a"), "at least 0"),
-        (("he_uniform", True, "a"), "at least 0"),
-        (("he_uniform", None, "a"), "at least 0"),
-        (("he_uniform", 0, 3), "text"),
-    ],
-)
-def test_invalid_arguments(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        SeededInitializer(*arguments)
-
-
-def test_integer_dtype_is_refused():
+def test_invalid_arguments():
+    for *arguments, message in [
+        ("lecun", 0, "a", "glorot_uniform, he_normal, he_uniform"),
+        ("he_uniform", -1, "a", "at least 0"),
+        ("he_uniform", 1.0, "a", "at least 0"),
+        ("he_uniform", 0, 3, "text"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            SeededInitializer(*arguments)
     with pytest.raises(ValueError, match="floating-point"):
         SeededInitializer("he_uniform", 0, "a")((2, 2), dtype="int32")

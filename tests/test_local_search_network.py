@@ -127,20 +127,19 @@ def test_vectors_and_functional_models():
 # -- other networks -------------------------------------------------------------------------------
 
 
+INPUTS, DENSE = [keras.Input((4,)), keras.Input((4,))], layers.Dense(4)
+
+
 def branching():
-    inputs = keras.Input((4,))
-    hidden = layers.Dense(4)(inputs)
-    return keras.Model(inputs, layers.Dense(3)(layers.Add()([hidden, inputs])))
+    return keras.Model(INPUTS[0], layers.Add()([layers.Dense(4)(INPUTS[0]), INPUTS[0]]))
 
 
 def shared():
-    inputs, dense = keras.Input((4,)), layers.Dense(4)
-    return keras.Model(inputs, dense(dense(inputs)))
+    return keras.Model(INPUTS[0], DENSE(DENSE(INPUTS[0])))
 
 
 def parallel():
-    inputs = [keras.Input((4,)), keras.Input((4,))]
-    return keras.Model(inputs, [layers.Dense(3)(each) for each in inputs])
+    return keras.Model(INPUTS, [layers.Dense(3)(each) for each in INPUTS])
 
 
 class Own(layers.Dense):
@@ -168,10 +167,10 @@ def simple(*inner, shape=(8, 8, 2), dtype="float32"):
 
 
 UNKNOWN = {
-    "branch": (branching, "no chain"),
-    "shared layer": (shared, "no chain"),
-    "two chains": (parallel, "no chain"),
-    "subclass": (subclassed, "no chain"),
+    "branch": (branching, "form a chain"),
+    "shared layer": (shared, "form a chain"),
+    "two chains": (parallel, "form a chain"),
+    "subclass": (subclassed, "form a chain"),
     "layer": (simple(layer(layers.DepthwiseConv2D, 3), *HEAD), r"'depthwise_conv2d.*not cached"),
     "layer of one's own": (simple(CONV, FLAT, layer(Own, 3)), r"\(Own\) is of a kind"),
     "first": (simple(NORMAL, CONV, *HEAD), "comes before the first"),
@@ -197,7 +196,7 @@ UNKNOWN = {
         ]
     },
     "axis": (simple(CONV, layer(layers.BatchNormalization, axis=1), *HEAD), "axis=1"),
-    "sequence": (simple(FLAT, layer(layers.Dense, 2), shape=(4, 4)), "no vectors"),
+    "sequence": (simple(FLAT, layer(layers.Dense, 2), shape=(4, 4)), "not vectors"),
     "mixed precision": (simple(CONV, *HEAD, dtype="mixed_bfloat16"), "computes in bfloat16"),
 }
 

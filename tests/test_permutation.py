@@ -46,16 +46,10 @@ def test_the_laws_of_reconnection(pair, transposed):
     assert permutation.is_permutation(initial, new)
     for row, trained in zip(new, weights, strict=True):
         assert (np.diff(row[np.argsort(trained, kind="stable")]) >= 0).all()
-    # Reconnecting twice changes no bit.
+    # Reconnecting twice changes no bit, nor does reconnecting untrained weights, but that -0 and +0
+    # may change places: they have one rank.
     np.testing.assert_array_equal(bits(permutation.reconnect(new, sorted_initial)), bits(new))
-
-
-@given(pairs())
-def test_untrained_weights_come_back_unchanged(pair):
-    initial, _ = pair
-    initial = initial + np.float32(0)  # one sign of zero: which -0 goes where is not a rank
-    new = permutation.reconnect(initial, permutation.sort_values(initial))
-    np.testing.assert_array_equal(bits(new), bits(initial))
+    np.testing.assert_array_equal(permutation.reconnect(initial, sorted_initial), initial)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
@@ -70,13 +64,6 @@ def test_sort_order_is_the_stable_argsort(dtype, data):
     np.testing.assert_array_equal(permutation.sort_order(matrix), expected)
 
 
-def test_a_long_vector_with_many_ties():
-    generator = np.random.default_rng(0)
-    weights = generator.integers(-50, 50, size=(3, 20_000)).astype("float32")
-    expected = np.argsort(weights, axis=-1, kind="stable")
-    np.testing.assert_array_equal(permutation.sort_order(weights), expected)
-
-
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_subnormal_weights_have_an_order_where_they_are_equal_to_zero(dtype):
     """TensorFlow's threads flush subnormal numbers to 0; integers are not touched."""
@@ -86,22 +73,16 @@ def test_subnormal_weights_have_an_order_where_they_are_equal_to_zero(dtype):
     assert inside.numpy().tolist() == permutation.sort_order(weights).tolist() == [[3, 1, 2, 0]]
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_what_has_no_order_is_an_error(bad):
-    weights = np.array([[1.0, bad]], "float32")
-    with pytest.raises(NonFiniteWeightError, match="NaN or an infinity"):
-        permutation.reconnect(weights, np.zeros((1, 2), "float32"))
-
-
-def test_shapes_must_match():
+def test_what_has_no_order_and_what_does_not_fit_are_errors():
+    for bad in (np.nan, np.inf, -np.inf):
+        weights = np.array([[1.0, bad]], "float32")
+        with pytest.raises(NonFiniteWeightError, match="NaN or an infinity"):
+            permutation.reconnect(weights, np.zeros((1, 2), "float32"))
     with pytest.raises(ValueError, match=r"\(1, 2\).*\(1, 3\)"):
         permutation.reconnect(np.zeros((1, 2)), np.zeros((1, 3)))
 
 
-@given(
-    shape=hnp.array_shapes(min_dims=1, max_dims=5, max_side=4),
-    data=st.data(),
-)
+@given(shape=hnp.array_shapes(min_dims=1, max_dims=5, max_side=4), data=st.data())
 def test_matrices_go_back_to_arrays(shape, data):
     axes = tuple(data.draw(st.lists(st.integers(0, len(shape) - 1), unique=True)))
     array = np.arange(np.prod(shape)).reshape(shape)

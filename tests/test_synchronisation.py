@@ -266,9 +266,8 @@ def assert_compiled_is_right(weights, initial):
     assert_same_bits(new, reconnected(weights, values))
 
 
-@given(st.data())
-def test_any_floats_compiled(data):
-    shape = data.draw(st.tuples(st.integers(1, 60), st.integers(1, 40)))
+@given(st.data(), st.tuples(st.integers(1, 60), st.integers(1, 40)))
+def test_any_floats_compiled(data, shape):
     arrays = hnp.arrays("float32", shape, elements=FLOATS)
     assert_compiled_is_right(data.draw(arrays), data.draw(arrays))
 
@@ -359,21 +358,19 @@ def test_the_order_of_any_floats(sort, reference, matrix):
     np.testing.assert_array_equal(order, reference(matrix))
 
 
+LENGTHS = [0, 1, 2, 32_767, 32_768, 70_000]  # buckets of 16 bits and of more
+
+
 @both
-@pytest.mark.parametrize("matrix", [*DISTRIBUTIONS, NORMAL[::3]])
+@pytest.mark.parametrize(
+    "matrix", [*DISTRIBUTIONS, NORMAL[::3], *(RNG.normal(size=(d, 2)) for d in LENGTHS)]
+)
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_the_order_of_distributions_of_weights(sort, reference, matrix, dtype):
     with np.errstate(over="ignore"):
         rows = matrix.T[:5].astype(dtype)  # not contiguous
         rows = np.clip(rows, np.finfo(dtype).min, np.finfo(dtype).max)
     np.testing.assert_array_equal(sort(rows), reference(rows))
-
-
-@both
-@pytest.mark.parametrize("d", [0, 1, 2, 32_767, 32_768, 70_000])  # buckets of 16 bits and of more
-def test_the_order_of_short_and_long_vectors(sort, reference, d):
-    matrix = RNG.normal(size=(2, d)).astype("float32")
-    np.testing.assert_array_equal(sort(matrix), reference(matrix))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -1,7 +1,7 @@
 """Averages of weights sampled in training: PSWA, PWALKS and PSWM; SWA and Lookahead to compare.
 
 PSWA and Lookahead continue training from their averages; the others keep theirs beside the
-training, which does not depend on it.
+training, which does not depend on it. `WeightSampler` explains the arguments that all five share.
 
 References:
     Tripathi et al., "Improving Model Training by Periodic Sampling over Weight Distributions",
@@ -36,14 +36,8 @@ class PSWA(WeightSampler):
     next synchronisation.
 
     Args:
-        sample_period: steps between two samples, at least 1.
         window: the samples K of a window, at least 1. With 1 nothing is averaged.
-        start: the steps before sampling begins. Default 0.
-        **options: `batches`, `synchronise` and `in_validation`, as for
-            `laperm_lib.callbacks.sampling.WeightSampler`.
-
-    Raises:
-        ValueError: as `laperm_lib.callbacks.sampling.WeightSampler`, and for a `window` below 1.
+        **options: as for `laperm_lib.callbacks.sampling.WeightSampler`.
 
     Examples:
         >>> import keras, numpy as np
@@ -51,18 +45,13 @@ class PSWA(WeightSampler):
         >>> model.compile("sgd", loss="mse")
         >>> pswa = PSWA(sample_period=2, window=2)
         >>> x, y = np.ones((32, 4)), np.ones((32, 3))
-        >>> history = model.fit(x, y, batch_size=8, verbose=0, callbacks=[pswa])
-        >>> pswa.samples
-        2
-        >>> bool((pswa.average[0] == keras.ops.convert_to_numpy(model.layers[0].kernel)).all())
-        True
-
-    References:
-        Tripathi et al., arXiv:1905.05774.
+        >>> history = model.fit(x, y, batch_size=8, verbose=0, callbacks=[pswa])  # four steps
+        >>> pswa.samples, bool((pswa.average[0] == model.get_weights()[0]).all())
+        (2, True)
     """
 
-    def __init__(self, *, sample_period: int, window: int, start: int = 0, **options: Any) -> None:
-        super().__init__(sample_period=sample_period, start=start, **options)
+    def __init__(self, *, window: int, **options: Any) -> None:
+        super().__init__(**options)
         self.window = check_integer("window", window, at_least=1)
 
     def _add(self, weights: Weights) -> None:
@@ -90,14 +79,8 @@ class PWALKS(WeightSampler):
     of all samples while they are fewer than K. Takes K copies of the weights on the host.
 
     Args:
-        sample_period: steps between two samples, at least 1.
         window: the samples K that are averaged, at least 1.
-        start: the steps before sampling begins. Default 0.
-        **options: `batches`, `synchronise` and `in_validation`, as for
-            `laperm_lib.callbacks.sampling.WeightSampler`.
-
-    Raises:
-        ValueError: as `laperm_lib.callbacks.sampling.WeightSampler`, and for a `window` below 1.
+        **options: as for `laperm_lib.callbacks.sampling.WeightSampler`.
 
     Examples:
         >>> import keras, numpy as np
@@ -108,13 +91,10 @@ class PWALKS(WeightSampler):
         >>> history = model.fit(x, y, batch_size=8, verbose=0, callbacks=[pwalks])
         >>> with pwalks.averaged():
         ...     loss = model.evaluate(x, y, verbose=0)  # of the averaged network
-
-    References:
-        Tripathi et al., arXiv:1905.05774.
     """
 
-    def __init__(self, *, sample_period: int, window: int, start: int = 0, **options: Any) -> None:
-        super().__init__(sample_period=sample_period, start=start, **options)
+    def __init__(self, *, window: int, **options: Any) -> None:
+        super().__init__(**options)
         self.window = check_integer("window", window, at_least=1)
 
     def _add(self, weights: Weights) -> None:
@@ -141,15 +121,8 @@ class PSWM(WeightSampler):
     `use_ema=True`.
 
     Args:
-        sample_period: steps between two samples, at least 1.
         momentum: :math:`\mu`, 0 (the last sample) up to below 1. Default 0.9.
-        start: the steps before sampling begins. Default 0.
-        **options: `batches`, `synchronise` and `in_validation`, as for
-            `laperm_lib.callbacks.sampling.WeightSampler`.
-
-    Raises:
-        ValueError: as `laperm_lib.callbacks.sampling.WeightSampler`, and for a `momentum` outside
-            its range.
+        **options: as for `laperm_lib.callbacks.sampling.WeightSampler`.
 
     Examples:
         >>> import keras, numpy as np
@@ -159,15 +132,10 @@ class PSWM(WeightSampler):
         >>> x, y = np.ones((32, 4)), np.ones((32, 3))
         >>> history = model.fit(x, y, batch_size=8, verbose=0, callbacks=[pswm])
         >>> pswm.adopt()  # the model is the average now
-
-    References:
-        Tripathi et al., arXiv:1905.05774.
     """
 
-    def __init__(
-        self, *, sample_period: int, momentum: float = 0.9, start: int = 0, **options: Any
-    ) -> None:
-        super().__init__(sample_period=sample_period, start=start, **options)
+    def __init__(self, *, momentum: float = 0.9, **options: Any) -> None:
+        super().__init__(**options)
         self.momentum = check_number("momentum", momentum, at_least=0, below=1)
 
     def _add(self, weights: Weights) -> None:
@@ -183,18 +151,12 @@ class SWA(WeightSampler):
 
     .. math:: \bar w_n = \frac{1}{n} \sum_{i=1}^{n} w_i
 
-    Takes one copy of the weights on the host. The paper begins late in training, with a constant or
-    cyclical learning rate, which is up to the optimizer; `adopt` ends the training with the
-    average.
+    The paper begins late in training, with a constant or cyclical learning rate, which is up to the
+    optimizer, and samples once an epoch or cycle; `adopt` ends the training with the average. Takes
+    one copy of the weights on the host.
 
     Args:
-        sample_period: steps between two samples, at least 1; an epoch or a cycle in the paper.
-        start: the steps before sampling begins. Default 0.
-        **options: `batches`, `synchronise` and `in_validation`, as for
-            `laperm_lib.callbacks.sampling.WeightSampler`.
-
-    Raises:
-        ValueError: as `laperm_lib.callbacks.sampling.WeightSampler`.
+        **options: as for `laperm_lib.callbacks.sampling.WeightSampler`.
 
     Examples:
         >>> import keras, numpy as np
@@ -205,9 +167,6 @@ class SWA(WeightSampler):
         >>> history = model.fit(x, y, batch_size=8, verbose=0, callbacks=[swa])
         >>> swa.samples
         2
-
-    References:
-        Izmailov et al., UAI 2018, algorithm 1.
     """
 
     def _add(self, weights: Weights) -> None:
@@ -234,12 +193,10 @@ class Lookahead(WeightSampler):
         sample_period: the steps k, at least 1. Default 5.
         slow_step_size: :math:`\alpha`, above 0 and at most 1 (which changes nothing but the
             rounding). Default 0.5.
-        **options: `batches`, `synchronise` and `in_validation`, as for
-            `laperm_lib.callbacks.sampling.WeightSampler`.
+        **options: as for `laperm_lib.callbacks.sampling.WeightSampler`.
 
     Raises:
-        ValueError: as `laperm_lib.callbacks.sampling.WeightSampler`, and for a `slow_step_size`
-            outside its range; when `fit` starts, if the model is not built.
+        ValueError: when `fit` starts, if the model is not built.
 
     Examples:
         >>> import keras, numpy as np
@@ -250,9 +207,6 @@ class Lookahead(WeightSampler):
         >>> history = model.fit(x, y, batch_size=8, verbose=0, callbacks=[lookahead])
         >>> lookahead.samples
         2
-
-    References:
-        Zhang et al., NeurIPS 2019, algorithm 1.
     """
 
     def __init__(

@@ -1,9 +1,4 @@
-"""The gradient flow of a network in the course of its training.
-
-References:
-    Tessera, Hooker and Rosman, "Keep the gradients flowing: using gradient flow to study sparse
-    network optimization", 2021, arXiv:2102.01670.
-"""
+"""The gradient flow of `laperm_lib.gradient_flow` in the course of a training."""
 
 from typing import Any
 
@@ -17,34 +12,28 @@ from laperm_lib.optimizers.permuting import nested, steps_taken
 class GradientFlowHistory(keras.callbacks.Callback):
     """Measures effective gradient flow and gradient norms at fixed steps, on fixed samples.
 
-    It measures before the first step, as soon as possible after every multiple of `every` (with
-    `steps_per_execution` Keras calls callbacks every so many steps only), and at the end of
-    training, where LaPerm has synchronised. The weights that are not zero then are active. Under
-    LaPerm `every` is a multiple of its sync period, because between two synchronisations a sparse
-    network has no zeros. Batch normalisation works as in training, with the statistics of these
-    samples. Training is the same as without the callback, bit for bit.
+    It measures before the first step, after every multiple of `every` (with `steps_per_execution`,
+    as soon as Keras calls callbacks), and at the end of training, where LaPerm has synchronised, by
+    `laperm_lib.gradient_flow.effective_gradient_flow`. Training is the same as without it, bit for
+    bit.
 
-    At the end of every epoch the latest means over layers are put into its logs, as
-    "gradient_flow" and "effective_gradient_flow", where `keras.callbacks.History`, `CSVLogger` and
-    others later in the list find them.
+    At the end of every epoch the latest means over layers go into its logs as "gradient_flow" and
+    "effective_gradient_flow", for `keras.callbacks.History` and callbacks later in the list.
 
     Args:
         x: inputs, shape (n, ...); all samples form one batch.
         y: targets, shape (n, ...).
-        every: steps between two measurements, at least 1.
+        every: steps between two measurements, at least 1; under LaPerm a multiple of its sync
+            period, because between two synchronisations a sparse network has no zeros.
         p: of the norms, at least 1. Default 2.
-        loss: as for `laperm_lib.gradient_flow.effective_gradient_flow`. Default: the one that the
-            model is compiled with.
+        loss: as for `effective_gradient_flow`. Default: the one that the model is compiled with.
 
     Attributes:
-        history: for each measured step of the latest training, from 0, its
-            `laperm_lib.gradient_flow.GradientFlow`.
+        history: the `GradientFlow` of each measured step of the latest training, from 0.
 
     Raises:
-        ValueError: if `every` or `p` is below 1.
-        ValueError: when training starts, if `every` is no multiple of LaPerm's sync period, or as
-            `laperm_lib.gradient_flow.effective_gradient_flow`.
-        UnknownLayerError: when training starts, if the kernels of a layer are not known.
+        ValueError: for an argument outside its range; when training starts, if `every` is no
+            multiple of LaPerm's sync period. And what `effective_gradient_flow` raises.
 
     Examples:
         >>> import numpy as np
@@ -57,9 +46,6 @@ class GradientFlowHistory(keras.callbacks.Callback):
         ([0, 2, 4, 6, 8], 'd/kernel')
         >>> history.history["effective_gradient_flow"] == [flow.history[8].effective]
         True
-
-    References:
-        Tessera, Hooker and Rosman, arXiv:2102.01670.
     """
 
     def __init__(self, x: Any, y: Any, *, every: int, p: float = 2, loss: Any = None) -> None:
@@ -96,8 +82,8 @@ class GradientFlowHistory(keras.callbacks.Callback):
             period = getattr(optimizer, "sync_period", 1)
             if not callable(period) and self._every % period:
                 raise ValueError(
-                    f"every={self._every} is no multiple of the sync period {period}: between two "
-                    "synchronisations a sparse network has no zeros."
+                    f"every={self._every} is not a multiple of the sync period {period}: between "
+                    "two synchronisations a sparse network has no zeros."
                 )
 
     def _measure(self) -> None:

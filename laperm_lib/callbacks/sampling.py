@@ -1,24 +1,13 @@
 """What all averages of weight samples share: when a sample is due, and where an average is put.
 
-They are callbacks and not wrappers of optimizers. A callback composes with any optimizer, `LaPerm`
-and Keras's `LossScaleOptimizer` included, without standing in for its learning rate, step count and
-saved state. It leaves the compiled training step as it is and works once in a sample period. And
-averaged weights must be swapped into the model for evaluation, with other statistics of batch
-normalisation, of which an optimizer knows nothing. The price: a callback sees only every so many
-steps if `steps_per_execution` is above 1, so a sample period must be a multiple of it.
+They are callbacks and not wrappers of optimizers, so that they compose with any optimizer, leave
+the compiled training step as it is, and can swap averaged weights into the model for evaluation.
+The price: a callback sees only every so many steps if `steps_per_execution` is above 1, so a sample
+period must be a multiple of it.
 
-Two things go with the weights that are put into a model. The statistics of batch normalisation
-follow the weights of training by moving averages and do not fit an average of weights, so they are
-re-estimated. And an average of permutations is no permutation: a model that LaPerm trains can be
-synchronised once it holds it.
-
-Of Keras's own means, `use_ema=True` with `SwapEMAWeights` keeps an exponential average after every
-step; Keras 3.15 has no average over a window, no equal average (SWA) and no Lookahead.
-
-References:
-    Tripathi et al., "Improving Model Training by Periodic Sampling over Weight Distributions",
-    2019, arXiv:1905.05774.
-    Izmailov et al., UAI 2018, section 3.2 (statistics after weight averaging).
+Two things go with the weights that are put into a model. The statistics of batch normalisation fit
+the weights of training only, so they are re-estimated. And an average of permutations is no
+permutation: a model that LaPerm trains can be synchronised once it holds it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -42,30 +31,29 @@ Weights: TypeAlias = list[np.ndarray]
 class WeightSampler(keras.callbacks.Callback):
     """A callback of `fit` that samples the weights and averages the samples: base of the others.
 
-    A sample is a copy of all trainable weights, float32 (float64 for weights of that type), in the
-    memory of the host. Samples are taken after the steps `start + sample_period`, `start + 2
-    sample_period` and so on, counted by the optimizer. One callback is for one training, which may
-    be several calls of `fit`. `keras.callbacks.ModelCheckpoint` saves the weights of training; to
-    save the average, do so inside of `averaged`.
+    A sample is a copy of all trainable weights, float32 (float64 for weights of that type), on the
+    host. Samples are taken after the steps `start + sample_period`, `start + 2 sample_period` and
+    so on, counted by the optimizer. One callback is for one training, which may be several calls of
+    `fit`. `keras.callbacks.ModelCheckpoint` saves the weights of training; to save the average, do
+    so inside `averaged`.
 
     Subclasses say in `_add` what becomes of a sample, and keep in `_kept` what they need.
 
     Args:
         sample_period: steps between two samples, at least 1.
-        start: the steps before sampling begins, at least 0. Default 0.
+        start: the steps before sampling begins. Default 0.
         batches: inputs to re-estimate the statistics of batch normalisation with, whenever an
-            average is put into the model, as for `laperm_lib.batch_statistics.reestimate`. A model
-            with batch normalisation needs them; others do not use them. Default: none.
+            average is put into the model, as for `laperm_lib.batch_statistics.reestimate`. Default:
+            none, for a model without batch normalisation.
         synchronise: whenever an average is put into the model, let its `LaPerm` synchronise it.
-            Default False: the average is no permutation of the initial weights.
+            Default False: the average is not a permutation of the initial weights.
         in_validation: the validation of `fit` sees the average, once there is one. Default True.
 
     Raises:
-        ValueError: for an argument outside of its range, or batches that can be gone through only
-            once.
-        ValueError: when `fit` starts, if callbacks would not see the steps of the samples, the
-            model has batch normalisation and there are no batches, it is to be synchronised and
-            `LaPerm` does not train it, or it is not the one that the samples are of.
+        ValueError: for an argument outside its range, or batches that can be read only once; when
+            `fit` starts, if callbacks would not see the steps of the samples, the model has batch
+            normalisation and there are no batches, it is to be synchronised and `LaPerm` does not
+            train it, or earlier samples are of another model.
     """
 
     def __init__(
@@ -103,11 +91,7 @@ class WeightSampler(keras.callbacks.Callback):
 
     @property
     def average(self) -> Weights:
-        """The present average, before it is synchronised; not to be written to.
-
-        Raises:
-            ValueError: if there is none yet.
-        """
+        """The present average, before it is synchronised; a ValueError if there is none yet."""
         average = self._average()
         if average is None:
             raise ValueError("There is no average yet: no sample period or window is over.")
@@ -116,32 +100,21 @@ class WeightSampler(keras.callbacks.Callback):
     def averaged(self) -> AbstractContextManager[None]:
         """A context in which the model has the average: evaluate or save the network in it.
 
-        Statistics of batch normalisation are re-estimated, and the weights synchronised if that was
-        asked for. After the `with`, also if something raises, weights and statistics are bitwise
-        what they were.
-
-        Raises:
-            ValueError: if there is no average yet.
+        After the `with`, also if something raises, weights and statistics are bitwise what they
+        were.
         """
         return replaced(
             self.model, self.average, batches=self.batches, synchronise=self.synchronise
         )
 
     def adopt(self) -> None:
-        """Put the average into the model for good, with its statistics of batch normalisation.
-
-        Raises:
-            ValueError: if there is no average yet.
-        """
+        """Put the average into the model for good, with its statistics of batch normalisation."""
         replace(self.model, self.average, batches=self.batches, synchronise=self.synchronise)
 
     # -- the state --------------------------------------------------------------------------------
 
     def state(self) -> dict[str, np.ndarray]:
-        """All that an interrupted training needs of this callback, as arrays by name.
-
-        They are for `numpy.savez` or `laperm_lib.checkpoints.Checkpoints`.
-        """
+        """What an interrupted training needs of this callback, as arrays for `Checkpoints`."""
         arrays = {"samples": np.array(self.samples)}
         for number, weights in enumerate(self._kept):
             for place, array in enumerate(weights):
@@ -149,7 +122,7 @@ class WeightSampler(keras.callbacks.Callback):
         return arrays
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Take over what `state` gave for a callback with the same arguments, before `fit`."""
+        """Continue from the `state` of a callback with the same arguments, before `fit`."""
         self.samples = int(state["samples"])
         kept: dict[str, Weights] = {}
         for name in sorted(state.keys() - {"samples"}):
@@ -189,7 +162,7 @@ class WeightSampler(keras.callbacks.Callback):
         if passed > self._passed + 1 or (late and not _may_skip_steps(model)):
             raise ValueError(
                 f"A sample was due before step {step}, but callbacks did not see that step; the "
-                f"steps of an epoch are no multiple of {model.steps_per_execution}."
+                f"steps of an epoch are not a multiple of {model.steps_per_execution}."
             )
         self._passed = passed
         self.samples += 1
@@ -225,9 +198,9 @@ class WeightSampler(keras.callbacks.Callback):
 class _Evaluate:
     """A model's `evaluate` by which the evaluations that `fit` makes see an average.
 
-    Not by `on_test_begin` and `on_test_end`: if an evaluation raises, Keras calls no callback, and
-    the training weights would be lost. If `fit` itself raises, this is left on the model: it does
-    nothing then until the next `fit` with such callbacks, which removes it.
+    `on_test_begin` and `on_test_end` would not do: if an evaluation raises, Keras calls neither,
+    and the training weights would be lost. If `fit` itself raises, this stays on the model, does
+    nothing, and is removed by the next `fit` with such callbacks.
     """
 
     def __init__(self, model: keras.Model) -> None:
@@ -248,7 +221,7 @@ class _Evaluate:
             return self._evaluate(*args, **kwargs)
 
     def remove(self, model: keras.Model) -> None:
-        """Put back what was there: the model's class's, or one of its own."""
+        """Put back what was there: the method of the class, or the model's own function."""
         if self._own is None:
             del model.evaluate
         else:
@@ -256,18 +229,12 @@ class _Evaluate:
 
 
 def _may_skip_steps(model: keras.Model) -> bool:
-    """Whether a step may not count, because the scaled loss was too large.
-
-    Then a sample is taken at the first chance after the step at which it was due.
-    """
+    """Whether loss scaling may skip a step: a sample is then taken at the next chance."""
     return isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
 
 
 def move(average: Weights, towards: Weights, share: float) -> None:
-    r"""Move an average towards a sample, in place: :math:`a \leftarrow a + s (w - a)`.
-
-    The sample is used up: its arrays are overwritten.
-    """
+    """Move an average towards a sample in place: a <- a + s (w - a); the sample is overwritten."""
     for mean, weights in zip(average, towards, strict=True):
         weights -= mean
         weights *= share
@@ -278,16 +245,10 @@ def move(average: Weights, towards: Weights, share: float) -> None:
 
 
 def weights_of(model: keras.Model) -> Weights:
-    """Copies of a model's trainable weights: float32, or float64 if they are.
-
-    They are exact for smaller types too, and what averages are calculated with.
-    """
+    """Copies of a model's trainable weights, float32 (exact for smaller types) or float64."""
     return [
-        np.array(
-            ops.convert_to_numpy(variable),
-            np.float64 if variable.dtype == "float64" else np.float32,
-        )
-        for variable in model.trainable_variables
+        np.array(ops.convert_to_numpy(v), "float64" if v.dtype == "float64" else "float32")
+        for v in model.trainable_variables
     ]
 
 
@@ -298,21 +259,9 @@ def replace(
     batches: Iterable[Any] | None = (),
     synchronise: bool = False,
 ) -> None:
-    """Put other weights into a model, for good; all of this or, with an error, nothing.
+    """Put other weights into a model for good; all of this or, with an error, nothing.
 
-    Args:
-        model: built.
-        weights: one array for each of `model.trainable_variables`, in that order and of that shape.
-        batches: the inputs that the statistics of batch normalisation are re-estimated with, as for
-            `laperm_lib.batch_statistics.reestimate`; None leaves the statistics as they are.
-            Default: none, for a model without.
-        synchronise: let the model's `LaPerm` put its initial values into the order of the weights.
-            Default False.
-
-    Raises:
-        ValueError: for weights of another number or shape; if there is batch normalisation and no
-            batch; or to synchronise a model that no `LaPerm` trains.
-        NonFiniteWeightError: if a weight to be synchronised is NaN or infinite.
+    `batches` of None leave the statistics of batch normalisation as they are.
     """
     before = weights_of(model)
     try:
@@ -332,19 +281,7 @@ def replaced(
     batches: Iterable[Any] = (),
     synchronise: bool = False,
 ) -> Iterator[None]:
-    """The same as `replace` for the length of a `with`.
-
-    After it, also if something raises, weights and statistics are bitwise what they were.
-
-    Examples:
-        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
-        >>> model.set_weights([np.array([[2.0]])])
-        >>> with replaced(model, [np.array([[0.5]])]):
-        ...     weights_of(model)[0].tolist()
-        [[0.5]]
-        >>> weights_of(model)[0].tolist()
-        [[2.0]]
-    """
+    """`replace` for the length of a `with`; then, bit for bit, everything is as it was."""
     before = weights_of(model)
     try:
         _put(model, weights, synchronise)

@@ -14,14 +14,12 @@ from laperm_lib.optimizers.laperm import laperm_of
 class SynchroniseAtEpochEnd(keras.callbacks.Callback):
     """Synchronises at the end of every epoch, before the network is validated and saved.
 
-    Keras measures the validation data when an epoch ends; `ModelCheckpoint` and `EarlyStopping`
-    save or remember the network then. Between two synchronisations that network is no permutation
-    of its initial weights, and has another accuracy than it will have as one. With this callback
-    the logs, the files and the weights that `EarlyStopping(restore_best_weights=True)` puts back
-    are all of synchronised networks. Put it first in the list of callbacks.
+    Between two synchronisations a network is not a permutation of its initial weights. With this
+    callback first in the list, validation, `ModelCheckpoint` and the weights that
+    `EarlyStopping(restore_best_weights=True)` restores are all of synchronised networks.
 
-    These synchronisations are in addition to those of the sync period, which stays as it is. Where
-    the period divides the steps of an epoch, nothing changes.
+    These synchronisations are in addition to those of the sync period; where it divides the steps
+    of an epoch, nothing changes.
 
     Raises:
         ValueError: when training starts, if the optimizer is not `LaPerm`.

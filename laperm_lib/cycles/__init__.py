@@ -1,4 +1,1 @@
-"""What SGPerm does in a step: weights move along cycles of the moves that gradients recommend.
-
-`reference` is the algorithm, written for reading; `compiled` gives the same bits, fast.
-"""
+"""SGPerm's step: `reference` is written for reading, `compiled` gives the same bits, fast."""

@@ -1,24 +1,21 @@
 r"""SGPerm's cycles without a graph, compiled by Numba, on all cores.
 
 The graph of `cycles.reference` need not be built, because within a part it is made of intervals.
-Sort the places by weight. Place s, which let us say wants more, may take from every place above it
-up to the distance :math:`\varepsilon`; those that want more lead on upwards, those that want less
-lead down again.
+Sort the places by weight. A place s that wants more may take from every place above it up to the
+distance :math:`\varepsilon`; those that want more lead further up, those that want less lead down.
 
-*A place s that wants more lies on a cycle if and only if some place that is not used up, wants less
+*A place s that wants more lies on a cycle if and only if a place that is not used up, wants less
 and lies above s lies within* :math:`\varepsilon` *of it.* A cycle through s begins upwards and must
 come back to s or jump over it; only a place v above s that wants less does that, and its interval
 then reaches s. Conversely s may take from such a v, and v from s.
 
-So the search never has to turn back where it finds something. It tries the nearest weight first,
-and of equal ones a place that wants the other way. From s it therefore goes up through every weight
-that only places wanting more hold, one place for each, to the nearest weight that one holds who
-wants less. That place, v, reaches s and closes the cycle: everyone on the way moves up by a weight,
-and v comes down. Where the search finds nothing, there is no such v within :math:`\varepsilon`.
-Both are answered by "the next place above that is not used up and wants more (less)", which a
-disjoint-set forest gives in almost constant time. What remains is the sorting, by
-`laperm_lib.synchronisation.sorting`: about linear in the number of weights, however long the parts
-and however large :math:`\varepsilon`.
+So the search never turns back where it finds something. It tries the nearest weight first, and of
+equal ones a place that wants the other way. From s it therefore goes up through every weight that
+only places wanting more hold, one place for each, to the nearest weight of a place v that wants
+less. v reaches s and closes the cycle: all on the way move up by a weight, and v comes down. "The
+next place above that is not used up and wants more (less)" is found by a disjoint-set forest in
+almost constant time. What remains is the sorting, so the time is about linear in the number of
+weights, however long the parts and however large :math:`\varepsilon`.
 
 References:
     Tarjan, "Efficiency of a good but not linear set union algorithm", JACM 22, 1975.
@@ -51,18 +48,7 @@ def permute_vectors(
     alpha: float,
     spread: np.ndarray,
 ) -> np.ndarray:
-    """Permute the rows of a matrix of weight vectors, each as `reference.permute_vector` does it.
-
-    All arrays have a row for each neuron, shape (neurons, d), and `spread` has shape (neurons,). A
-    weight or recommendation that is not finite raises a NonFiniteWeightError.
-
-    >>> weights = np.array([[0.1, 0.2, 0.3, 0.4]], "float32")
-    >>> wishes = np.array([[-1, -1, 1, 1]], "float32")
-    >>> places = np.arange(4, dtype="int32")[None]
-    >>> new = permute_vectors(weights, wishes, places, size=4, alpha=0.5, spread=np.array([0.3]))
-    >>> [round(float(value), 1) for value in new[0]]
-    [0.2, 0.3, 0.1, 0.4]
-    """
+    """`reference.permute_vector` of each row of matrices of shape (neurons, d)."""
     # Numba knows no floats of 16 bits; all of them are float32 too.
     dtype = np.float64 if weights.dtype == np.float64 else np.float32
     permuted = np.empty(weights.shape, dtype)
@@ -110,12 +96,9 @@ def _search(  # type: ignore[no-untyped-def]
 ):
     """Look for a cycle from a slot, and permute along it; use up what lies on it.
 
-    Written for a start that wants more, where `step` is 1 and ahead is above. Mirrored, with `step`
-    -1 and ahead below, it is the search from one that wants less.
-
-    `near` and `far` give the slots of equal weight that come first and last on the way ahead.
-    `same` and `other` lead ahead to the free slots that want as `start` does, or the other way;
-    `same_back` and `other_back` lead back.
+    Ahead is above (`step` 1) from a start that wants more, below (-1) from one that wants less.
+    `near` and `far` give the first and last slot ahead of equal weight. `same` and `other` lead
+    ahead to the free slots that want as `start` does, or the other way; `..._back` lead back.
     """
     place, value = slots
     turn = _find(other, far[start] + step)
@@ -137,12 +120,8 @@ def _search(  # type: ignore[no-untyped-def]
 def _permute_rows(weights, by_weight, wishes, by_wish, places, size, alpha, spread, new):  # type: ignore[no-untyped-def]
     """Permute each row of weights into `new`.
 
-    `by_weight` holds the places of each row sorted by weight, and `by_wish` from the largest
-    recommendation to the smallest.
-
-    Within a row, a place has a slot: part follows part, each sorted by weight. Before the first
-    part, after the last and between two lies a slot that stands for "none": its value is no number,
-    so it is equal to no weight and within reach of none.
+    Each place of a row has a slot: part follows part, each sorted by weight. Around every part lie
+    slots that stand for "none": their value is NaN, so equal to no weight and within no reach.
     """
     neurons, d = weights.shape
     parts = (d + size - 1) // size

@@ -1,15 +1,13 @@
 r"""SGPerm's step for one weight vector, written for reading: cycles of recommended moves.
 
-The weights of a neuron are the pieces of a puzzle, and their places the slots of its frame. A step
-is four functions, which know nothing of training:
+A step is four functions:
 
 1. `recommend`: each place says whether it wants a larger or a smaller weight, and how much.
 2. `graph`: which weights, not too far from its own, a place may take.
-3. `find_cycles`: circles of places, each of which may take the weight of the next one.
-4. `permute`: each circle hands its weights on by one place.
+3. `find_cycles`: cycles of places, each of which may take the weight of the next one.
+4. `permute`: the weights of each cycle move on by one place.
 
-`permute_vector` does the last three; `cycles.compiled` gives the same bits, hundreds of times
-faster.
+`permute_vector` does the last three; `cycles.compiled` gives the same bits, far faster.
 
 References:
     Qiu and Suda, "Permute to Train: A New Dimension to Training Deep Neural Networks", 2020,
@@ -31,9 +29,8 @@ def recommend(
 ) -> np.ndarray:
     r"""Step 1: what every place wants, :math:`m \leftarrow \eta g + \mu m`.
 
-    Negative: the weight at this place wants to increase. Positive: to decrease. Zero: it wants
-    nothing; numbers too small for full precision (subnormal ones) count as zero. Only the order and
-    the signs count, so a constant learning rate :math:`\eta` changes nothing.
+    Negative: the weight at this place wants to increase. Positive: to decrease. Zero: nothing. Only
+    the order and the signs count, so a constant learning rate :math:`\eta` changes nothing.
 
     >>> recommend(np.array([0.0, 1.0]), np.array([-2.0, 1.0]), learning_rate=0.5, momentum=0.5)
     array([-1.,  1.])
@@ -42,15 +39,13 @@ def recommend(
     # NumPy makes a number of what it calculates with arrays of shape ().
     new = np.asarray(dtype(learning_rate) * gradient.astype(dtype) + dtype(momentum) * previous)
     # Where the gradient stays zero m only decays, and would want the same for ever. TensorFlow's
-    # threads take subnormal numbers for zero, other threads do not: here all of them do.
+    # threads take subnormal numbers for zero, others do not: here they are zero in all.
     new[np.abs(new) < np.finfo(dtype).tiny] = 0
     return new
 
 
 def shuffle(words: np.ndarray) -> np.ndarray:
-    """The places of weight vectors, 0 to d - 1, each row in an order of its own, dtype int32.
-
-    `words` holds a random 64-bit unsigned integer for each place, shape (..., d).
+    """The places 0 to d - 1 in the order of random 64-bit `words`, shape (..., d), dtype int32.
 
     >>> shuffle(np.array([5, 1, 3], "uint64") << np.uint64(32)).tolist()
     [1, 2, 0]
@@ -77,8 +72,7 @@ def reach(spread: float, alpha: float, count: int) -> float:
 
     .. math:: \varepsilon = (\max w_0 - \min w_0) \, (\alpha + 1 / n).
 
-    `spread` is the range of the initial weights, max - min, and 1 / n of it about the distance
-    between two neighbours in value; `alpha` is the aggressiveness.
+    `spread` is max - min of the initial weights, and `alpha` the aggressiveness.
     """
     return spread * (alpha + 1 / count)
 
@@ -88,11 +82,10 @@ def graph(
 ) -> Graph:
     r"""Step 2: which places of a part may take whose weight.
 
-    Place i may take the weight of place j if :math:`w_j` lies on the wished side of :math:`w_i`, so
-    is not equal to it, and :math:`|w_j - w_i| \le \varepsilon`. The order in which the search tries
-    them is that of their distance. Of equal weights, those are tried first whose places want to go
-    the other way; and of these, the ones that come first when one walks away from i through the
-    places sorted by weight, equal weights by place. Places that want nothing are left out.
+    Place i may take the weight of place j if :math:`w_j` lies on the wished side of :math:`w_i` and
+    :math:`|w_j - w_i| \le \varepsilon`. The nearest is tried first; of equal weights, those whose
+    places want to go the other way; of these, the first on the way from i through the places sorted
+    by weight, equal weights by place. Places that want nothing are left out.
 
     >>> graph([1.0, 2.0, 3.0, 9.0], [-1.0, -1.0, 1.0, 0.0], range(4), epsilon=2.0)
     {0: [1, 2], 1: [2], 2: [1, 0]}
@@ -114,11 +107,10 @@ def graph(
 def find_cycles(edges: Graph, recommendation: Sequence[float]) -> list[list[int]]:
     """Step 3: cycles through the graph, no two of which share a place.
 
-    The places are gone through from the largest recommendation to the smallest, in either
-    direction, equal ones by place. From each that is not used up, a depth-first search looks for
-    a way back to it over places that are not used up. A cycle is closed as soon as the place
-    reached may take the weight of the one that the search started from. The places of a cycle are
-    used up by it; a place from which no way leads back is used up alone.
+    From each place, those with the largest recommendation of either sign first, equal ones by
+    place, a depth-first search looks for a way back to it. The cycle is closed as soon as the place
+    reached may take the weight of the first. Its places are used up; where no way leads back, the
+    first place alone is.
 
     >>> find_cycles({0: [1, 2], 1: [2], 2: [1, 0]}, [-1.0, -3.0, 2.0])
     [[1, 2]]
@@ -139,7 +131,7 @@ def _search(start: int, edges: Graph, free: set[int]) -> list[int]:
     visited = {start}
     path, trials = [start], [iter(edges[start])]
     while path:
-        # A failed place stays visited: whatever it leads to has been tried.
+        # A failed place stays visited: all that it leads to has been tried.
         ahead = next((j for j in trials[-1] if j in free and j not in visited), None)
         if ahead is None:
             path.pop()
@@ -176,8 +168,7 @@ def search_parts(
 ) -> Iterator[tuple[list[int], Graph, list[list[int]]]]:
     """Steps 2 and 3 for one weight vector: the places, graph and cycles of one part after another.
 
-    `places` are 0 to d - 1 in random order, as `shuffle` gives them; each `size` of them in turn
-    make a part, and the last part may be smaller.
+    `places` are those of `shuffle`; each `size` of them in turn make a part, the last may be less.
     """
     values, wishes = weights.astype(float).tolist(), recommendation.tolist()
     for first in range(0, len(places), size):

@@ -25,17 +25,7 @@ from laperm_lib.permutation import from_matrix, to_matrix
 
 @dataclass(frozen=True, kw_only=True)
 class CycleSearch:
-    """The hyperparameters of SGPerm's search for cycles, as `laperm_lib.SGPerm` explains them.
-
-    >>> search = CycleSearch(
-    ...     alpha0=0.5, alpha_min=0.1, beta1=0.5, lambda0=0.2, lambda_max=1, beta2=2,
-    ...     momentum=0.9, partition_size_min=10, seed=0,
-    ... )
-    >>> [search.aggressiveness(step) for step in range(4)]
-    [0.5, 0.25, 0.125, 0.1]
-    >>> [search.partition_ratio(step) for step in range(4)]
-    [0.2, 0.4, 0.8, 1.0]
-    """
+    """The hyperparameters of SGPerm's search for cycles, as `laperm_lib.SGPerm` explains them."""
 
     alpha0: float
     alpha_min: float
@@ -82,7 +72,7 @@ class CycleSearch:
         number: int,
         step: int,
     ) -> np.ndarray:
-        """The weights of a variable after a step; random parts depend on seed, number and step."""
+        """The weights of a variable after a step; its parts depend on seed, number and step."""
         from laperm_lib.cycles import compiled
 
         matrix, wishes = (to_matrix(array, neuron_axes) for array in (weights, recommendation))
@@ -103,8 +93,7 @@ class CycleSearch:
 class PermutedVariable:
     """A variable that is permuted along cycles, and what SGPerm keeps for it.
 
-    Its number, from 0, gives it random parts of its own. `spread`, shape (neurons,), is max - min
-    of each initial weight vector.
+    Its number gives it random parts of its own; `spread`, shape (neurons,), is that of `reach`.
     """
 
     number: int
@@ -122,11 +111,10 @@ def take_step(
     step: Any,
     rate: Any,
 ) -> None:
-    """Renew the recommendations of the variables that have a gradient, and permute their weights.
+    """Update the recommendations of the variables, and permute their weights.
 
-    `step`, counted from 0, and `rate`, the learning rate of the recommendation, are tensors. A
-    recommendation that is not finite raises a NonFiniteWeightError and no weight is moved; on JAX
-    nothing is raised, no weight moves any more, and `check_finite` tells.
+    Where a recommendation is not finite no weight moves; JAX, which raises nothing, needs
+    `check_finite` after `fit`.
     """
     if not entries:
         return
@@ -163,7 +151,7 @@ def take_step(
 
 
 def check_finite(entries: Sequence[PermutedVariable], wishes: Sequence[np.ndarray]) -> None:
-    """Refuse recommendations that hold a NaN or an infinity, which no step makes finite again."""
+    """Refuse recommendations that hold a NaN or an infinity; no step makes them finite again."""
     for entry, wish in zip(entries, wishes, strict=True):
         if not np.isfinite(wish).all():
             raise NonFiniteWeightError(

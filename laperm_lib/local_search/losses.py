@@ -4,21 +4,18 @@ The loss is the mean cross-entropy of the logits :math:`l` on a mini-batch with 
 
 .. math:: L = \frac{1}{N} \sum_n \Bigl( \log \sum_k e^{l_{nk}} - l_{n y_n} \Bigr).
 
-`RecomputedLosses` lets Keras compute the whole network for each change. It is written for reading,
-and works for any model that gives logits. `CachedLosses` gives the same many times faster, for the
-networks of `laperm_lib.local_search.network`:
+`RecomputedLosses` lets Keras compute the whole network for each change, for any model that gives
+logits. `CachedLosses` gives the same many times faster, for the networks of
+`laperm_lib.local_search.network`:
 
-Change a weight by :math:`d`. Of its layer, only one output channel changes: by d times the inputs
-that the weight is multiplied with. What follows up to the next linear layer keeps channels apart.
-The next layer is linear, so its output changes by its kernel times the *difference* in that one
-channel; and so on to the logits, each layer from the differences before it. After a rectifier most
-differences are zero and are skipped. The layers before the changed one need no work at all.
+If a weight changes by d, one output channel of its layer changes, by d times the inputs that the
+weight is multiplied with. What follows up to the next linear layer keeps channels apart. That
+layer's output changes by its kernel times the *difference* in the one channel, and so on to the
+logits, each layer from the differences before it. After a rectifier most differences are zero and
+are skipped. The layers before the changed one need no work at all.
 
 In the last layer a logit :math:`l_k` alone changes, and the others enter the loss by their
 :math:`r = \log \sum_{j \ne k} e^{l_j}`, so that the sum is :math:`\log (e^{r} + e^{l_k})`.
-
-References:
-    Tripathi and Singh, 2020, arXiv:2005.05955 (changing one weight touches one output channel).
 """
 
 import logging
@@ -43,11 +40,7 @@ _CHUNK = 2**17
 class RecomputedLosses:
     """Losses on one mini-batch where one variable of a model changes, each computed by Keras.
 
-    Batch normalisation uses the statistics of the mini-batch; its moving averages stay as they are.
-    Dropout does nothing.
-
-    `model` is built and gives logits, shape (n, classes). `x` is the mini-batch, shape (n, ...),
-    and `y` its classes, integers of shape (n,).
+    Batch normalisation uses the statistics of the mini-batch, and dropout does nothing.
     """
 
     def __init__(self, model: keras.Model, variable: Any, x: np.ndarray, y: np.ndarray) -> None:
@@ -57,11 +50,7 @@ class RecomputedLosses:
         """The mean loss with the present weights."""
 
     def of(self, places: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """The mean losses with other values, float64 (moves, alternatives); changes nothing.
-
-        `places` are indices into the flattened variable, shape (moves, weights), and `values` those
-        of these weights instead, shape (moves, alternatives, weights).
-        """
+        """The mean losses, float64 (moves, alternatives), with the places and values of `Moves`."""
         losses = np.empty(values.shape[:2])
         try:
             for move, alternative in np.ndindex(losses.shape):
@@ -87,10 +76,7 @@ class RecomputedLosses:
 
 
 class CachedLosses:
-    """`RecomputedLosses` of a network that `blocks_of` takes apart, from what is known of it.
-
-    The model itself stays as it is. In float64 both give the same up to the last digits.
-    """
+    """`RecomputedLosses` of a network that `blocks_of` takes apart; the model is not touched."""
 
     def __init__(self, model: keras.Model, variable: Any, x: np.ndarray, y: np.ndarray) -> None:
         blocks = blocks_of(model)
@@ -131,7 +117,7 @@ class CachedLosses:
         return losses
 
     def keep(self, places: np.ndarray, values: np.ndarray) -> None:
-        """As `RecomputedLosses.keep`, one move after the other."""
+        """As `RecomputedLosses.keep`."""
         for row, value in zip(places, values, strict=True):
             self._focus(self._channels_of(row))
             z, out = self._changed(row, value)
@@ -144,8 +130,7 @@ class CachedLosses:
     def _inputs_by_channel(self, values: np.ndarray) -> np.ndarray:
         """The padded inputs, (channels, samples, height, width).
 
-        In memory, the inputs that one weight is multiplied with lie close together: whole images,
-        or, where each weight meets one pixel of every image, those pixels.
+        The inputs of one weight lie close together: images, or one pixel of each, if it meets one.
         """
         padded = np.pad(values, ((0, 0), *self._block.padding, (0, 0)))
         if self._block.output_shape[:2] == (1, 1):
@@ -216,8 +201,7 @@ class CachedLosses:
     def _propagated(self, differences: Sequence[np.ndarray], keep: bool) -> np.ndarray:
         """The summed losses, from the differences in the block's channels in focus.
 
-        Candidates take turns on a few samples each, whose values are then in the processor's cache.
-        A later batch normalisation needs all samples at once.
+        A few samples at a time, to stay in the processor's cache; batch normalisation needs all.
         """
         totals = np.zeros(len(differences))
         count = len(self._y)
@@ -276,11 +260,11 @@ def check_samples(model: keras.Model, x: np.ndarray, y: np.ndarray) -> None:
         raise ValueError(f"'{model.name}' gives probabilities; leave out its last activation.")
     shape = getattr(model, "output_shape", None) or tuple(model(x[:1], training=False).shape)
     if len(shape) != 2:
-        raise ValueError(f"Logits have the shape (n, classes), those of '{model.name}' {shape}.")
+        raise ValueError(f"Logits must have shape (n, classes), those of '{model.name}': {shape}.")
     if y.ndim != 1 or y.dtype.kind not in "iu":
         raise ValueError(f"Classes are integers of shape (n,), got {y.dtype} {y.shape}.")
     if y.size and (y.min() < 0 or y.max() >= shape[1]):
-        raise ValueError(f"There are the classes 0 to {shape[1] - 1}, got {y.min()} to {y.max()}.")
+        raise ValueError(f"Classes are 0 to {shape[1] - 1}, got {y.min()} to {y.max()}.")
 
 
 def _block_of(blocks: Sequence[Block], variable: Any) -> int:

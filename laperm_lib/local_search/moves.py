@@ -1,16 +1,11 @@
 r"""Moves of single weights that a gradient-free search tries: additions and exchanges.
 
-A search goes through the weights of a variable, weight vector by weight vector, and tries a move of
-each. All moves are drawn in advance, from the present values of the variable: no weight is visited
-twice, so no accepted move changes a later one.
+All moves of a variable are drawn in advance, weight vector by weight vector, from its present
+values: no weight is visited twice, so no accepted move changes a later one.
 
-`additions` is RSO's move: a weight :math:`w` may become :math:`w + \Delta` or :math:`w - \Delta`,
-with :math:`\Delta \sim N(0, \sigma)`. `exchanges` lets two weights of one weight vector change
-places, so that the vector stays a permutation of its initial values.
-
-References:
-    Tripathi and Singh, "RSO: A Gradient Free Sampling Based Approach For Training Deep Neural
-    Networks", 2020, arXiv:2005.05955 (additions; the exchanges are this project's).
+`additions` is RSO's move (arXiv:2005.05955): a weight :math:`w` may become :math:`w + \Delta` or
+:math:`w - \Delta`, with :math:`\Delta \sim N(0, \sigma)`. `exchanges`, this project's, lets two
+weights of a weight vector change places, so that it stays a permutation of its initial values.
 """
 
 from collections.abc import Callable
@@ -26,15 +21,11 @@ from laperm_lib.permutation import to_matrix
 class Moves:
     """The moves of one weight vector, in the order in which they are tried.
 
-    Args:
-        places: the weights of each move, as indices into the flattened variable, shape (moves,
-            weights): an addition changes one weight, an exchange two.
-        values: the values that they may take instead, shape (moves, alternatives, weights): an
-            addition has two alternatives, an exchange one.
+    An addition changes one weight and has two alternatives, an exchange changes two and has one.
     """
 
-    places: np.ndarray
-    values: np.ndarray
+    places: np.ndarray  # indices into the flattened variable, shape (moves, weights)
+    values: np.ndarray  # instead of the present ones, shape (moves, alternatives, weights)
 
 
 Kind = Literal["addition", "exchange"]
@@ -59,10 +50,8 @@ def exchanges(
 ) -> list[Moves]:
     r"""Pairs of weights of one vector, which may take each other's value.
 
-    A weight is in at most one pair. The pairs are neighbours in the order of :math:`w + \xi`,
-    :math:`\xi \sim N(0, \sigma)`, so their values lie about :math:`\sigma` apart: with a large
-    :math:`\sigma` any two weights may meet, with a small one only those nearly alike. Two equal
-    weights have nothing to exchange.
+    The pairs are neighbours in the order of :math:`w + \xi`, :math:`\xi \sim N(0, \sigma)`, so
+    their values lie about :math:`\sigma` apart. Two equal weights have nothing to exchange.
     """
     flat = weights.ravel()
     places = _places(weights.shape, neuron_axes)
@@ -77,7 +66,6 @@ def exchanges(
 
 
 KINDS: dict[Kind, Draw] = {"addition": additions, "exchange": exchanges}
-"""The moves by name."""
 
 
 def _places(shape: tuple[int, ...], neuron_axes: tuple[int, ...]) -> np.ndarray:

@@ -1,9 +1,8 @@
 """A network that is a chain of layers, in NumPy, taken apart into blocks that keep channels apart.
 
 A block is one linear layer, `Dense` or `Conv2D`, and what follows it up to the next: activations,
-pooling, batch normalisation. Only the linear layer mixes channels. So a change to one of its
-weights, to a bias or to a normalisation parameter touches one output channel of its block, and
-`CachedLosses` need not compute the others.
+pooling, batch normalisation. Only the linear layer mixes channels, so a change to one trained
+number touches one output channel of its block, and `CachedLosses` need not compute the others.
 
 Arrays are (samples, height, width, channels). A dense layer after `Flatten` is a convolution as
 large as its input, and one after a vector a convolution of 1 x 1, so there is one kind of linear
@@ -24,8 +23,8 @@ Parameters = Mapping[int, np.ndarray]
 """The values of variables by the variable's id."""
 
 Step = Callable[[np.ndarray, Parameters, Any], np.ndarray]
-"""A part of a block that keeps channels apart: takes an array (samples, height, width, channels),
-the parameters, and an index that says which channels these are."""
+"""A part of a block that keeps channels apart, of an array, the parameters, and an index that says
+which channels these are."""
 
 ACTIVATIONS: dict[Any, Step] = {
     keras.activations.linear: lambda x, *_: x,
@@ -34,7 +33,6 @@ ACTIVATIONS: dict[Any, Step] = {
     keras.activations.sigmoid: lambda x, *_: 0.5 * (1 + np.tanh(0.5 * x)),
     keras.activations.tanh: lambda x, *_: np.tanh(x),
 }
-"""The activations that a block may have."""
 
 _IMAGES = {"data_format": "channels_last"}
 
@@ -50,37 +48,25 @@ LAYERS: dict[type, dict[str, Any]] = {
     layers.ReLU: {"max_value": None, "negative_slope": 0, "threshold": 0},
     layers.LeakyReLU: {},
 }
-"""The layers that a chain may have, and the values that their options must have. A subclass may
-compute something else, so it is not one of them."""
+"""The layers (no subclasses) of a chain, and the values that their options must have."""
 
 
 class UnknownChainError(ValueError):
-    """A network is no chain of the layers that are known here; says which layer, and why."""
+    """A network is not a chain of the layers that are known here."""
 
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """One linear layer and what follows it.
+    """One linear layer and what follows it."""
 
-    Args:
-        layer: the `Dense` or `Conv2D` layer.
-        kernel_shape: (height, width, in, out).
-        input_shape: (height, width, channels).
-        output_shape: (height, width, channels) of the linear layer.
-        strides: vertical and horizontal.
-        padding: rows of zeros above and below the input, and columns to its left and right.
-        steps: what follows, in order.
-        normalizations: the batch normalisations among the steps.
-    """
-
-    layer: keras.Layer
-    kernel_shape: tuple[int, int, int, int]
-    input_shape: tuple[int, int, int]
-    output_shape: tuple[int, int, int]
-    strides: tuple[int, int]
-    padding: tuple[tuple[int, int], tuple[int, int]]
-    steps: list[Step] = field(default_factory=list)
-    normalizations: list[keras.Layer] = field(default_factory=list)
+    layer: keras.Layer  # Dense or Conv2D
+    kernel_shape: tuple[int, int, int, int]  # (height, width, in, out)
+    input_shape: tuple[int, int, int]  # (height, width, channels)
+    output_shape: tuple[int, int, int]  # of the linear layer
+    strides: tuple[int, int]  # vertical and horizontal
+    padding: tuple[tuple[int, int], tuple[int, int]]  # zeros above and below, left and right
+    steps: list[Step] = field(default_factory=list)  # what follows, in order
+    normalizations: list[keras.Layer] = field(default_factory=list)  # those among the steps
 
     def kernel(self, parameters: Parameters) -> np.ndarray:
         """The kernel, shape `kernel_shape`."""
@@ -97,10 +83,7 @@ class Block:
         return z, (out.copy() if out is z else out)
 
     def add_linear(self, inputs: np.ndarray, kernel: np.ndarray, z: np.ndarray) -> None:
-        """Add the linear layer's response to `z`, without its bias.
-
-        The inputs, contiguous, may have a part of the channels; `kernel` is that of these channels.
-        """
+        """Add the linear layer's response to contiguous inputs in some channels, without bias."""
         if self.output_shape[:2] == (1, 1) and kernel.shape[:2] == inputs.shape[1:3]:
             z.reshape(len(z), -1)[:] += inputs.reshape(len(z), -1) @ kernel.reshape(-1, z.shape[-1])
         else:
@@ -124,10 +107,7 @@ def window(padded: np.ndarray, i: int, j: int, size: Any, strides: Any) -> np.nd
 
 @compiled()
 def _scatter(inputs, kernel, z, down, right, top, left):  # type: ignore[no-untyped-def]
-    """Add a convolution to `z`, from the inputs that are not zero to the outputs that they reach.
-
-    Input row h meets kernel row i = h + top - row * down for output row `row`.
-    """
+    """Add a convolution to `z`, from inputs that are not zero to the outputs that they reach."""
     samples, height, width, channels = inputs.shape
     kernel_height, kernel_width, _, out = kernel.shape
     _, rows, columns, _ = z.shape
@@ -142,7 +122,7 @@ def _scatter(inputs, kernel, z, down, right, top, left):  # type: ignore[no-unty
                     value = inputs[n, h, w, c]
                     if value != 0:
                         for row in range(first_row, last_row + 1):
-                            i = h + top - row * down
+                            i = h + top - row * down  # the kernel row between the two
                             for column in range(first_column, last_column + 1):
                                 j = w + left - column * right
                                 for k in range(out):
@@ -153,17 +133,13 @@ def _scatter(inputs, kernel, z, down, right, top, left):  # type: ignore[no-unty
 
 
 def blocks_of(model: keras.Model) -> list[Block]:
-    """The blocks of a built model, from the input to the output.
-
-    An UnknownChainError refuses all but chains of `LAYERS` and `ACTIVATIONS`, all float32 or all
-    float64.
-    """
+    """The blocks of a built model from input to output, or an UnknownChainError."""
     chain = [layer for layer in model.layers if not isinstance(layer, layers.InputLayer)]
     if not isinstance(model, keras.Sequential) and not _are_joined(model, chain):
-        raise UnknownChainError(f"The layers of '{model.name}' are no chain from input to output.")
+        raise UnknownChainError(f"The layers of '{model.name}' do not form a chain.")
     shape = model.input_shape[1:]
     if len(shape) not in (1, 3) or None in shape:
-        raise UnknownChainError(f"The inputs of '{model.name}' are no vectors or images: {shape}.")
+        raise UnknownChainError(f"The inputs of '{model.name}' are not vectors or images: {shape}.")
     is_flat = len(shape) == 1
     shape = (1, 1, *shape)[-3:]  # of the next layer's input, before it was flattened
     blocks: list[Block] = []

@@ -1,14 +1,13 @@
 r"""RSO: train without gradients, one weight at a time.
 
 Each weight is tried with a random number added and with the same number subtracted, on one
-mini-batch, and the best of the three networks is kept. So RSO goes through all weights of the
-network, layer by layer from the last to the first, again and again, with ever smaller additions.
+mini-batch, and the best of the three networks is kept. RSO visits all weights of the network in
+this way, layer by layer from the last to the first, again and again, with ever smaller additions.
 With exchanges instead of additions this is the gradient-free LaPerm: two weights of a weight vector
 change places if the loss falls, so the network always is a permutation of its initial weights.
 
-This is no `keras.optimizers.Optimizer`, which is given gradients and makes one step with them. It
-has its own `fit`. In `laperm_lib.local_search`, `moves` says what is tried, and `losses` how good
-it is.
+A `keras.optimizers.Optimizer` is given gradients, so RSO is none and has its own `fit`. In
+`laperm_lib.local_search`, `moves` says what is tried, and `losses` how good it is.
 
 References:
     Tripathi and Singh, "RSO: A Gradient Free Sampling Based Approach For Training Deep Neural
@@ -33,9 +32,8 @@ from laperm_lib.optimizers.selection import Selection
 from laperm_lib.weight_vectors import WeightVectors
 
 _ROUNDING = 16
-"""A loss is lower than another if the difference exceeds so many units of its rounding. Otherwise
-rounding errors would decide on moves that change nothing, as of a bias before batch normalisation.
-"""
+"""A loss must be lower by so many units of its rounding. Otherwise rounding errors would decide on
+moves that change nothing, as of a bias before batch normalisation."""
 
 
 @dataclass(frozen=True)
@@ -66,27 +64,23 @@ class RSO:
 
     .. math:: w, \quad w + \Delta, \quad w - \Delta, \qquad \Delta \sim N(0, \sigma_c),
 
-    gives the lowest mean cross-entropy on the mini-batch. Each variable has a new mini-batch in
-    each cycle. :math:`\sigma_c` falls linearly from the standard deviation that the
-    kernel of the layer had at the start, to the share `last_scale` of it in the last cycle,
+    gives the lowest mean cross-entropy on the mini-batch. :math:`\sigma_c` falls linearly from the
+    standard deviation of the layer's initial kernel to the share `last_scale` of it,
 
     .. math:: \sigma_c = \sigma_0 \Bigl(1 - (1 - s) \frac{c}{C - 1}\Bigr) .
 
-    How it falls, and when the mini-batch changes, are this project's choices. So is that a bias
-    has the :math:`\sigma_0` of its layer's kernel, and a normalisation parameter that of its own
-    variable. One cycle is one update per weight.
+    This project's choices are how it falls, that each variable has a new mini-batch in each cycle,
+    and that a normalisation parameter has the :math:`\sigma_0` of its own variable.
 
-    With `move="exchange"`, pairs of weights of one weight vector change places if this lowers the
-    loss. Each weight is in at most one pair per cycle, with a weight whose value is about
-    :math:`\sigma_c` away. Every weight vector always is, bit for bit, a permutation of its initial
-    values.
+    With `move="exchange"`, pairs of weights of one weight vector, their values about
+    :math:`\sigma_c` apart, change places if this lowers the loss, each weight at most once a cycle.
+    Every weight vector always is, bit for bit, a permutation of its initial values.
 
     During the search, batch normalisation uses the statistics of the mini-batch. After each cycle
     its moving averages are set to those of the last mini-batch.
 
-    For a chain of common layers the losses come from a cache of all that a move does not touch;
-    for any other network Keras recomputes them, which is far slower, and the log says why (level
-    INFO). Both decide alike but for rounding.
+    For a chain of common layers the losses come from a cache of all that a move does not touch; for
+    any other network Keras recomputes them, far more slowly, and the log says why (level INFO).
 
     Args:
         cycles: how often each weight is visited, C. Default 50.
@@ -101,12 +95,12 @@ class RSO:
         skip_bias: leave biases as they are. Default False.
         skip_batch_norm: leave scale and offset of batch normalisation, and of the other
             normalisation layers, as they are. Default True.
-        exclude: regular expressions; a variable in whose `path`, such as "sequential/dense/kernel",
-            one of them is found is left as it is. Default: none.
+        exclude: regular expressions; a variable is left as it is if one of them is found in its
+            `path`, such as "sequential/dense/kernel". Default: none.
         cached: whether losses may come from the cache. Default True.
 
     Raises:
-        ValueError: for an argument outside of its range.
+        ValueError: for an argument outside its range.
 
     Examples:
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
@@ -114,9 +108,6 @@ class RSO:
         >>> history = RSO(cycles=3).fit(model, x, y)
         >>> [cycle.updates for cycle in history], history[2].loss < history[0].loss
         ([15, 15, 15], True)
-
-    References:
-        Tripathi and Singh, arXiv:2005.05955.
     """
 
     def __init__(
@@ -149,7 +140,7 @@ class RSO:
     def fit(
         self, model: keras.Model, x: np.ndarray, y: np.ndarray, *, verbose: int = 0
     ) -> list[Cycle]:
-        """Train a model for all cycles.
+        r"""Train a model for all cycles; what happened in each.
 
         Args:
             model: built; gives logits, shape (n, classes). It need not be compiled.
@@ -157,14 +148,10 @@ class RSO:
             y: classes, integers of shape (n,).
             verbose: 1 shows a progress bar, 0 (the default) nothing.
 
-        Returns:
-            What happened in each cycle.
-
         Raises:
-            ValueError: if the model is not built, none of its variables is left to train, all
-                values of one are equal, so that additions have no standard deviation to begin
-                with, or `x` and `y` do not fit the model; before anything is changed. Or if a loss
-                is not finite.
+            ValueError: before anything is changed, if the model is not built, no variable is left
+                to train, all values of one are equal, so that there is no :math:`\sigma_0`, or `x`
+                and `y` do not fit the model. Later, if a loss is not finite.
             UnknownLayerError: if a layer's weight vectors are not known.
         """
         progress = keras.utils.Progbar(self.cycles, verbose=verbose)
@@ -183,19 +170,11 @@ class RSO:
         first_cycle: int = 0,
         standard_deviations: Sequence[float] | None = None,
     ) -> Iterator[Cycle]:
-        """Train a model cycle by cycle, one for each result that is asked for.
+        """`fit` cycle by cycle, each trained when its result is asked for.
 
-        Args:
-            model: as for `fit`.
-            x: as for `fit`.
-            y: as for `fit`.
-            first_cycle: how many cycles the model has been through, 0 (the default) to all.
-            standard_deviations: the result of `standard_deviations` before the first of them, to
-                resume as if there had been no interruption. Default: those of the present weights.
-
-        Raises:
-            ValueError: as `fit`, and if there is no such `first_cycle`.
-            UnknownLayerError: as `fit`.
+        To resume as if there had been no interruption, give `first_cycle`, how many cycles the
+        model has been through (default 0), and `standard_deviations`, the result of that method
+        before the first of them (default: of the present weights). Otherwise as `fit`.
         """
         if check_integer("first_cycle", first_cycle, at_least=0) > self.cycles:
             raise ValueError(f"first_cycle is 0 to {self.cycles}, got {first_cycle}.")
@@ -216,17 +195,7 @@ class RSO:
         return self._cycles(model, trained, standard_deviations, batches, first_cycle)
 
     def standard_deviations(self, model: keras.Model) -> list[float]:
-        r"""The standard deviations :math:`\sigma_0` that a search from these weights begins with.
-
-        Args:
-            model: built.
-
-        Returns:
-            One for each variable that is trained, in the order of the layers.
-
-        Raises:
-            ValueError: as `fit`.
-            UnknownLayerError: as `fit`.
+        r""":math:`\sigma_0` of each variable that is trained from these weights, in layer order.
 
         Examples:
             >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2, name="d")])
@@ -289,7 +258,7 @@ def search(
 ) -> np.ndarray:
     """Make those moves of each weight vector that lower the loss, `together` at a time.
 
-    Writes to `weights`. Counts the weights visited and those changed, and the losses measured.
+    Writes to `weights`; counts the weights visited, those changed, and the losses measured.
     """
     rounding = _ROUNDING * float(np.finfo(weights.dtype).eps)
     counts = np.zeros(3, int)

@@ -17,13 +17,7 @@ _log = logging.getLogger(__name__)
 class Selection:
     """All trainable variables, but those that are skipped by kind or excluded by name.
 
-    An optimizer's docstring explains the arguments. The layer of an excluded variable need not be
-    known. A pattern that is found in no path is logged as a warning.
-
-    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="d")])
-    >>> selection = Selection(skip_bias=True, skip_batch_norm=True, exclude=())
-    >>> [vectors.path for vectors in selection.of_model(model)]
-    ['d/kernel']
+    The layer of an excluded variable need not be known. A pattern found in no path is logged.
     """
 
     def __init__(

@@ -20,11 +20,10 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from numbers import Real
-from typing import Any
 
 import numpy as np
 
+from laperm_lib._arguments import check_number
 from laperm_lib._random import raw_bits
 from laperm_lib.paper._extras import extra
 
@@ -67,12 +66,9 @@ class Augmentation:
     flip: bool = False
 
     def __post_init__(self) -> None:
-        if not _is_number(self.rotation) or not 0 <= self.rotation <= 180:
-            raise ValueError(f"A rotation is 0 to 180 degrees, got {self.rotation!r}.")
+        check_number("rotation", self.rotation, at_least=0, at_most=180)
         for name in ("zoom", "shift"):
-            value = getattr(self, name)
-            if not _is_number(value) or not 0 <= value < 1:
-                raise ValueError(f"A {name} is at least 0 and below 1, got {value!r}.")
+            check_number(name, getattr(self, name), at_least=0, below=1)
         if not isinstance(self.flip, bool):
             raise ValueError(f"flip is True or False, got {self.flip!r}.")
 
@@ -182,11 +178,6 @@ def _one_thread() -> Iterator[None]:
 def _check_image(shape: Sequence[int]) -> None:
     if len(shape) != 3 or shape[2] not in _EXACT_CHANNELS:
         raise ValueError(
-            "Images to distort have the shape (height, width, channels) with "
-            f"{', '.join(map(str, _EXACT_CHANNELS[:-1]))} or {_EXACT_CHANNELS[-1]} channels, got "
-            f"{tuple(shape)}."
+            "Images to distort have the shape (height, width, channels) with 1, 3 or 4 channels, "
+            f"got {tuple(shape)}."
         )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)

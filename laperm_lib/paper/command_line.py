@@ -9,9 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
-
-from laperm_lib.errors import LaPermError
+from laperm_lib import _backend
+from laperm_lib.errors import LaPermError, WeightFileError
 from laperm_lib.paper import benchmark, manifest, queue, records, runs, table, verification
 from laperm_lib.paper.pretrained import is_path
 from laperm_lib.paper.records import Record, summarise
@@ -39,8 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("laperm_lib").setLevel(logging.INFO)
     try:
-        if options.backend not in (None, keras.backend.backend()):
-            raise ValueError(f"Keras computes with {keras.backend.backend()} here already.")
+        if options.backend not in (None, _backend.name()):
+            raise ValueError(f"Keras computes with {_backend.name()} here already.")
         return options.command(options)
     except (LaPermError, ValueError, OSError, ImportError) as error:
         return _complain(str(error))
@@ -51,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _list(options: argparse.Namespace) -> int:
     """Show the experiments, what they cost, and what is done of them."""
-    found = runs.states(options.runs, options.pretrained)
+    found = runs.states(options.runs, _shipped(options))
     _say(table.plain(benchmark.overview(benchmark.plan(options.profile), found)))
     return 0
 
@@ -89,7 +88,7 @@ def _run_all(options: argparse.Namespace, stop: Stop, how: dict[str, Any]) -> in
         evaluate_after=options.evaluate_after,
         **_values(options),
     )
-    done = benchmark.run_missing(planned, options.runs, shipped=options.pretrained, **how)
+    done = benchmark.run_missing(planned, options.runs, shipped=_shipped(options), **how)
     _save(options, done.finished)
     _report(options, done.finished)
     for name, error in done.failed.items():
@@ -137,14 +136,15 @@ def _search(options: argparse.Namespace) -> int:
     tested = summarise(record.final for record in study.confirmed)
     _say(
         f"{options.space}: best of {len(study.results)} trials, held out "
-        f"{study.held_out(study.best):.4f}, test accuracy {tested} % over {tested.runs} seeds"
+        f"{100 * study.held_out(study.best):.2f} %, "
+        f"test accuracy {tested} % over {tested.runs} seeds"
     )
     return 0
 
 
 def _table(options: argparse.Namespace) -> int:
     """Set what is finished beside what was published."""
-    found = runs.states(options.runs, options.pretrained)
+    found = runs.states(options.runs, _shipped(options))
     finished = [state.record for state in found if state.record is not None]
     _say(table.FORMATS[options.format](table.table(finished, options.names)))
     return 0
@@ -153,8 +153,9 @@ def _table(options: argparse.Namespace) -> int:
 def _verify(options: argparse.Namespace) -> int:
     """Prove that networks are what their manifest says."""
     right = wrong = 0
-    for given in options.networks or [options.pretrained]:
-        folder, names = _networks(given, options.pretrained)
+    shipped = _shipped(options)
+    for given in options.networks or [shipped or manifest.default_folder()]:
+        folder, names = _networks(given, shipped)
         for name in names:
             try:
                 found = verification.verify(name, folder, data_dir=options.data_dir)
@@ -177,7 +178,7 @@ def _verify(options: argparse.Namespace) -> int:
     return 1 if wrong else 0
 
 
-def _networks(given: Path, shipped: Path) -> tuple[Path, Sequence[str]]:
+def _networks(given: Path, shipped: Path | None) -> tuple[Path | None, Sequence[str]]:
     """The folder of networks, and their names there, from a folder, a file or the name of one."""
     if given.is_dir():
         return given, [entry.name for entry in manifest.read(given)]
@@ -202,7 +203,8 @@ def _publish(options: argparse.Namespace) -> int:
 
 def _import(options: argparse.Namespace) -> int:
     """Add records that were made elsewhere to the shipped ones."""
-    added, skipped = runs.add_records(options.paths, options.pretrained)
+    destination = options.pretrained or manifest.default_folder()
+    added, skipped = runs.add_records(options.paths, destination)
     for name in added:
         _say(f"{name}: added")
     for name in skipped:
@@ -239,6 +241,14 @@ def _values(options: argparse.Namespace) -> dict[str, list[Any]]:
         if names.count(name) > 1:
             raise ValueError(f"--set {name} is given twice; several values are {name}=A,B.")
     return dict(options.set)
+
+
+def _shipped(options: argparse.Namespace) -> Path | None:
+    """The folder of shipped records; a package without them trains all the same."""
+    try:
+        return options.pretrained or manifest.default_folder()
+    except WeightFileError:
+        return None
 
 
 def _save(options: argparse.Namespace, found: Sequence[Record]) -> None:
@@ -290,7 +300,6 @@ def _parser() -> argparse.ArgumentParser:
         of[name].add_argument(
             "--pretrained",
             type=_folder if name in ("publish", "import") else _known_folder,
-            default=manifest.default_folder(),
             help="where shipped networks and records are (default: $LAPERM_PRETRAINED_DIR, or "
             "pretrained in the repository)",
         )

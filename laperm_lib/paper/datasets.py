@@ -72,14 +72,7 @@ COPIES: Mapping[str, Copy] = {
 """Copies by their fingerprint. A result obtained with one says so."""
 
 # What reading a damaged or foreign archive raises, in tarfile and zlib.
-_UNREADABLE = (
-    OSError,
-    EOFError,
-    ValueError,
-    KeyError,
-    tarfile.TarError,
-    zlib.error,
-)
+_UNREADABLE = (OSError, EOFError, ValueError, KeyError, tarfile.TarError, zlib.error)
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,10 +239,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 
 def _read_cifar10_binary(path: Path) -> dict[str, np.ndarray]:
     """The arrays of CIFAR-10's binary version: records of a label and 3 x 32 x 32 bytes."""
-    batches = {
-        "train": [f"data_batch_{number}" for number in range(1, 6)],
-        "test": ["test_batch"],
-    }
+    batches = {"train": [f"data_batch_{n}" for n in range(1, 6)], "test": ["test_batch"]}
     arrays = {}
     try:
         with tarfile.open(path, "r:gz") as archive:

@@ -11,7 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from laperm_lib._backend import accelerators
+from laperm_lib import _backend
 
 _CPU_INFO = Path("/proc/cpuinfo")
 _CHECKOUT = Path(__file__).resolve().parents[2]
@@ -25,7 +25,7 @@ def environment() -> dict[str, str]:
     The revision is the commit of the checkout that this code lies in, with "-dirty" where files
     have been changed since; "unknown" for an installed package, or without git.
     """
-    backend = keras.backend.backend()
+    backend = _backend.name()
     module = importlib.import_module(backend)
     return {
         "python": platform.python_version(),
@@ -35,25 +35,17 @@ def environment() -> dict[str, str]:
         "machine": platform.machine(),
         "processor": _processor(_CPU_INFO),
         "cores": str(os.cpu_count()),
-        "accelerators": "; ".join(accelerators()) or "none",
+        "accelerators": "; ".join(_backend.accelerators()) or "none",
         "system": platform.system(),
         "revision": _revision(_CHECKOUT) or "unknown",
     }
 
 
 def joined(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a run that was cut and gone on with, perhaps in another one.
+    """The environment of an interrupted run: where it differs later, both values in that order.
 
-    Args:
-        before: the environment up to the cut.
-        now: that of the rest.
-
-    Returns:
-        What they have in common once, and where they differ the values of both, in that order.
-
-    Examples:
-        >>> joined({"numpy": "2.4.6", "cores": "2"}, {"numpy": "2.5.0", "cores": "2"})
-        {'numpy': '2.4.6, then 2.5.0', 'cores': '2'}
+    >>> joined({"numpy": "2.4.6", "cores": "2"}, {"numpy": "2.5.0", "cores": "2"})
+    {'numpy': '2.4.6, then 2.5.0', 'cores': '2'}
     """
     together = dict(before)
     for name, value in now.items():

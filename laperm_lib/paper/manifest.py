@@ -8,6 +8,7 @@ folder with a `manifest.json` of its own is listed by that.
 
 import hashlib
 import os
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -159,13 +160,13 @@ def locate(entry: Entry, folder: str | os.PathLike[str] | None = None) -> Path:
 
 def _path(folder: str | os.PathLike[str] | None, new: bool = False) -> Path:
     """The manifest of a folder: its own, or the project's for the project's networks."""
-    own = None if folder is None else Path(folder, "manifest.json")
-    is_project = own is not None and new and Path(own.parent).resolve() == _CHECKOUT
-    if own is None or is_project or not (own.exists() or new):
-        return _PACKAGED
-    return own
+    folder = folder or os.environ.get(PRETRAINED_DIR) or _CHECKOUT
+    own = Path(folder, "manifest.json")
+    is_own = Path(folder).resolve() != _CHECKOUT and (new or own.exists())
+    return own if is_own else _PACKAGED
 
 
-def _rank(entry: Entry) -> tuple[str, bool, str]:
+def _rank(entry: Entry) -> tuple[str, bool, int, str]:
     """By experiment, published settings first: "conv7-seed0", then "conv7-seed0-5d41f2aa"."""
-    return entry.experiment, entry.name.count("-") > 1, entry.name
+    seed = re.search(r"-seed(\d+)", entry.name)
+    return entry.experiment, entry.name.count("-") > 1, int(seed[1]) if seed else 0, entry.name

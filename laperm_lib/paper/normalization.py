@@ -10,6 +10,8 @@ from typing import Any
 import keras
 from keras import layers, ops
 
+from laperm_lib import _backend
+
 # What TensorFlow's operation takes; in half precision it computes in float32, as Keras does.
 _FUSED_DTYPES = ("float16", "bfloat16", "float32")
 
@@ -59,7 +61,7 @@ class BatchNormalization(layers.BatchNormalization):
 
     def _is_fusible(self, inputs: Any) -> bool:
         return (
-            keras.backend.backend() == "tensorflow"
+            _backend.tensorflow() is not None
             and len(inputs.shape) == 4
             and self.axis in (-1, 3)
             and self.scale
@@ -70,8 +72,7 @@ class BatchNormalization(layers.BatchNormalization):
         )
 
     def _fused(self, inputs: Any) -> Any:
-        import tensorflow as tf
-
+        tf = _backend.tensorflow()
         outputs, mean, unbiased, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs,
             scale=ops.cast(self.gamma, "float32"),

@@ -8,44 +8,50 @@ Nothing here imports Keras, so a mistyped parameter is refused at once.
 from collections.abc import Mapping
 from typing import Any
 
-PROFILES = ("quick", "paper")
-DATASETS = {"quick": "digits", "paper": "mnist"}
-"""What the parameter `dataset = "auto"` stands for in each profile."""
-
-_NO_PARAMETERS = {"In", "Out", "exit", "quit", "get_ipython", "open"}  # IPython's own names
-_NO_PARAMETERS |= {"DATASETS", "PROFILES", "check_parameters"}  # imported for the check itself
+_PARAMETERS = ("profile", "dataset", "seed")
+_OTHERS = {"In", "Out", "exit", "quit", "get_ipython", "open"}  # IPython's own names
+_OTHERS |= {"check_parameters"}  # imported for the check itself
 
 
-def check_parameters(namespace: Mapping[str, Any], **choices: tuple[Any, ...] | type[int]) -> None:
+def check_parameters(
+    namespace: Mapping[str, Any], datasets: tuple[str, ...] = ("digits", "mnist")
+) -> str:
     """Refuse unknown notebook parameters and impossible values before anything runs.
 
-    Call it with `globals()` in the cell after the `parameters` cell, before anything but the names
-    of this module has been defined or imported: every other name is then a parameter.
+    A notebook has the parameters `profile`, "quick" or "paper"; `dataset`; and `seed`, an integer
+    of at least 0. Call this with `globals()` in the cell after the `parameters` cell, before
+    anything else has been defined or imported: every other name is then an unknown parameter.
 
     Args:
         namespace: the notebook's `globals()`.
-        **choices: for each parameter its possible values, or `int` for an integer of at least 0.
+        datasets: what `dataset` may be. It may also be "auto", which stands for the first in the
+            quick profile and for the second in the paper's. Default: digits and MNIST.
+
+    Returns:
+        The dataset.
 
     Raises:
         ValueError: names the unknown parameter, or the value and what is possible instead.
 
     Examples:
-        >>> check_parameters({"profile": "quick", "seed": 0}, profile=PROFILES, seed=int)
-        >>> check_parameters({"profil": "quick"}, profile=PROFILES)
+        >>> check_parameters({"profile": "paper", "dataset": "auto", "seed": 0})
+        'mnist'
+        >>> check_parameters({"profile": "quick", "datset": "mnist", "seed": 0})
         Traceback (most recent call last):
-        ValueError: Unknown parameter 'profil'; this notebook has: profile.
+        ValueError: Unknown parameter 'datset'; this notebook has: profile, dataset, seed.
     """
-    names = {name for name in namespace if not name.startswith("_")} - _NO_PARAMETERS
-    known = ", ".join(choices)
-    for name in sorted(names - choices.keys()):
+    known = ", ".join(_PARAMETERS)
+    names = {name for name in namespace if not name.startswith("_")} - _OTHERS
+    for name in sorted(names.difference(_PARAMETERS)):
         raise ValueError(f"Unknown parameter {name!r}; this notebook has: {known}.")
-    for name, possible in choices.items():
+    for name in _PARAMETERS:
         if name not in namespace:
             raise ValueError(f"The parameter {name!r} is missing; this notebook has: {known}.")
-        value = namespace[name]
-        if isinstance(possible, tuple):
-            right, wanted = value in possible, f"one of {', '.join(map(repr, possible))}"
-        else:
-            right, wanted = type(value) is int and value >= 0, "an integer of at least 0"
-        if not right:
-            raise ValueError(f"{name} is {wanted}, not {value!r}.")
+    profile, dataset, seed = (namespace[name] for name in _PARAMETERS)
+    for name, possible in {"profile": ("quick", "paper"), "dataset": ("auto", *datasets)}.items():
+        if namespace[name] not in possible:
+            one_of = ", ".join(map(repr, possible))
+            raise ValueError(f"{name} is one of {one_of}, not {namespace[name]!r}.")
+    if type(seed) is not int or seed < 0:
+        raise ValueError(f"seed is an integer of at least 0, not {seed!r}.")
+    return datasets[profile == "paper"] if dataset == "auto" else str(dataset)

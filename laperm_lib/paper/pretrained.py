@@ -111,7 +111,8 @@ def save_pretrained(
         kinds: the kinds of variables that were permuted. Default: kernels.
 
     Raises:
-        ValueError: if the model is another network, or not a permutation of its initial weights.
+        ValueError: if the model is another network, has weights of another type, or is not a
+            permutation of its initial weights.
         OSError: if the file cannot be written.
 
     Examples:
@@ -129,8 +130,6 @@ def save_pretrained(
     weights, at_start = _weights(model), _weights(start)
     if _shapes(weights) != _shapes(at_start):
         raise ValueError(f"'{model.name}' is not the network that starts as {network}.")
-    if any(array.dtype != np.float32 for array in weights.values()):
-        raise ValueError(f"The weights of '{model.name}' are not all float32.")
     vectors = weight_vectors.of(start, kinds)
     before = [each.matrix() for each in vectors]
     after = [to_matrix(weights.pop(each.variable.path), each.neuron_axes) for each in vectors]

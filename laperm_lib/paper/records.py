@@ -247,11 +247,10 @@ def complete(
 
 @dataclass(frozen=True)
 class Summary:
-    """A number over runs: mean, standard deviation (over n - 1; 0 for one run), least and most."""
+    """A number over runs: mean, standard deviation (over n - 1; 0 for one run) and the most."""
 
     mean: float
     std: float
-    least: float
     most: float
     runs: int
 
@@ -275,6 +274,4 @@ def summarise(numbers: Iterable[float | None]) -> Summary:
     if not values.size:
         raise ValueError("There are no runs to summarise.")
     std = values.std(ddof=1) if values.size > 1 else 0.0
-    return Summary(
-        float(values.mean()), float(std), float(values.min()), float(values.max()), values.size
-    )
+    return Summary(float(values.mean()), float(std), float(values.max()), values.size)

@@ -308,12 +308,11 @@ def add_records(
     skipped = []
     for path in map(Path, paths):
         for record in [records.load_one(path / _RECORD)] if path.is_dir() else records.load(path):
-            task = Task(record.experiment, record.settings, record.seed)
-            _check_record(record, path)
-            if task.name in known or task.name in added:
-                skipped.append(task.name)
+            name = _checked(record, path).name
+            if name in known or name in added:
+                skipped.append(name)
             else:
-                added[task.name] = record
+                added[name] = record
     for experiment in dict.fromkeys(record.experiment for record in added.values()):
         file = destination / f"{experiment}.json"
         new = [record for record in added.values() if record.experiment == experiment]
@@ -323,17 +322,23 @@ def add_records(
     return list(added), skipped
 
 
-def _check_record(record: Record, path: Path) -> None:
-    """Raise a LaPermError if a record contradicts itself, or the network in its folder."""
-    accuracies = [record.final, *(evaluation.accuracy for evaluation in record.evaluations)]
-    if any(number is None or not 0 <= number <= 1 for number in accuracies):
+def _checked(record: Record, path: Path) -> Task:
+    """The task of a record; a LaPermError if the record is wrong, or the network in its folder."""
+    try:
+        task = Task(record.experiment, record.settings, record.seed)
+    except ValueError as error:
+        raise LaPermError(f"{path}: {error}") from None
+    measured = [record.final_reestimated, record.final_held_out]
+    for evaluation in record.evaluations:
+        measured += [evaluation.accuracy, evaluation.held_out]
+    known = [record.final, *(number for number in measured if number is not None)]
+    if any(number is None or not 0 <= number <= 1 for number in known):
         raise LaPermError(f"{path}: an accuracy is not a number from 0 to 1.")
     steps = [evaluation.step for evaluation in record.evaluations]
     if steps != sorted(set(steps)):
         raise LaPermError(f"{path}: the evaluations are not in the order of steps.")
     permuted = record.settings.method.permuted
-    if permuted and not record.is_permutation:
-        raise LaPermError(f"{path}: the network is not a permutation of its initial weights.")
+    is_permutation = record.is_permutation
     if permuted and path.is_dir():
         initial, _ = record.settings.network.build(record.seed)
         pairs = zip(
@@ -341,5 +346,7 @@ def _check_record(record: Record, path: Path) -> None:
             weight_vectors.of(read_network(path, record), permuted),
             strict=True,
         )
-        if not all(permutation.is_permutation(a.matrix(), b.matrix()) for a, b in pairs):
-            raise LaPermError(f"{path}: the network is not a permutation of its initial weights.")
+        is_permutation &= all(permutation.is_permutation(a.matrix(), b.matrix()) for a, b in pairs)
+    if permuted and not is_permutation:
+        raise LaPermError(f"{path}: the network is not a permutation of its initial weights.")
+    return task

@@ -165,7 +165,7 @@ def in_percent(found: pd.DataFrame) -> pd.DataFrame:
     def accuracy(row: pd.Series, name: str) -> str:
         if pd.isna(row[name]):
             return ""
-        summary = Summary(row[name], row[f"{name}_std"], 0, 0, row["seeds"])
+        summary = Summary(row[name], row[f"{name}_std"], 0, row["seeds"])
         return f"{summary} *" if name == "published_protocol" and row["between"] else str(summary)
 
     def text(value: Any, form: str = "{}") -> str:

@@ -54,10 +54,9 @@ class Stop:
     """When trainings are to stop: after some seconds (default: never), or as soon as asked to.
 
     Examples:
-        >>> stop = Stop()
-        >>> stop.ask()
+        >>> stop = Stop(after=60)
         >>> stop()
-        True
+        False
     """
 
     def __init__(self, after: float | None = None) -> None:
@@ -67,10 +66,6 @@ class Stop:
 
     def __call__(self) -> bool:
         return self._asked or time.monotonic() >= self._end
-
-    def ask(self) -> None:
-        """Say that it is time."""
-        self._asked = True
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:

@@ -191,11 +191,12 @@ def verify(
 def _contradictions(entry: Entry, record: Record, stored: Stored) -> Iterator[str]:
     """Where the manifest and the record, or the file and one of them, differ."""
     for name, value in ({"experiment": record.experiment} | stored.sizes()).items():
-        said = getattr(entry, name)
-        same = math.isclose(said, value) if isinstance(value, float) else said == value
+        listed = getattr(entry, name)
+        same = math.isclose(listed, value) if isinstance(value, float) else listed == value
         if not same:
-            yield f"{name} is {value}, not {said}"
-    if (stored.network, stored.seed) != (record.settings.network, record.seed):
-        yield "the file's initial network is not that of the settings and the seed of its record"
+            yield f"{name} is {value}, not {listed}"
+    said = record.settings.network, record.seed, record.settings.method.permuted
+    if (stored.network, stored.seed, stored.kinds) != said:
+        yield "the file's network, seed or kind of permuted weights is not what its record says"
     if not record.is_permutation:
         yield "its record says that it is not a permutation"

@@ -30,15 +30,9 @@ _NOT_FINITE = 2  # beside DONE and CROWDED
 def reconnect_columns(
     weights: Sequence[np.ndarray], sorted_initial: Sequence[np.ndarray]
 ) -> list[np.ndarray]:
-    """`permutation.reconnect` of the columns of float32 matrices, as in dense and conv kernels.
+    """`permutation.reconnect` of the columns of float32 kernels, shape (d, neurons).
 
-    The new and old weights of each kernel have shape (d, neurons), and its sorted initial values
-    (neurons, d), as `permutation.sort_values` gives them.
-
-    >>> trained = np.array([[0.3], [-2.0], [0.9]], "float32")
-    >>> initial = np.array([[-1.0, 0.0, 1.0]], "float32")
-    >>> reconnect_columns([trained], [initial])[0].ravel().tolist()
-    [0.0, -1.0, 1.0]
+    The sorted initial values of each kernel have shape (neurons, d).
     """
     shapes = [matrix.shape for matrix in weights]
     new = [np.empty(shape, np.float32) for shape in shapes]

@@ -1,7 +1,7 @@
 """The synchronisation as tensor operations, where the weights are: on accelerators and under XLA.
 
-`permutation.reconnect` written with the backend's own stable sort, so that it can be part of a
-compiled program (`tf.function`, `jax.jit`, `jax.vmap`). The result is the same, bit for bit.
+`permutation.reconnect` written with the backend's own stable sort, for compiled programs. The
+result is the same, bit for bit.
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,9 @@ from laperm_lib.permutation import from_matrix, to_matrix
 def reconnect_all(
     neuron_axes: Sequence[tuple[int, ...]], weights: Sequence[Any], sorted_initial: Sequence[Any]
 ) -> list[Any]:
-    """The synchronised values of variables, all or none: a pure function of tensors.
+    """The synchronised values of variables; if any is not finite, `weights` unchanged.
 
-    If any weight is a NaN or an infinity, which have no rank, these are `weights` unchanged: a
-    compiled program cannot raise.
+    A compiled program cannot raise.
     """
     all_finite = ops.all(ops.stack([ops.all(ops.isfinite(weight)) for weight in weights]))
     new_values = []
@@ -51,7 +50,7 @@ def _reconnect(weights: Any, sorted_initial: Any) -> Any:
 def _keys(floats: Any) -> Any:
     """Integers in the order of finite floats; -0 and +0 are both 0.
 
-    Backends compare tiny floats as if they were 0, and XLA sorts -0 before +0; integers are safe.
+    Backends compare tiny floats as if they were 0, and XLA sorts -0 before +0.
     """
     bits = int(keras.backend.standardize_dtype(floats.dtype)[-2:])  # float32, bfloat16, ...
     integers = ops.view(floats, f"int{bits}")

@@ -1,9 +1,8 @@
 """Sorting weight vectors in about linear time, compiled by Numba.
 
-Weights are numbers spread over a range: they are counted into twice as many buckets of equal
-width, and within a bucket hardly anything is left to sort. Where they crowd into few buckets (an
-outlier far from the rest does that), NumPy sorts them, so the time for d weights stays of the order
-d log d. The results are those of `laperm_lib.permutation.sort_order`, bit for bit.
+Weights are counted into twice as many buckets of equal width; within a bucket hardly anything is
+left to sort. Where they crowd into few buckets, as with an outlier far from the rest, NumPy sorts
+them, in time of order d log d. The results are those of `laperm_lib.permutation.sort_order`.
 """
 
 from collections.abc import Callable
@@ -22,22 +21,12 @@ MOST_IN_A_BUCKET = 32  # With more than this in one, insertion sort is no longer
 
 
 def sort_order(matrix: np.ndarray) -> np.ndarray:
-    """`permutation.sort_order` of every row of a matrix of floats, dtype int32.
-
-    >>> sort_order(np.array([[0.5, -1.0, 0.0, -0.0, 0.5]], "float32")).tolist()
-    [[1, 2, 3, 0, 4]]
-    """
+    """`permutation.sort_order` of every row of a matrix of floats, dtype int32."""
     return _sort_order(_sort_rows, matrix, lambda rows: rows)
 
 
 def order_of_size(matrix: np.ndarray) -> np.ndarray:
-    """Indices of every row from the largest absolute value to the smallest: `sort_order(-|x|)`.
-
-    Gradients are of very different sizes, so buckets are as wide as their logarithms ask for.
-
-    >>> order_of_size(np.array([[1e-9, -3.0, 0.0, 3.0]], "float32")).tolist()
-    [[1, 3, 0, 2]]
-    """
+    """`sort_order(-|x|)` of gradients, whose sizes differ greatly: buckets are of logarithms."""
     return _sort_order(_sort_rows_by_size, matrix, lambda rows: -np.abs(rows))
 
 
@@ -160,8 +149,7 @@ def is_finite(bits):  # type: ignore[no-untyped-def]
 def key_of(bits):  # type: ignore[no-untyped-def]
     """An integer in the order of the finite float with these bits; -0 and +0 are both 0.
 
-    Comparing floats will not do: in TensorFlow's threads, and in those begun by them, subnormal
-    numbers are equal to 0.
+    Floats are not compared, because in TensorFlow's threads subnormal numbers are equal to 0.
     """
     # Floats are sign and magnitude: flip the magnitude of the negative ones. -0 becomes -1.
     key = bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF))
@@ -194,10 +182,9 @@ def _bounds(vector, scratch):  # type: ignore[no-untyped-def]
 def sort_packed(vector, bits, numbers, ends, packed):  # type: ignore[no-untyped-def]
     """Sort finite floats with these `bits`, ties by index, unless they are crowded.
 
-    `vector` decides on the buckets: the floats themselves, or what rises with them. `numbers`, for
-    the bucket of each weight, and `ends`, as `ends_of_buckets` makes it, are scratch memory of one
-    type. `packed` gets the sorted keys, each in the high half of an integer whose low half is its
-    index: so a comparison breaks ties, and one move moves both.
+    `vector`, which rises with them, decides on the buckets. `numbers`, the bucket of each, and
+    `ends`, of `ends_of_buckets`, are scratch memory of one type. `packed` gets the sorted keys,
+    each in the high half of an integer whose low half is its index.
     """
     length = len(vector)
     if length == 0:

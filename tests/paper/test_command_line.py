@@ -12,16 +12,14 @@ from dataclasses import replace
 
 import keras
 import pytest
+from short_runs import SHORT, TASK, made
 
 from laperm_lib.__main__ import choose_backend
-from laperm_lib.paper import command_line, experiments
-from laperm_lib.paper.command_options import _duration, setting
-from laperm_lib.paper.experiments import RunFolder, Task, catalogue
-from laperm_lib.paper.experiments.profiles import PROFILES
-from laperm_lib.paper.studies import shared_value_search
-from laperm_lib.paper.studies.shared_value import Result
-
-SHORT = replace(experiments.quick("f1"), epochs=4, sync_period=20, evaluate_every=20)  # 48 steps
+from laperm_lib.paper import benchmark, command_line, manifest, records
+from laperm_lib.paper.command_line import _duration, setting
+from laperm_lib.paper.runs import RunFolder, Task, tasks_in
+from laperm_lib.paper.settings import PROFILES, PUBLISHED
+from laperm_lib.paper.studies import shared_value
 
 
 @pytest.fixture
@@ -39,19 +37,15 @@ def command(tmp_path, monkeypatch, capfd):
     return run
 
 
-def test_run_writes_records(command, tmp_path):
+def test_run_writes_records_and_says_where(command, tmp_path, caplog):
     output = tmp_path / "f1.json"
-    status, out, _ = command("run", "f1", "--seeds", "2", "--output", str(output))
-    assert status == 0
-    assert [record.seed for record in experiments.load(output)] == [0, 1]
-    assert "over 2 runs" in out
-
-
-def test_run_says_which_folder_it_leaves(command, tmp_path, caplog):
     with caplog.at_level("INFO", logger="laperm_lib"):
-        assert command("run", "f1")[0] == 0
-    (folder,) = (tmp_path / "runs").iterdir()
-    assert f"What came out is in {folder}" in caplog.text
+        status, out, _ = command("run", "f1", "--seeds", "2", "--output", str(output))
+    assert status == 0
+    for folder in (tmp_path / "runs").iterdir():
+        assert f"The record and the network are in {folder}" in caplog.text
+    assert [record.seed for record in records.load(output)] == [0, 1]
+    assert "over 2 runs" in out
 
 
 def test_errors_are_one_line(command, tmp_path):
@@ -87,6 +81,13 @@ def test_what_cannot_be_run_leaves_nothing(command, tmp_path, words, why):
 @pytest.mark.parametrize(
     ("words", "why"),
     [
+        ([], "the following arguments are required: COMMAND"),
+        (["run"], "one of the arguments experiment --all is required"),
+        (["run", "f1", "--all"], "not allowed with argument"),
+        (["run", "f1", "--set", "speed=1"], "--set: NAME=VALUE, where NAME is one of model"),
+        (["run", "f1", "--set", "sync_period"], "--set: NAME=VALUE"),
+        (["run", "f1", "--set", "sync_period=fast"], "sync_period does not take 'fast'"),
+        (["run", "f1", "--set", "epochs=none"], "epochs does not take 'none'"),
         (["run", "conv3"], "unknown experiment 'conv3'"),
         (["sweep", "conv3"], "unknown experiment 'conv3'"),
         (["run", "f1", "--seeds", "x"], "an integer of at least 1, not 'x'"),
@@ -100,7 +101,7 @@ def test_what_cannot_be_run_leaves_nothing(command, tmp_path, words, why):
         (["publish", "runs/f1", "--pretrained", "FILE"], "a folder, but"),
     ],
 )
-def test_places_that_cannot_be(tmp_path, capsys, words, why):
+def test_words_that_are_no_command(tmp_path, capsys, words, why):
     file = tmp_path / "file"
     file.write_text("")
     words = [word.replace("FILE", str(file)).replace("FOLDER", str(tmp_path)) for word in words]
@@ -111,44 +112,25 @@ def test_places_that_cannot_be(tmp_path, capsys, words, why):
     assert list(tmp_path.iterdir()) == [file]
 
 
-@pytest.mark.parametrize("wrong", ["speed=1", "sync_period", "sync_period=fast", "epochs=none"])
-def test_settings_that_are_not_taken(wrong, capsys):
-    with pytest.raises(SystemExit):
-        command_line.main(["run", "f1", "--set", wrong])
-    assert "--set" in capsys.readouterr().err
-
-
 def test_settings():
     values = dict(map(setting, ["sync_period=20,none", "permute_biases=no", "decay=.5"]))
     assert values == {"sync_period": [20, None], "permute_biases": [False], "decay": [0.5]}
 
 
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("25m", 1500), ("90s", 90), ("2h", 7200), ("1h30m", 5400), ("0s", 0)]
-)
-def test_time_budgets(text, seconds):
-    assert _duration(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "25", "m", "-1m", "1.5h", "1m2h", "soon"])
-def test_times_that_are_none(text):
-    with pytest.raises(argparse.ArgumentTypeError, match="such as 90s"):
-        _duration(text)
-
-
-@pytest.mark.parametrize("words", [["run"], ["run", "f1", "--all"], ["run", "conv3"], []])
-def test_words_that_are_no_command(words, capsys):
-    with pytest.raises(SystemExit):
-        command_line.main(words)
-    assert "usage" in capsys.readouterr().err
+def test_time_budgets():
+    texts = {"25m": 1500, "90s": 90, "2h": 7200, "1h30m": 5400, "0s": 0}
+    assert {text: _duration(text) for text in texts} == texts
+    for text in ("", "25", "m", "-1m", "1.5h", "1m2h", "soon"):
+        with pytest.raises(argparse.ArgumentTypeError, match="such as 90s"):
+            _duration(text)
 
 
 def test_all_runs_what_is_missing_and_stops_in_time(command, tmp_path, monkeypatch):
     planned = [Task("f1", SHORT, seed) for seed in (0, 1)]
     asked = []
-    monkeypatch.setattr(catalogue, "plan", lambda *args, **more: asked.append(more) or planned)
+    monkeypatch.setattr(benchmark, "plan", lambda *args, **more: asked.append(more) or planned)
     status, out, _ = command("run", "--all", "--time-budget", "0s", "--set", "held_out=0")
-    assert (status, out) == (0, "Stopped. Runs left: 2; the same command goes on with them.\n")
+    assert (status, out) == (0, "Stopped. Runs left: 2; the same command resumes them.\n")
     assert asked == [{"seeds": None, "evaluate_after": [0], "held_out": [0]}]
     status, out, _ = command("run", "--all", "--time-budget", "5m")
     assert status == 0
@@ -158,8 +140,8 @@ def test_all_runs_what_is_missing_and_stops_in_time(command, tmp_path, monkeypat
 
 
 def test_all_says_what_has_failed(command, tmp_path, monkeypatch):
-    no_data = Task("f1", experiments.PUBLISHED["f1"], 0)
-    monkeypatch.setattr(catalogue, "plan", lambda *args, **more: [no_data, Task("f1", SHORT, 0)])
+    no_data = Task("f1", PUBLISHED["f1"], 0)
+    monkeypatch.setattr(benchmark, "plan", lambda *args, **more: [no_data, Task("f1", SHORT, 0)])
     status, out, err = command("run", "--all", "--data-dir", str(tmp_path))
     assert status == 1
     assert "over 1 runs" in out
@@ -171,9 +153,9 @@ def test_list_has_all_experiments_and_what_is_done(command):
     status, out, _ = command("list", "--profile", "paper")
     assert status == 0
     words = {line.split()[0] for line in out.splitlines()}
-    assert {row.experiment for row in catalogue.ROWS} < words
+    assert {row.experiment for row in benchmark.ROWS} < words
     (line,) = [line for line in out.splitlines() if "epochs=4" in line or "quick" in line]
-    assert line.split()[-1] == "1"
+    assert line.split()[-1] == "1"  # finished
 
 
 def test_table(command):
@@ -189,15 +171,17 @@ def test_table(command):
 
 @pytest.mark.skipif(not importlib.util.find_spec("optuna"), reason="needs Optuna")
 def test_search(command, tmp_path, monkeypatch):
-    def quick(trial, *, seed, hold_out, **where):
-        return Result(trial, seed, 0.5 if hold_out else None, None if hold_out else 0.25, True)
+    def train(settings, seed, experiment, data_dir):
+        record = made("f1", seed, final=0.25, evaluations=[])
+        held_out = 0.5 if settings.data.held_out else None
+        return replace(record, settings=settings, final_held_out=held_out)
 
-    monkeypatch.setattr(shared_value_search, "train", quick)
+    monkeypatch.setattr(shared_value, "_train", train)
     output = tmp_path / "study.json"
     status, out, _ = command("search", "f1", "--trials", "2", "--seeds", "3", f"--output={output}")
     assert status == 0
-    assert "best of 2 trials, held out 0.5000, test accuracy 0.2500 ± 0.0000 over 3 seeds" in out
-    assert len(shared_value_search.load(output).confirmed) == 3
+    assert "best of 2 trials, held out 50.00 %, test accuracy 25.00 ± 0.00 % over 3 seeds" in out
+    assert len(shared_value.load(output).confirmed) == 3
 
 
 def test_publish_and_verify(command, tmp_path):
@@ -211,19 +195,45 @@ def test_publish_and_verify(command, tmp_path):
     for named in (network, network.stem, "f1"):
         status, out, _ = command("verify", str(named))
         assert status == 0
-        assert f"{network.stem}: all 10 weight vectors are permutations of their start" in out
+        assert f"{network.stem}: all 10 weight vectors are permutations of their initial" in out
     status, _, err = command("verify", "f3")
     assert status == 1
     assert "There is no trained network 'f3'" in err
-    _, out, _ = command("list", "--profile", "paper")
-    (line,) = [line for line in out.splitlines() if "epochs=4" in line or "quick" in line]
-    assert line.split()[-2:] == ["1", "1"]
     network.write_bytes(network.read_bytes()[:-1])
     status, out, err = command("verify", str(tmp_path / "pretrained"))
     assert status == 1
     assert "damaged" in err
     assert "0 of 1" in out
     assert command("verify", str(tmp_path / "runs"))[0] == 1
+
+
+def test_import(command, tmp_path, run_folder):
+    """The table has what was imported; what contradicts itself leaves the folder as it was."""
+    for said in ("added", "skipped, it is there already"):
+        assert command("import", str(run_folder.path))[:2] == (0, f"{TASK.name}: {said}\n")
+    records.save([made("f1", final=0.9), made("f1", 1, final=7.0)], tmp_path / "more.json")
+    status, out, err = command("import", str(tmp_path / "more.json"))
+    assert (status, out) == (1, "")
+    assert "more.json: an accuracy is not a number from 0 to 1." in err
+    (file,) = (tmp_path / "pretrained").glob("*.json")
+    assert records.load(file) == (run_folder.record(),)
+    records.save([made("f1", final=0.9)], tmp_path / "more.json")
+    command("import", str(tmp_path / "more.json"))
+    assert "90.00" in command("table", "f1")[1]
+
+
+def test_a_package_without_networks_trains_all_the_same(command, tmp_path, monkeypatch):
+    """From a wheel, or with an address in the place of a folder."""
+    monkeypatch.setattr(manifest, "_CHECKOUT", tmp_path / "none")
+    for address in ("", "https://a.b/networks"):
+        monkeypatch.setenv("LAPERM_PRETRAINED_DIR", address)
+        assert command("run", "f1")[0] == 0
+        assert "f1" in command("list")[1]
+        assert "conv7" in command("table")[1]
+        for words in (["verify"], ["publish", "runs"], ["import", "runs"]):
+            status, _, err = command(*words)
+            assert status == 1
+            assert "LAPERM_PRETRAINED_DIR" in err or "no such file" in err
 
 
 def test_the_backend_is_chosen_before_keras_is_imported(monkeypatch):
@@ -270,7 +280,7 @@ def test_jax_without_tensorflow(tmp_path):
         out, err = run.communicate()
     assert run.returncode == 0, err
     assert "over 1 runs" in out
-    (record,) = experiments.load(next(tmp_path.glob("f1-*/record.json")))
+    (record,) = records.load(next(tmp_path.glob("f1-*/record.json")))
     assert "jax" in record.environment
 
 
@@ -286,7 +296,7 @@ def test_a_signal_stops_with_a_checkpoint(tmp_path, number):
     assert "Stopped. Runs left: 1" in out
     assert "Traceback" not in err
     (folder,) = tmp_path.glob("f1-*")
-    (task,) = experiments.tasks_in(tmp_path)
+    (task,) = tasks_in(tmp_path)
     assert RunFolder(tmp_path, task).checkpoints.steps()
     assert not list(folder.glob(".*"))
     with RunFolder(tmp_path, task).lock():  # it is free

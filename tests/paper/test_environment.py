@@ -4,8 +4,8 @@ import subprocess
 
 import pytest
 
-from laperm_lib import _backend as backend
-from laperm_lib.paper.experiments import environment
+from laperm_lib import _backend
+from laperm_lib.paper import environment
 
 
 def repository(folder):
@@ -41,7 +41,7 @@ def test_versions_and_hardware_are_those_of_this_process():
     found = environment.environment()
     assert {"python", "keras", "numpy", "machine", "cores", "system", "revision"} < found.keys()
     assert found["processor"]
-    assert (found["accelerators"] == "none") == (not backend.accelerators())
+    assert (found["accelerators"] == "none") == (not _backend.accelerators())
 
 
 def test_the_name_of_the_processor(tmp_path):
@@ -51,7 +51,7 @@ def test_the_name_of_the_processor(tmp_path):
     assert environment._processor(tmp_path / "none")
 
 
-def test_a_run_that_went_on_elsewhere_has_both():
+def test_a_run_that_resumed_elsewhere_has_both():
     first, second = {"a": "1", "b": "2"}, {"a": "1", "b": "3", "c": "4"}
     both = environment.joined(first, second)
     assert both == {"a": "1", "b": "2, then 3", "c": "4"}

@@ -1,10 +1,12 @@
-"""Tests of laperm_lib.paper.experiments.evaluation."""
+"""When a training is measured, on which images, and how."""
 
 import keras
 import numpy as np
 import pytest
+from short_runs import SHORT
 
-from laperm_lib.paper.experiments.evaluation import accuracy
+from laperm_lib.paper import datasets
+from laperm_lib.paper.evaluation import accuracy, images_for, schedule
 
 
 @pytest.mark.parametrize("count", [1, 499, 500, 501, 1234])
@@ -23,3 +25,25 @@ def test_accuracy_is_measured_in_parts_and_leaves_no_image_out(count):
     assert accuracy(model, logits, classes) == np.mean(logits.argmax(axis=1) == classes)
     assert sum(seen) == count
     assert max(seen) <= 500
+
+
+def test_evaluations_are_at_synchronisations():
+    settings = SHORT.replace(sync_period=40, evaluate_every=100)
+    found = schedule(settings, 400, (0, 5))
+    assert found == {120: 0, 125: 5, 200: 0, 205: 5, 320: 0, 325: 5, 400: 0}
+    assert schedule(settings.replace(sync_period=None), 350) == {100: 0, 200: 0, 300: 0}
+    for offset in (-1, 40):
+        with pytest.raises(ValueError, match="does not fit a period of 40"):
+            schedule(settings, 400, (offset,))
+
+
+def test_images_held_out_are_those_left_out_of_training():
+    images, data = images_for(SHORT.replace(held_out=200)), datasets.load("digits")
+    assert [len(x) for x in (images.x_train, images.x_held_out)] == [1237, 200]
+    together = np.concatenate([images.x_train, images.x_held_out]).reshape(1437, -1)
+    everything = images_for(SHORT).x_train.reshape(1437, -1)
+    np.testing.assert_array_equal(everything, data.x_train.reshape(1437, -1) / np.float32(255))
+    np.testing.assert_array_equal(*(x[np.lexsort(x.T)] for x in (together, everything)))
+    assert images.fingerprint == data.fingerprint
+    with pytest.raises(ValueError, match="1437 images cannot be held out of 1437"):
+        images_for(SHORT.replace(held_out=1437))

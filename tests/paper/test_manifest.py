@@ -1,75 +1,120 @@
 """The list of the trained networks: found, read, added to, refused when damaged."""
 
+import hashlib
 import json
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
+import keras
 import pytest
 
 from laperm_lib.errors import WeightFileError
 from laperm_lib.paper import manifest
 from laperm_lib.paper.manifest import Entry
 
+CONTENT = b"a network"
 ENTRY = Entry(
     name="f1-seed0",
     file="f1-seed0.safetensors",
-    sha256="0" * 64,
-    size=1500,
-    hdf5_size=40_000,
+    sha256=hashlib.sha256(CONTENT).hexdigest(),
+    size=len(CONTENT),
+    experiment="f1",
     permuted_weights=7840,
     bits_per_weight=0.96,
     bound_per_weight=0.959,
-    experiment="f1",
-    seed=0,
-    final=0.8,
-    selected=None,
-    published_protocol=0.81,
-    dataset="mnist",
-    data_fingerprint="1" * 64,
-    seconds=12.5,
-    environment={"keras": "3.15.1"},
 )
 
 
 def test_entries_are_read_as_they_were_added(tmp_path):
-    manifest.add(ENTRY, tmp_path / "new")
-    assert manifest.read(tmp_path / "new") == (ENTRY,)
-    changed = replace(ENTRY, final=0.7)
-    manifest.add(changed, tmp_path / "new")
-    assert manifest.read(tmp_path / "new") == (changed,)
+    for entry in (ENTRY, replace(ENTRY, size=3)):
+        manifest.add(entry, tmp_path / "new")
+        assert manifest.read(tmp_path / "new") == (entry,)
 
 
 def test_the_first_of_an_experiment_has_the_published_settings_and_the_lowest_seed(tmp_path):
     order = ["f1-seed2", "f1-seed10", "f1-seed0-12345678", "f1-seed1-12345678", "f2-seed0"]
     for name in reversed(order):
-        experiment, seed = name.split("-")[:2]
-        seed = int(seed.removeprefix("seed"))
-        manifest.add(replace(ENTRY, name=name, experiment=experiment, seed=seed), tmp_path)
-    assert list(manifest.names(tmp_path)) == order
-    assert manifest.find("f1", tmp_path).name == "f1-seed2"
-    assert manifest.find("f1-seed1-12345678", tmp_path).seed == 1
-    with pytest.raises(WeightFileError, match=r"no trained network 'f3' in .*; there are f1-seed2"):
+        manifest.add(replace(ENTRY, name=name, experiment=name[:2]), tmp_path)
+    names = [entry.name for entry in manifest.read(tmp_path)]
+    assert names == order
+    assert manifest.find("f1", tmp_path).name == order[0]
+    assert manifest.find("f1-seed1-12345678", tmp_path).name == "f1-seed1-12345678"
+    with pytest.raises(WeightFileError, match=r"no trained network 'f3'; there are f1-seed2"):
         manifest.find("f3", tmp_path)
 
 
 def test_where_the_networks_are(monkeypatch, repository, tmp_path):
     monkeypatch.delenv(manifest.PRETRAINED_DIR, raising=False)
     assert manifest.default_folder() == repository / "pretrained"
+    project = manifest.read()
+    assert manifest.read(repository / "pretrained") == manifest.read(tmp_path) == project
+    assert {"conv2-seed0-7b5760fc", "conv7-seed1-dd9fd7a5"} < {entry.name for entry in project}
+    monkeypatch.setattr(manifest, "_CHECKOUT", tmp_path / "none")
+    with pytest.raises(WeightFileError, match="set the environment variable LAPERM_PRETRAINED_DIR"):
+        manifest.default_folder()
     monkeypatch.setenv(manifest.PRETRAINED_DIR, str(tmp_path))
     assert manifest.default_folder() == Path(tmp_path)
-    with pytest.raises(WeightFileError, match=r"no .*manifest\.json.*LAPERM_PRETRAINED_DIR"):
-        manifest.names()
+    monkeypatch.setenv(manifest.PRETRAINED_DIR, "https://a.b/networks")
+    with pytest.raises(WeightFileError, match="download them to one"):
+        manifest.default_folder()
+
+
+def test_a_folder_with_a_manifest_of_its_own_is_listed_by_that(monkeypatch, tmp_path):
+    manifest.add(ENTRY, tmp_path)
+    monkeypatch.setenv(manifest.PRETRAINED_DIR, str(tmp_path))
+    assert manifest.read() == (ENTRY,)
+    assert manifest.find("f1") == ENTRY
+
+
+def test_what_is_added_to_the_checkout_goes_into_the_package(monkeypatch, tmp_path):
+    packaged = tmp_path / "package" / "manifest.json"
+    monkeypatch.setattr(manifest, "_PACKAGED", packaged)
+    monkeypatch.setattr(manifest, "_CHECKOUT", tmp_path / "pretrained")
+    manifest.add(ENTRY, tmp_path / "pretrained")
+    assert manifest.read() == (ENTRY,)
+    assert json.loads(packaged.read_text())["format"] == 2
+    assert not (tmp_path / "pretrained").exists()
+
+
+def test_a_file_is_the_one_that_the_manifest_lists(tmp_path):
+    path = tmp_path / ENTRY.file
+    with pytest.raises(WeightFileError, match="no such file"):
+        manifest.locate(ENTRY, tmp_path)
+    path.write_bytes(CONTENT)
+    assert manifest.locate(ENTRY, tmp_path) == path
+    for wrong in (CONTENT[::-1], CONTENT[1:]):
+        path.write_bytes(wrong)
+        with pytest.raises(WeightFileError, match="damaged: it is not the file that the manifest"):
+            manifest.locate(ENTRY, tmp_path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(WeightFileError, match=ENTRY.file):
+        manifest.locate(replace(ENTRY, size=path.stat().st_size), tmp_path)
+
+
+def test_a_file_is_downloaded_from_an_address(monkeypatch, tmp_path):
+    """As from https, by Keras, which keeps what it has downloaded."""
+    (tmp_path / ENTRY.file).write_bytes(CONTENT)
+    get_file = partial(keras.utils.get_file, cache_dir=tmp_path)
+    monkeypatch.setattr(keras.utils, "get_file", get_file)
+    monkeypatch.setenv(manifest.PRETRAINED_DIR, tmp_path.as_uri() + "/")
+    found = manifest.locate(ENTRY)
+    assert found.parent == tmp_path / "laperm_lib"
+    assert found.read_bytes() == CONTENT
+    with pytest.raises(WeightFileError, match=r"none\.safetensors cannot be downloaded"):
+        manifest.locate(replace(ENTRY, file="none.safetensors"))
 
 
 def text(**changes):
-    return json.dumps({"format": 1, "networks": [asdict(ENTRY) | changes]})
+    return json.dumps({"format": 2, "networks": [asdict(ENTRY) | changes]})
 
 
 @pytest.mark.parametrize(
     "damaged",
     [
-        "", "{", "3", "[]", "{}", "\x00", '{"format": 1}', '{"format": 2, "networks": []}',
-        '{"format": 1, "networks": [3]}', '{"format": 1, "networks": [{}]}', "[" * 100_000,
+        "", "{", "3", "[]", "{}", "\x00", '{"format": 2}', '{"format": 1, "networks": []}',
+        '{"format": 2, "networks": [3]}', '{"format": 2, "networks": [{}]}', "[" * 100_000,
         text(more=1), text(file="../f1.safetensors"), text(file=3), text(sha256=None),
     ],
 )  # fmt: skip
@@ -81,9 +126,3 @@ def test_damaged_manifests(damaged, tmp_path):
     with pytest.raises(WeightFileError, match=r"manifest\.json"):
         manifest.add(ENTRY, tmp_path)
     assert path.read_text() == damaged
-
-
-def test_a_manifest_that_is_no_text(tmp_path):
-    (tmp_path / "manifest.json").write_bytes(b"\xff\xfe\xff")
-    with pytest.raises(WeightFileError, match="cannot be read"):
-        manifest.read(tmp_path)

@@ -84,22 +84,6 @@ def test_files_that_hold_no_records(text, tmp_path):
         records.load(path)
 
 
-@pytest.mark.parametrize(
-    ("change", "why"),
-    [
-        ({"speed": 1}, "speed"),
-        ({"seed": None}, "seed"),
-        ({"settings": {}}, "settings"),
-        ({"evaluations": [{"step": 1}]}, "since_sync"),
-    ],
-)
-def test_a_record_with_anything_wrong_is_named(change, why, tmp_path):
-    path = tmp_path / "f1.json"
-    files.write_json(path, [records.to_json(RECORD) | change])
-    with pytest.raises(LaPermError, match=rf"f1\.json does not hold records of runs: .*{why}"):
-        records.load(path)
-
-
 def test_a_record_of_impossible_settings_is_refused(tmp_path):
     content = records.to_json(RECORD)
     content["settings"]["schedule"]["epochs"] = 0
@@ -132,9 +116,7 @@ def test_a_file_is_completed_and_nothing_trained_twice(tmp_path):
 
 def test_summaries():
     summary = records.summarise([0.5, 0.6, 0.7])
-    assert (summary.mean, summary.std, summary.least, summary.most) == pytest.approx(
-        (0.6, 0.1, 0.5, 0.7)
-    )
+    assert (summary.mean, summary.std, summary.most) == pytest.approx((0.6, 0.1, 0.7))
     assert (summary.runs, str(summary)) == (3, "60.00 ± 10.00")
     assert str(records.summarise([0.5])) == "50.00"
     with pytest.raises(ValueError, match="no runs"):

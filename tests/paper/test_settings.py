@@ -5,11 +5,9 @@ import pytest
 
 from laperm_lib.paper.methods import SGD, Adam, Average, LaPerm, SGPerm
 from laperm_lib.paper.networks import spec
-from laperm_lib.paper.records import from_json, to_json
 from laperm_lib.paper.settings import (
     PROFILES,
     PUBLISHED,
-    Settings,
     fingerprint,
     published,
     quick,
@@ -123,9 +121,3 @@ def test_profiles_end_at_the_published_rate(name):
         assert rates(cut_down)[-1] == pytest.approx(rates(whole)[-1])
     assert cut_down.network == whole.network
     assert (cut_down.method.period is None) == (whole.method.period is None)
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_settings_survive_json(name):
-    for settings in (published(name), quick(name).replace(pixels="standardised")):
-        assert from_json(to_json(settings), Settings) == settings

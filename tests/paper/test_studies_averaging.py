@@ -4,23 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from short_runs import made
 
 from laperm_lib import LaPermError
 from laperm_lib.paper import records
 from laperm_lib.paper.studies import averaging
-from laperm_lib.paper.studies.averaging import (
-    BETTER,
-    METHODS,
-    SETTINGS,
-    compare,
-    measures,
-    method_of,
-    methods,
-    train,
-    verdict,
-    with_method,
-    write,
-)
+from laperm_lib.paper.studies.averaging import METHODS, SETTINGS, measures, train, with_method
 
 SHORT = SETTINGS["digits_adam"].replace(epochs=2)
 LAPERM = SETTINGS["digits_laperm"].replace(epochs=2, evaluate_every=20, sync_period=2)
@@ -75,38 +64,29 @@ def test_averages_of_permutations_are_permutations_once_synchronised(permuted):
 
 
 def test_a_method_is_part_of_the_settings():
-    assert methods(LAPERM) == METHODS[:3]
-    assert methods(SHORT) == ("alone", "PSWA", "Lookahead")
-    assert [method_of(with_method(LAPERM, method)) for method in METHODS] == list(METHODS)
+    assert averaging.methods(LAPERM) == METHODS[:3]
+    assert averaging.methods(SHORT) == ("alone", "PSWA", "Lookahead")
+    assert [averaging.method_of(with_method(LAPERM, method)) for method in METHODS] == list(METHODS)
 
 
 def test_records_are_read_as_written_and_only_what_is_missing_is_trained(
     alone, tmp_path, monkeypatch
 ):
-    def made(settings, seed, *, experiment, data_dir):
+    def trained(settings, seed, *, experiment, data_dir):
         return replace(alone, settings=settings, seed=seed, experiment=experiment)
 
-    monkeypatch.setattr(averaging, "train", made)
+    monkeypatch.setattr(averaging, "train", trained)
     monkeypatch.setitem(SETTINGS, "digits_adam", SHORT)
-    write(tmp_path, ["digits_adam"], seeds=[0])
-    write(tmp_path, ["digits_adam"], seeds=[0, 1])
+    averaging.write(tmp_path, ["digits_adam"], seeds=[0])
+    averaging.write(tmp_path, ["digits_adam"], seeds=[0, 1])
     found = records.load(tmp_path / "digits_adam.json")
     once = ["alone", "PSWA", "Lookahead"]
-    trained = [(record.seed, method_of(record.settings)) for record in found]
+    trained = [(record.seed, averaging.method_of(record.settings)) for record in found]
     assert trained == [(seed, method) for seed in (0, 1) for method in once]
     assert found[0] == replace(alone, seed=0, experiment="digits_adam")
     monkeypatch.setitem(SETTINGS, "digits_adam", SHORT.replace(held_out=100))
     with pytest.raises(LaPermError, match="other settings"):
-        write(tmp_path, ["digits_adam"])
-
-
-@pytest.mark.parametrize("name", SETTINGS)
-def test_the_shipped_records_are_those_of_the_study(name, repository):
-    planned = [with_method(SETTINGS[name], method) for method in methods(SETTINGS[name])]
-    found = records.load(repository / "pretrained" / "averaging" / f"{name}.json")
-    assert {record.experiment for record in found} == {name}
-    assert {record.settings for record in found} <= set(planned)
-    assert measures(found)
+        averaging.write(tmp_path, ["digits_adam"])
 
 
 def test_what_no_study_could_be_is_refused():
@@ -126,14 +106,10 @@ BEGUN = (None, None, None, 0.8, 0.8, 0.9)
 
 def record(seed, test, curves=None, method="alone"):
     curves = curves or {"training": CURVE, "SWA": BEGUN}
-    return records.Record(
-        experiment="",
+    return replace(
+        made("f1"),
         settings=with_method(LAPERM, method),
         seed=seed,
-        fraction_pruned=0,
-        final=None,
-        is_permutation=False,
-        data_fingerprint="",
         measured={"curves": curves, "test": test},
     )
 
@@ -152,24 +128,20 @@ def test_measures_of_curves():
     assert one.monotonicity == 0.6
     assert swa.volatility == swa.late_volatility == pytest.approx(0.05)
     assert swa.monotonicity == 1
-
-
-def test_trainings_that_continue_from_averages_have_names_of_their_own():
     curves = {"training": CURVE, "training synchronised": CURVE}
-    test = dict.fromkeys(curves, 0.5)
-    found = measures([record(0, test, curves, method) for method in METHODS[1:3]])
-    assert {"PSWA", "PSWA synchronised", "PSWA, going on synchronised"} <= set(found)
+    records = [record(0, dict.fromkeys(curves, 0.5), curves, method) for method in METHODS[1:3]]
+    assert {"PSWA", "PSWA synchronised", "PSWA, going on synchronised"} <= set(measures(records))
 
 
 def test_comparisons_count_pairs():
-    never = dict.fromkeys(BETTER, (0, 2))
-    assert compare([STUDY], "alone") == never | {"as monotonic": (2, 2)}
-    assert compare([STUDY, STUDY[:1]], "SWA") == dict.fromkeys(BETTER, (3, 3))
-    assert compare([], "SWA") == dict.fromkeys(BETTER, (0, 0))
+    never = dict.fromkeys(averaging.BETTER, (0, 2))
+    assert averaging.compare([STUDY], "alone") == never | {"as monotonic": (2, 2)}
+    assert averaging.compare([STUDY, STUDY[:1]], "SWA") == dict.fromkeys(averaging.BETTER, (3, 3))
+    assert averaging.compare([], "SWA") == dict.fromkeys(averaging.BETTER, (0, 0))
 
 
 def test_verdicts():
-    assert [verdict(better, 4) for better in range(5)] == ["[¬Re]"] * 3 + ["[Re]"] * 2
-    assert verdict(5, 8) == "mixed"
+    assert [averaging.verdict(better, 4) for better in range(5)] == ["[¬Re]"] * 3 + ["[Re]"] * 2
+    assert averaging.verdict(5, 8) == "mixed"
     with pytest.raises(ValueError, match="no pair"):
-        verdict(0, 0)
+        averaging.verdict(0, 0)

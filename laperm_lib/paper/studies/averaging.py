@@ -85,11 +85,15 @@ def with_method(settings: Settings, method: str) -> Settings:
         raise ValueError(f"method is one of {', '.join(METHODS)}, got {method!r}.")
     if method == "alone":
         return settings
-    how: dict[str, Any] = {"average": "Lookahead", "sample_period": _LOOKAHEAD_PERIOD}
-    if method != "Lookahead":
-        how = {"average": "PSWA", "sample_period": settings.evaluate_every // 10}
-        how |= {"window": _WINDOW, "synchronise": method == "PSWA synchronised"}
-    return settings.replace(method=Average(around=settings.method, **how))
+    is_lookahead = method == "Lookahead"
+    average = Average(
+        around=settings.method,
+        average="Lookahead" if is_lookahead else "PSWA",
+        sample_period=_LOOKAHEAD_PERIOD if is_lookahead else settings.evaluate_every // 10,
+        window=_WINDOW,
+        synchronise=method == "PSWA synchronised",
+    )
+    return settings.replace(method=average)
 
 
 def method_of(settings: Settings) -> str:
@@ -184,10 +188,7 @@ class AveragesWatch(Watch):
         self._statistics = [images.x_train[first:][:_STATISTICS_BATCH] for first in parts]
         if method_of(self._settings) != "alone":
             return
-        how: dict[str, Any] = {
-            "sample_period": self._sample_period,
-            "batches": self._statistics,
-        }
+        how: dict[str, Any] = {"sample_period": self._sample_period, "batches": self._statistics}
         half = last_step // 2 // self._every * self._every
         self._beside = {
             "PWALKS": PWALKS(window=_WINDOW, **how),
@@ -196,8 +197,8 @@ class AveragesWatch(Watch):
         }
         if self._settings.method.period:
             # The others take samples at synchronisations, this one between them.
-            between = self._sample_period // 2
-            self._beside["PWALKS between"] = PWALKS(window=_WINDOW, start=between, **how)
+            how["start"] = self._sample_period // 2
+            self._beside["PWALKS between"] = PWALKS(window=_WINDOW, **how)
         self.before = list(self._beside.values())
 
     def measured(self) -> dict[str, Any]:
@@ -216,23 +217,19 @@ class AveragesWatch(Watch):
 
     def _networks(self, model: keras.Model) -> Iterator[tuple[str, AbstractContextManager[None]]]:
         """The names of networks, and contexts in which the model is that network."""
+        other = partial(replaced, model, batches=self._statistics)
         permuting = bool(self._settings.method.period)
         yield "training", nullcontext()
         weights = weights_of(model)
         if batch_statistics.normalizations(model):
-            yield "training re-estimated", self._other(model, weights)
+            yield "training re-estimated", other(weights)
         if permuting and method_of(self._settings) == "PSWA":
-            yield "training synchronised", self._other(model, weights, synchronise=True)
+            yield "training synchronised", other(weights, synchronise=True)
         for name, sampler in self._beside.items():
             if sampler.samples:
-                yield name, self._other(model, sampler.average)
+                yield name, other(sampler.average)
                 if permuting:
-                    yield f"{name} synchronised", self._other(model, sampler.average, True)
-
-    def _other(
-        self, model: keras.Model, weights: list[np.ndarray], synchronise: bool = False
-    ) -> AbstractContextManager[None]:
-        return replaced(model, weights, batches=self._statistics, synchronise=synchronise)
+                    yield f"{name} synchronised", other(sampler.average, synchronise=True)
 
     def _measure(self, name: str, model: keras.Model, is_last: bool) -> None:
         images, found = self._images, self._found

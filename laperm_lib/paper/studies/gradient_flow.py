@@ -239,11 +239,6 @@ def effective_flow(record: Record) -> float:
     return float(np.mean(record.measured["effective"][1:]))
 
 
-def plain_flow(record: Record) -> float:
-    """The same of the whole gradients."""
-    return float(np.mean(record.measured["norms"][1:]))
-
-
 def _log_flow(record: Record) -> float:
     return math.log2(effective_flow(record))
 

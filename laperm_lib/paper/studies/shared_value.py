@@ -280,7 +280,8 @@ def search(
 
     def measure(settings: Settings, seed: int) -> Record:
         chosen = settings.replace(dataset=dataset, held_out=_HELD_OUT[dataset])
-        record = replace(_train(chosen, seed, space, data_dir), final=None)  # none of its business
+        # A search keeps away from the test images.
+        record = replace(_train(chosen, seed, space, data_dir), final=None)
         _log.info("%s, seed %d: %.4f held out", space, seed, record.final_held_out)
         return record
 

@@ -5,9 +5,8 @@ test images are neither augmented nor dropped out.
 """
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import keras
 
@@ -32,6 +31,7 @@ class Accuracies:
         plain_dropout: of the same, with dropout.
         distorted: of augmented training images, without dropout.
         distorted_dropout: of the same, with dropout, as in training.
+        environment: versions, hardware and code revision.
     """
 
     left: float
@@ -39,6 +39,7 @@ class Accuracies:
     plain_dropout: float
     distorted: float
     distorted_dropout: float
+    environment: dict[str, str] = field(default_factory=dict)
 
 
 def measure(
@@ -72,7 +73,7 @@ def measure(
                 model(batches[step][0], training=True)
                 progress.update(step + 1)
             found[f"{kind}_dropout"] = accuracy(model, images.x_test, images.y_test)
-    return Accuracies(**found)
+    return Accuracies(**found, environment=environment())
 
 
 def write(
@@ -89,14 +90,14 @@ def write(
     size = record.settings.schedule.batch_size
     found = measure(model, images, augmentation, batch_size=size, verbose=verbose)
     path = folder / "statistics" / f"{name}.json"
-    files.write_json(path, asdict(found) | {"environment": environment()})
+    files.write_json(path, records.to_json(found))
     return path
 
 
 def load(path: str | os.PathLike[str]) -> Accuracies:
     """Read what `write` has written."""
-
-    def parse(content: dict[str, Any]) -> Accuracies:
-        return Accuracies(**{n: v for n, v in content.items() if n != "environment"})
-
-    return files.read_json(path, parse, holds="accuracies by statistics")
+    return files.read_json(
+        path,
+        lambda content: records.from_json(content, Accuracies),
+        holds="accuracies by statistics",
+    )

@@ -9,14 +9,14 @@ from keras import layers
 
 from laperm_lib import batch_statistics
 from laperm_lib.errors import LaPermError
-from laperm_lib.paper import experiments
+from laperm_lib.paper import records, training, verification
 from laperm_lib.paper.augmentation import Augmentation
-from laperm_lib.paper.experiments import evaluation, publishing, statistics
-from laperm_lib.paper.experiments.evaluation import Images, accuracy
-from laperm_lib.paper.experiments.folders import RunFolder, Task
+from laperm_lib.paper.evaluation import Images, accuracy, images_for
+from laperm_lib.paper.settings import quick
+from laperm_lib.paper.studies import statistics
 
 SHIFTED = Augmentation(shift=0.3)
-ORDER = ("plain", "plain_dropout", "distorted", "distorted_dropout")
+ORDER = ("left", "plain", "plain_dropout", "distorted", "distorted_dropout")
 
 
 @pytest.fixture(autouse=True)
@@ -50,26 +50,19 @@ def network(dropout):
     return model
 
 
-def test_the_network_gets_its_own_statistics_back(images):
+def test_plain_statistics_are_those_reestimated_and_the_network_gets_its_own_back(images):
     model = network(0.5)
     model.fit(images.x_train, images.y_train, verbose=0)
     before = [np.array(weight) for weight in model.get_weights()]
     found = statistics.measure(model, images, SHIFTED)
-    for old, new in zip(before, model.get_weights(), strict=True):
-        np.testing.assert_array_equal(old, new)
+    assert all(map(np.array_equal, before, model.get_weights()))
     assert found.left == accuracy(model, images.x_test, images.y_test)
-
-
-def test_plain_statistics_are_those_reestimated(images):
-    model = network(0.5)
-    found = statistics.measure(model, images, SHIFTED)
     with batch_statistics.reestimated(model, [images.x_train]):
         assert found.plain == accuracy(model, images.x_test, images.y_test)
 
 
 def test_without_dropout_and_distortions_all_are_the_same(images):
-    model = network(0.0)
-    found = statistics.measure(model, images, Augmentation(), batch_size=200)
+    found = statistics.measure(network(0.0), images, Augmentation(), batch_size=200)
     assert found.plain == found.plain_dropout == found.distorted == found.distorted_dropout
 
 
@@ -87,42 +80,30 @@ def test_each_of_the_two_shows(images, monkeypatch, dropout, augmentation, diffe
 
     monkeypatch.setattr(statistics, "accuracy", see)
     statistics.measure(model, images, augmentation, batch_size=200)
-    kinds = dict(zip(("left", *ORDER), seen, strict=True))
+    kinds = dict(zip(ORDER, seen, strict=True))
     one, other = (kinds[name] for name in differ)
     assert np.abs(one - other).max() > 0.05 * np.abs(one).max()
 
 
-def test_a_network_without_batch_normalisation_is_refused(images):
-    model = keras.Sequential([keras.Input((6, 6, 1)), layers.Flatten(), layers.Dense(2)])
-    with pytest.raises(ValueError, match="has no batch normalisation"):
-        statistics.measure(model, images, SHIFTED)
-
-
-@pytest.fixture
-def publish(tmp_path, monkeypatch):
-    """Publishes a run of a few steps on a few digits, and gives its name."""
-    whole = evaluation.images_for
+def published(name, folder, monkeypatch):
+    """The name of a published run of two steps on 100 digits."""
 
     def few(*arguments):
-        images = whole(*arguments)
-        parts = {name: getattr(images, name)[:100] for name in ("x_train", "y_train")}
+        images = images_for(*arguments)
+        parts = {part: getattr(images, part)[:100] for part in ("x_train", "y_train")}
         return replace(images, x_test=images.x_test[:50], y_test=images.y_test[:50], **parts)
 
-    for module in (evaluation, statistics):
+    for module in (training, statistics):
         monkeypatch.setattr(module, "images_for", few)
-
-    def published(name, **changes):
-        settings = replace(experiments.quick(name), epochs=1, evaluate_every=2, **changes)
-        folder = RunFolder(tmp_path / "runs", Task(name, settings, 0))
-        folder.run()
-        return publishing.publish(folder.path, tmp_path).name
-
-    return published
+    settings = quick(name).replace(epochs=1, evaluate_every=2, sync_period=2)
+    record = training.run(settings, seed=0, experiment=name)
+    return verification.publish_first(name, [record], folder).name
 
 
-def test_what_is_kept_is_read_again(tmp_path, publish):
-    name = publish("conv2", sync_period=2)
-    (record,) = experiments.load(tmp_path / f"{name}.json")
+def test_what_is_written_is_read_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(statistics, "_FOLLOWED_BATCHES", 2)
+    name = published("conv2", tmp_path, monkeypatch)
+    record = records.load_one(tmp_path / f"{name}.json")
     path = statistics.write(name, folder=tmp_path, verbose=0)
     assert path == tmp_path / "statistics" / f"{name}.json"
     found = statistics.load(path)
@@ -133,8 +114,11 @@ def test_what_is_kept_is_read_again(tmp_path, publish):
         statistics.load(path)
 
 
-def test_a_network_trained_on_images_as_they_are_is_refused(tmp_path, publish):
-    name = publish("f1", sync_period=2)
-    with pytest.raises(ValueError, match="was not trained on distorted images"):
+def test_networks_without_augmentation_or_normalisation_are_refused(images, tmp_path, monkeypatch):
+    name = published("f1", tmp_path, monkeypatch)
+    with pytest.raises(ValueError, match="was not trained on augmented images"):
         statistics.write(name, folder=tmp_path, verbose=0)
     assert not (tmp_path / "statistics").exists()
+    model = keras.Sequential([keras.Input((6, 6, 1)), layers.Flatten(), layers.Dense(2)])
+    with pytest.raises(ValueError, match="has no batch normalisation"):
+        statistics.measure(model, images, SHIFTED)

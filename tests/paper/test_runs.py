@@ -1,0 +1,288 @@
+"""Run folders: trained once, resumed where they were interrupted, kill -9 included."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pytest
+from short_runs import SHORT, TASK, made
+
+from laperm_lib import files
+from laperm_lib.errors import BusyError, LaPermError, WeightFileError
+from laperm_lib.paper import records, runs
+from laperm_lib.paper.locks import locked
+from laperm_lib.paper.runs import RunFolder, Task, add_records, states, tasks_in
+from laperm_lib.paper.settings import PUBLISHED
+
+
+def begun(root, task=TASK, step=None):
+    """The folder of a run that has begun, perhaps with a checkpoint."""
+    folder = RunFolder(root, task)
+    with folder.lock():
+        if step is not None:
+            folder.checkpoints.save(step, {"weight": np.zeros(1)})
+    return folder
+
+
+def test_a_folder_is_named_by_what_decides_the_run():
+    published = PUBLISHED["f1"]
+    assert Task("f1", published, 0).name == "f1-seed0"
+    names = {Task("f1", published.replace(sync_period=k), s).name for k in (1, 2) for s in (0, 1)}
+    assert len(names) == 4
+    assert all(len(name) == len("f1-seed0-12345678") for name in names)
+    assert Task("f1", SHORT, np.int64(3)) == TASK
+    assert type(Task("f1", SHORT, np.int64(3)).seed) is int
+    with pytest.raises(ValueError, match="Unknown experiment 'f3'"):
+        Task("f3", published, 0)
+    with pytest.raises(ValueError, match="seed"):
+        Task("f1", published, -1)
+
+
+def test_shipped_networks_have_the_names_that_their_settings_give(repository):
+    """Else nothing that was trained before would be found again."""
+    names = [path.stem for path in (repository / "pretrained").glob("*-seed*.json")]
+    assert {"conv2-seed0-7b5760fc", "conv7-seed1-dd9fd7a5", "f1-seed0", "f2-seed0"} <= set(names)
+    for name in names:
+        record = records.load_one(repository / "pretrained" / f"{name}.json")
+        if record.experiment in PUBLISHED:
+            assert Task(record.experiment, record.settings, record.seed).name == name
+
+
+def test_a_finished_run_is_not_run_again(run_folder, monkeypatch):
+    assert {path.name for path in run_folder.path.iterdir()} == {
+        "configuration.json",
+        "lock",
+        "network.npz",
+        "record.json",
+    }
+    monkeypatch.setattr(runs, "run", None)
+    again = RunFolder(run_folder.path.parent, TASK)
+    assert again.is_finished
+    assert again.run() == run_folder.record()
+    assert tasks_in(run_folder.path.parent) == [TASK]
+
+
+def test_the_network_is_kept(run_folder):
+    record = runs.run(SHORT, seed=3)
+    assert run_folder.record().final == record.final
+    for model in (run_folder.network(), runs.read(run_folder.path).model):
+        for kept, weight in zip(model.weights, record.model.weights, strict=True):
+            np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (kept, weight)))
+
+
+def test_two_processes_do_not_train_the_same_run(tmp_path):
+    folder = RunFolder(tmp_path, TASK)
+    with locked(folder.path / "lock"), pytest.raises(BusyError, match="another process"):
+        folder.run()
+
+
+def test_a_folder_of_another_training_is_refused(tmp_path):
+    folder = begun(tmp_path)
+    file = folder.path / "configuration.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps({**content, "evaluate_after": [0, 7]}))
+    with pytest.raises(LaPermError, match="another training of f1: evaluate_after differs"):
+        RunFolder(tmp_path, TASK)
+    old = {"experiment": "f1", "seed": 3, "settings": {"model": "f1"}, "evaluate_after": [0]}
+    for text, why in (
+        ("{", "does not hold the configuration"),
+        ("{}", "does not hold the configuration"),
+        (json.dumps(old), "made by an earlier version of laperm_lib; take another folder"),
+        (json.dumps({**content, "experiment": "f3"}), "Unknown experiment 'f3'"),
+    ):
+        file.write_text(text)
+        for read in (lambda: RunFolder(tmp_path, TASK), lambda: tasks_in(tmp_path)):
+            with pytest.raises(LaPermError, match=why):
+                read()
+
+
+@pytest.mark.parametrize("experiment", PUBLISHED)
+def test_every_experiment_finds_its_folder_again(tmp_path, experiment):
+    task = Task(experiment, PUBLISHED[experiment], 0, (0, 1))
+    begun(tmp_path, task)
+    assert RunFolder(tmp_path, task).path.exists()
+    assert tasks_in(tmp_path) == [task]
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_run_that_fails_leaves_a_folder_only_with_a_checkpoint(tmp_path, monkeypatch, saved):
+    folder = begun(tmp_path, step=1) if saved else RunFolder(tmp_path, TASK)
+
+    def fail(*_, **__):
+        raise ValueError("no such thing")
+
+    monkeypatch.setattr(runs, "run", fail)
+    with pytest.raises(ValueError, match="no such thing"):
+        folder.run()
+    assert folder.path.exists() == saved
+
+
+def test_a_finished_run_stays_whatever_fails_after_it(run_folder):
+    with pytest.raises(ValueError, match="later"), run_folder.lock():
+        raise ValueError("later")
+    assert run_folder.record().final
+
+
+def test_a_folder_is_made_when_training_begins(tmp_path):
+    folder = RunFolder(tmp_path, TASK)
+    assert not list(tmp_path.iterdir())
+    with folder.lock():
+        assert tasks_in(tmp_path) == [TASK]
+
+
+def test_a_renamed_folder_is_skipped(tmp_path, caplog):
+    begun(tmp_path).path.rename(tmp_path / "kept")
+    assert tasks_in(tmp_path) == []
+    assert f"it was named {TASK.name}" in caplog.text
+
+
+def test_the_network_of_a_run_that_cannot_be_recorded_is_not_lost(
+    run_folder, tmp_path, monkeypatch
+):
+    def fail(*_):
+        raise OSError("No space left on device")
+
+    record = runs.read(run_folder.path)
+    monkeypatch.setattr(records, "save", fail)
+    with pytest.raises(OSError, match="No space"):
+        runs.write(tmp_path, record)
+    assert runs.read_network(tmp_path, record).count_params()
+
+
+def test_a_foreign_network_is_refused(tmp_path):
+    with pytest.raises(LaPermError, match="no such file"):
+        RunFolder(tmp_path, TASK).record()
+    np.savez(tmp_path / "network.npz", kernel=np.zeros(3))
+    with pytest.raises(WeightFileError, match="does not hold the weights of f1"):
+        runs.read_network(tmp_path, made("f1"))
+
+
+def test_what_has_been_trained(tmp_path):
+    root, shipped = tmp_path / "runs", tmp_path / "pretrained"
+    assert states(root, shipped) == []
+    finished = made("f1", 0)
+    folder = begun(root, Task("f1", finished.settings, 0))
+    records.save([finished], folder.path / "record.json")
+    begun(root, Task("f2", PUBLISHED["f2"], 1), step=4690)
+    # One record is of the same run, one is new, one of an experiment that is none of the paper's.
+    records.save([made("f1", 0, 0.9), made("f1", 1)], shipped / "f1.json")
+    records.save([replace(made("f1", 2), experiment="sgperm")], shipped / "sgperm.json")
+    (shipped / "manifest.json").write_text("{}")
+    found = states(root, shipped)
+    assert [(state.task.name, state.step) for state in found] == [
+        ("f1-seed0", 0),
+        ("f1-seed1", 0),
+        ("f2-seed1", 4690),
+    ]
+    assert [state.record for state in found] == [finished, made("f1", 1), None]
+    (shipped / "f2.json").write_text("{")
+    with pytest.raises(LaPermError, match=r"f2\.json"):
+        states(root, shipped)
+
+
+def test_records_made_elsewhere_are_added_once(run_folder, tmp_path):
+    records.save([made("f1", 1), made("f2", 1)], tmp_path / "more.json")
+    records.save([made("f1", 0)], tmp_path / "pretrained" / "f1.json")
+    given = [run_folder.path, tmp_path / "more.json", run_folder.path]
+    names = [TASK.name, "f1-seed1", "f2-seed1"]
+    assert add_records(given, tmp_path / "pretrained") == (names, [TASK.name])
+    own = records.load(tmp_path / "pretrained" / "f1.json")
+    assert own == (made("f1", 0), run_folder.record(), made("f1", 1))
+    assert records.load(tmp_path / "pretrained" / "f2.json") == (made("f2", 1),)
+    before = {p.name: p.read_bytes() for p in (tmp_path / "pretrained").iterdir()}
+    assert add_records(given, tmp_path / "pretrained") == ([], [*names, TASK.name])
+    assert before == {p.name: p.read_bytes() for p in (tmp_path / "pretrained").iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"final": 1.5}, "an accuracy is not a number from 0 to 1"),
+        ({"final": None}, "an accuracy is not a number from 0 to 1"),
+        ({"final_held_out": -0.1}, "an accuracy is not a number from 0 to 1"),
+        ({"evaluations": made("f1").evaluations * 2}, "not in the order of steps"),
+        ({"is_permutation": False}, "not a permutation of its initial weights"),
+        ({"experiment": "f3"}, "Unknown experiment 'f3'"),
+    ],
+)
+def test_a_record_that_contradicts_itself_is_not_added(tmp_path, change, why):
+    path, destination = tmp_path / "more.json", tmp_path / "pretrained"
+    records.save([made("f2"), replace(made("f1"), **change)], path)
+    with pytest.raises(LaPermError, match=f"more.json: .*{why}"):
+        add_records([path], destination)
+    assert not destination.exists()
+
+
+def test_a_run_whose_network_is_not_a_permutation_is_not_added(run_folder, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(run_folder.path, copy)
+    kernel = np.load(copy / "network.npz")["dense/kernel"]
+    np.savez(copy / "network.npz", **{"dense/kernel": kernel + 1})
+    with pytest.raises(LaPermError, match="the network is not a permutation of its initial"):
+        add_records([copy], tmp_path / "pretrained")
+    (copy / "network.npz").unlink()
+    for missing in (copy, tmp_path / "none.json"):
+        with pytest.raises(LaPermError, match="no such file"):
+            add_records([run_folder.path, missing], tmp_path / "pretrained")
+    assert not (tmp_path / "pretrained").exists()
+
+
+# conv7 with dropout and augmentation: everything that a resumed run could get wrong.
+SCRIPT = """
+import sys
+from laperm_lib.paper.runs import RunFolder, Task
+from laperm_lib.paper.settings import quick
+settings = quick("conv7").replace(epochs=2, sync_period=7, evaluate_every=7)
+task = Task("conv7", settings, seed=1)
+print(task.name, flush=True)
+RunFolder(sys.argv[1], task).run(every_seconds=0)
+"""
+
+
+def start(folder):
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(folder)], stdout=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_moment_ends_as_an_uninterrupted_one(tmp_path):
+    with start(tmp_path / "whole") as process:
+        name = process.stdout.readline().strip()
+        assert process.wait() == 0
+    folder = tmp_path / "killed" / name
+    chance = random.Random(0)
+    kills = []
+
+    def latest():
+        return max(map(str, folder.glob("checkpoint-*.npz")), default="")
+
+    while len(kills) < 3:
+        reached = latest()
+        with start(tmp_path / "killed") as process:
+            while process.poll() is None and reached >= latest():
+                time.sleep(0.01)
+            time.sleep(chance.uniform(0, 0.5))
+            os.kill(process.pid, signal.SIGKILL)
+            if process.wait() == 0:
+                break  # it had finished before
+        kills.append(reached)
+    assert len(set(kills)) >= 2  # it did resume from where it was killed
+    with start(tmp_path / "killed") as process:
+        assert process.wait() == 0
+    whole, killed = tmp_path / "whole" / name, folder
+    both = [files.read_arrays(path / "network.npz") for path in (whole, killed)]
+    assert both[0].keys() == both[1].keys()
+    for path, weights in both[0].items():
+        np.testing.assert_array_equal(both[1][path], weights, err_msg=path)
+    found = [records.load_one(path / "record.json") for path in (whole, killed)]
+    assert found[0].evaluations == found[1].evaluations
+    assert found[0].final == found[1].final
