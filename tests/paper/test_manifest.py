@@ -3,10 +3,8 @@
 import hashlib
 import json
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 
-import keras
 import pytest
 
 from laperm_lib.errors import WeightFileError
@@ -93,17 +91,11 @@ def test_a_file_is_the_one_that_the_manifest_lists(tmp_path):
         manifest.locate(replace(ENTRY, size=path.stat().st_size), tmp_path)
 
 
-def test_a_file_is_downloaded_from_an_address(monkeypatch, tmp_path):
-    """As from https, by Keras, which keeps what it has downloaded."""
-    (tmp_path / ENTRY.file).write_bytes(CONTENT)
-    get_file = partial(keras.utils.get_file, cache_dir=tmp_path)
-    monkeypatch.setattr(keras.utils, "get_file", get_file)
+def test_a_file_that_is_not_at_its_address(monkeypatch, tmp_path):
+    """One that is there is downloaded in test_packaging.py."""
     monkeypatch.setenv(manifest.PRETRAINED_DIR, tmp_path.as_uri() + "/")
-    found = manifest.locate(ENTRY)
-    assert found.parent == tmp_path / "laperm_lib"
-    assert found.read_bytes() == CONTENT
-    with pytest.raises(WeightFileError, match=r"none\.safetensors cannot be downloaded"):
-        manifest.locate(replace(ENTRY, file="none.safetensors"))
+    with pytest.raises(WeightFileError, match=r"f1-seed0\.safetensors cannot be downloaded"):
+        manifest.locate(ENTRY)
 
 
 def text(**changes):
