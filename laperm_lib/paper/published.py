@@ -105,19 +105,13 @@ def _stored(file: h5py.File) -> dict[str, dict[str, h5py.Dataset]]:
 
 
 def _names(group: h5py.Group, attribute: str) -> list[str]:
-    """A list of names, which tf.keras splits into `attribute0`, `attribute1`, ... if it is long."""
-    if attribute in group.attrs:
-        entries = list(group.attrs[attribute])
-    else:
-        entries = []
-        while (part := f"{attribute}{len(entries)}") in group.attrs:
-            entries.append(group.attrs[part])
-        if not entries:
-            raise WeightFileError(
-                f"'{group.name}' has no attribute '{attribute}', so tf.keras did not write it."
-            )
-        entries = [name for chunk in entries for name in chunk]
-    return [name.decode() if isinstance(name, bytes) else str(name) for name in entries]
+    """A list of names, of at most 64 KB: longer ones, which tf.keras splits, are refused."""
+    if attribute not in group.attrs:
+        raise WeightFileError(
+            f"'{group.name}' has no attribute '{attribute}', so tf.keras did not write it."
+        )
+    names = group.attrs[attribute]
+    return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
 
 
 def _owner(group_name: str, weight_name: str) -> tuple[str, str]:
