@@ -258,7 +258,7 @@ def search(
     kept = None
     if storage is not None:
         kept = optuna.storages.JournalStorage(JournalFileBackend(storage))
-    name = f"{space}-{dataset}-0"
+    name = f"{space}-{dataset}-0"  # as in the journals that there are
     study = optuna.create_study(
         study_name=name, storage=kept, load_if_exists=True, direction="maximize"
     )
