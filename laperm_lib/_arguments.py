@@ -34,6 +34,13 @@ def check_integer(name: str, value: Any, *, at_least: int) -> int:
     raise ValueError(f"{name} is an integer of at least {at_least}, got {value!r}.")
 
 
+def check_name(name: str, value: Any, known: Iterable[str]) -> None:
+    """A ValueError for anything but one of the names that are known."""
+    known = tuple(known)
+    if value not in known:
+        raise ValueError(f"Unknown {name} {value!r}; there are {', '.join(known)}.")
+
+
 def check_patterns(name: str, patterns: str | Iterable[str]) -> tuple[str, ...]:
     """Regular expressions as a tuple, also a single one; a ValueError for anything else."""
     found = (patterns,) if isinstance(patterns, str) else tuple(patterns)

@@ -6,10 +6,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def extra(name: str) -> Iterator[None]:
-    """Where an import fails because its package is missing, name the extra that installs it.
-
-    Use it as `with extra("paper"): import cv2`.
-    """
+    """Import in this context what an extra installs: where it is missing, the error says how."""
     try:
         yield
     except ModuleNotFoundError as error:

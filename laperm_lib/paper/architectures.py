@@ -107,14 +107,8 @@ def _vgg_blocks(new: Layers, x: Any, *blocks: tuple[int, int]) -> Any:
     rate = 0.3
     for filters, convolutions in blocks:
         for number in range(convolutions):
-            x = new(
-                layers.Conv2D,
-                filters,
-                3,
-                padding="same",
-                activation="relu",
-                kernel_regularizer=_l2(),
-            )(x)
+            how = {"padding": "same", "activation": "relu", "kernel_regularizer": _l2()}
+            x = new(layers.Conv2D, filters, 3, **how)(x)
             x = new(BatchNormalization)(x)
             if number < convolutions - 1:
                 x = new(layers.Dropout, rate)(x)
@@ -164,14 +158,8 @@ def resnet50(new: Layers, x: Any) -> Any:
     """
 
     def convolution(x: Any, filters: int, size: int = 3, strides: int = 1) -> Any:
-        return new(
-            layers.Conv2D,
-            filters,
-            size,
-            strides=strides,
-            padding="same",
-            kernel_regularizer=_l2(),
-        )(x)
+        how = {"strides": strides, "padding": "same", "kernel_regularizer": _l2()}
+        return new(layers.Conv2D, filters, size, **how)(x)
 
     x = new(BatchNormalization)(convolution(x, 16))
     x = new(layers.Activation, "relu")(x)

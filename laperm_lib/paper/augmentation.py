@@ -55,9 +55,6 @@ class Augmentation:
         >>> augmentation = Augmentation(rotation=10, zoom=0.1, shift=0.1)
         >>> augmentation.transforms(60, (28, 28, 1), seed=0, epoch=3).shape
         (60, 8)
-
-    References:
-        The settings of the paper are in `laperm_lib.paper.settings.PUBLISHED`.
     """
 
     rotation: float = 0.0
@@ -73,30 +70,19 @@ class Augmentation:
             raise ValueError(f"flip is True or False, got {self.flip!r}.")
 
     def transforms(self, count: int, shape: Sequence[int], *, seed: int, epoch: int) -> np.ndarray:
-        """The map of each training image in one epoch.
+        """The map of each training image in one epoch, a function of the arguments alone.
 
-        They depend on the arguments alone, on every backend, so a training can be resumed in the
-        middle of an epoch. Each image takes six 64-bit words of `raw_bits(seed, "augmentation of
-        epoch ...")`, whose top 53 bits are a uniform number each: for the rotation, the zoom along
-        y and x, the shift along y and x, and the flip.
-
-        Args:
-            count: the number of training images.
-            shape: of one image, (height, width, channels), with 1, 3 or 4 channels.
-            seed: an integer of at least 0.
-            epoch: the number of the epoch, from 0.
+        Each image takes six 64-bit words of `raw_bits(seed, "augmentation of epoch ...")`, whose
+        top 53 bits are a uniform number each: for the rotation, the zoom along y and x, the shift
+        along y and x, and the flip.
 
         Returns:
             Vectors (a0, a1, a2, b0, b1, b2, 0, 0), one per image, float32, shape (count, 8). The
             pixel (x, y), column and row from 0, comes from the place
             (a0 x + a1 y + a2, b0 x + b1 y + b2), in pixels.
 
-        Raises:
-            ValueError: for another shape, or if the seed is not an integer of at least 0.
-
-        Examples:
-            >>> Augmentation().transforms(1, (28, 28, 1), seed=0, epoch=0).astype(int).tolist()
-            [[1, 0, 0, 0, 1, 0, 0, 0]]
+        >>> Augmentation().transforms(1, (28, 28, 1), seed=0, epoch=0).astype(int).tolist()
+        [[1, 0, 0, 0, 1, 0, 0, 0]]
         """
         _check_image(shape)
         height, width, _ = shape
@@ -125,29 +111,17 @@ class Augmentation:
         return np.stack([a0, a1, a2, b0, b1, b2, zero, zero], axis=1).astype(np.float32)
 
     def apply(self, images: np.ndarray, transforms: np.ndarray) -> np.ndarray:
-        """Distort images on the host.
+        """Distort images, shape (n, height, width, channels), by `transforms`, shape (n, 8).
 
-        This is OpenCV's `warpAffine`, from version 5 on, which interpolates at the exact place. On
-        one core it takes a quarter of a millisecond for 50 images of MNIST and a third for
-        CIFAR-10. SciPy takes four and twelve times as long, `keras.ops.image.affine_transform` two
-        to four times on TensorFlow and ten times or more, called eagerly, on the other backends. A
-        loop of our own compiled by Numba is no faster.
+        This is OpenCV's `warpAffine`, from version 5 on, which interpolates at the exact place: a
+        quarter to a third of a millisecond for 50 images on one core. SciPy takes four and twelve
+        times as long, `keras.ops.image.affine_transform` two to ten times, our own loop in Numba as
+        long.
 
-        Args:
-            images: shape (n, height, width, channels), with 1, 3 or 4 channels.
-            transforms: as `transforms` gives them, one row per image: shape (n, 8).
-
-        Returns:
-            float32, of the shape of `images`.
-
-        Raises:
-            ValueError: if `images` has another shape.
-
-        Examples:
-            >>> images = np.arange(6).reshape(1, 2, 3, 1)
-            >>> shift = np.array([[1.0, 0, 1, 0, 1, 0, 0, 0]])
-            >>> Augmentation().apply(images, shift)[0, :, :, 0].tolist()
-            [[1.0, 2.0, 2.0], [4.0, 5.0, 5.0]]
+        >>> images = np.arange(6).reshape(1, 2, 3, 1)
+        >>> shift = np.array([[1.0, 0, 1, 0, 1, 0, 0, 0]])
+        >>> Augmentation().apply(images, shift)[0, :, :, 0].tolist()
+        [[1.0, 2.0, 2.0], [4.0, 5.0, 5.0]]
         """
         _check_image(images.shape[1:])
         images = images.astype(np.float32, copy=False)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from laperm_lib._arguments import check_name
 from laperm_lib.errors import BusyError
 from laperm_lib.paper._extras import extra
 from laperm_lib.paper.records import Record
@@ -103,12 +104,7 @@ def names() -> tuple[str, ...]:
 
 
 def row(experiment: str) -> Row | None:
-    """The row of an experiment in the paper's table, if it has one.
-
-    Examples:
-        >>> row("conv7").accuracy
-        0.9972
-    """
+    """The row of an experiment in the paper's table, if it has one."""
     return next((each for each in ROWS if each.experiment == experiment), None)
 
 
@@ -139,8 +135,7 @@ def tasks(
     if name in SWEEPS:
         sweep = SWEEPS[name]
         name, values = sweep.experiment, {sweep.setting: sweep.values, **values}
-    if profile not in PROFILES:
-        raise ValueError(f"Unknown profile {profile!r}; there are {', '.join(PROFILES)}.")
+    check_name("profile", profile, PROFILES)
     for setting, given in {"seeds": seeds, **values}.items():
         if isinstance(given, str) or not isinstance(given, Iterable):
             raise ValueError(f"{setting} is a list of values to try, got {given!r}.")
@@ -187,12 +182,7 @@ def plan(
 
 
 def steps(settings: Settings) -> int:
-    """How many steps a training has.
-
-    Examples:
-        >>> steps(PUBLISHED["conv7"])
-        54000
-    """
+    """How many steps a training has: 54,000 that of conv7."""
     images = _TRAINING_IMAGES[settings.data.dataset] - settings.data.held_out
     return settings.schedule.epochs * -(-images // settings.schedule.batch_size)
 
@@ -212,12 +202,7 @@ def seconds_left(state: State) -> float:
 
 @dataclass(frozen=True)
 class Variant:
-    """How settings differ from the published ones.
-
-    Args:
-        profile: "paper", "short" or "quick", the one that they are nearest to.
-        differing: name and value of each setting that is another there.
-    """
+    """The profile that settings are nearest to, and name and value of what differs from it."""
 
     profile: str
     differing: tuple[tuple[str, Any], ...]
@@ -241,9 +226,8 @@ class Variant:
 def variant(experiment: str, settings: Settings) -> Variant:
     """Name the settings of a run by their difference from a profile.
 
-    Examples:
-        >>> str(variant("conv2", PROFILES["short"]("conv2").replace(sync_period=100)))
-        'short, sync_period=100'
+    >>> str(variant("conv2", PROFILES["short"]("conv2").replace(sync_period=100)))
+    'short, sync_period=100'
     """
     found = [
         Variant(profile, tuple(settings.differing(PROFILES[profile](experiment)).items()))
@@ -323,27 +307,28 @@ def run_missing(
 
 
 def overview(planned: Iterable[Task], found: Iterable[State]) -> pd.DataFrame:
-    """How far everything is that a plan wants, and everything else that has been begun.
+    """How far all is that a plan wants or that has been begun: a row for each variant of settings.
 
-    Returns:
-        A row for each experiment and variant of its settings: steps, hours on 2 cores, how many
-        seeds are finished of those wanted, and which are begun, with percent of their steps.
+    Columns: steps, hours on 2 cores, how many seeds are finished of those wanted, and which are
+    begun, with percent of their steps.
     """
+    groups: dict[tuple[str, str], tuple[list[Task], list[State]]] = {}
+
+    def group(task: Task) -> tuple[list[Task], list[State]]:
+        name = task.experiment, str(variant(task.experiment, task.settings))
+        return groups.setdefault(name, ([], []))
+
     wanted = {same_training(task): task for task in planned}
-    tasks: dict[tuple[str, str], list[Task]] = {}
     for task in wanted.values():
-        tasks.setdefault(_group(task), []).append(task)
-    of_group: dict[tuple[str, str], list[State]] = {}
+        group(task)[0].append(task)
     for state in found:
-        task = wanted.get(same_training(state.task), state.task)
-        tasks.setdefault(_group(task), [])
-        of_group.setdefault(_group(task), []).append(state)
+        group(wanted.get(same_training(state.task), state.task))[1].append(state)
     rows = []
-    for (experiment, settings), members in tasks.items():
-        own = sorted(of_group.get((experiment, settings), []), key=lambda state: state.task.seed)
+    for (experiment, settings), (members, own) in groups.items():
+        own.sort(key=lambda state: state.task.seed)
         one = (members or [state.task for state in own])[0].settings
         finished = sum(state.record is not None for state in own)
-        begun = [s for s in own if s.record is None]
+        begun = [f"{s.task.seed} ({100 * s.step // steps(one)} %)" for s in own if not s.record]
         rows.append(
             {
                 "experiment": experiment,
@@ -351,13 +336,7 @@ def overview(planned: Iterable[Task], found: Iterable[State]) -> pd.DataFrame:
                 "steps": steps(one),
                 "2 cores, h": f"{seconds(one) / 3600:.2f}",
                 "finished": f"{finished} of {len(members)}" if members else str(finished),
-                "begun": ", ".join(
-                    f"{s.task.seed} ({100 * s.step // steps(one)} %)" for s in begun
-                ),
+                "begun": ", ".join(begun),
             }
         )
     return pd.DataFrame(rows)
-
-
-def _group(task: Task) -> tuple[str, str]:
-    return task.experiment, str(variant(task.experiment, task.settings))

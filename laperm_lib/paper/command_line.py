@@ -5,7 +5,7 @@ import logging
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +19,9 @@ from laperm_lib.paper.settings import PROFILES, PUBLISHED
 from laperm_lib.paper.studies import shared_value
 from laperm_lib.paper.training import Stop, Stopped
 
-_EXPERIMENT = "one of " + ", ".join(benchmark.names())
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line asks for.
-
-    Args:
-        arguments: without the name of the program. Default: those of this process.
-
-    Returns:
-        The exit status: 0, 1 if something failed, or 128 + N after signal N.
-
-    Raises:
-        SystemExit: if the arguments are wrong, or ask for help.
-    """
+    """Do what the command line asks for: the exit status, 0, 1 or 128 + a signal's number."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("laperm_lib").setLevel(logging.INFO)
@@ -75,8 +63,7 @@ def _run(options: argparse.Namespace) -> int:
                 _save(options, found)
         except Stopped:
             return _stopped(stop, len(tasks) - len(found))
-    _report(options, found)
-    return 0
+    return _report(options, found, {})
 
 
 def _run_all(options: argparse.Namespace, stop: Stop, how: dict[str, Any]) -> int:
@@ -90,12 +77,8 @@ def _run_all(options: argparse.Namespace, stop: Stop, how: dict[str, Any]) -> in
     )
     done = benchmark.run_missing(planned, options.runs, shipped=_shipped(options), **how)
     _save(options, done.finished)
-    _report(options, done.finished)
-    for name, error in done.failed.items():
-        _complain(f"{name}: {error}")
-    if stop() and done.left:
-        return max(_stopped(stop, len(done.left)), bool(done.failed))
-    return 1 if done.failed else 0
+    status = _report(options, done.finished, done.failed)
+    return max(_stopped(stop, len(done.left)), status) if stop() and done.left else status
 
 
 def _stopped(stop: Stop, left: int) -> int:
@@ -114,12 +97,9 @@ def _sweep(options: argparse.Namespace) -> int:
         every_seconds=options.checkpoint_every,
     )
     finished = [result for result in found.values() if not isinstance(result, str)]
-    _save(options, finished)
-    _report(options, finished)
     failed = {name: error for name, error in found.items() if isinstance(error, str)}
-    for name, error in failed.items():
-        _complain(f"{name}: {error}")
-    return 1 if failed else 0
+    _save(options, finished)
+    return _report(options, finished, failed)
 
 
 def _search(options: argparse.Namespace) -> int:
@@ -256,12 +236,15 @@ def _save(options: argparse.Namespace, found: Sequence[Record]) -> None:
         records.save(found, options.output)
 
 
-def _report(options: argparse.Namespace, found: Sequence[Record]) -> None:
+def _report(options: argparse.Namespace, found: Sequence[Record], failed: Mapping[str, str]) -> int:
     for _, row in table.by_settings(found).iterrows():
         _say(
             f"{row['experiment']} ({row['settings']}): final test accuracy {row['final']:.4f} "
             f"± {row['final_std']:.4f} over {row['seeds']} runs, in {options.runs}"
         )
+    for name, error in failed.items():
+        _complain(f"{name}: {error}")
+    return 1 if failed else 0
 
 
 def _say(text: str) -> None:
@@ -281,96 +264,35 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m laperm_lib", description="The experiments of the paper, and their results."
     )
     parts = whole.add_subparsers(required=True, metavar="COMMAND")
-    of = {}
+    of: dict[str, argparse.ArgumentParser] = {}
     for name, command in _COMMANDS.items():
-        help_text = (command.__doc__ or "").splitlines()[0]
-        of[name] = parts.add_parser(name, help=help_text, description=help_text, allow_abbrev=False)
+        of[name] = parts.add_parser(
+            name, help=command.__doc__, description=command.__doc__, allow_abbrev=False
+        )
         of[name].set_defaults(command=command)
-        of[name].add_argument(
-            "--backend", choices=("tensorflow", "jax", "torch"), help="Keras's (default: its own)"
-        )
-    for name in ("list", "run", "sweep", "table"):
-        of[name].add_argument(
-            "--runs",
-            type=_folder,
-            default=runs.default_root(),
-            help="where run folders are (default: $LAPERM_RUNS_DIR, or runs)",
-        )
-    for name in ("list", "run", "table", "verify", "publish", "import"):
-        of[name].add_argument(
-            "--pretrained",
-            type=_folder if name in ("publish", "import") else _known_folder,
-            help="where shipped networks and records are (default: $LAPERM_PRETRAINED_DIR, or "
-            "pretrained in the repository)",
-        )
-    for name in ("run", "sweep", "verify", "search"):
-        of[name].add_argument("--data-dir", help="where datasets lie (default: $LAPERM_DATA_DIR)")
-    of["list"].add_argument("--profile", choices=PROFILES, default="paper", help="(default paper)")
-    _add_run(of["run"])
-    _add_sweep(of["sweep"])
-    _add_search(of["search"])
-    of["table"].add_argument(
-        "names",
-        nargs="*",
-        metavar="NAME",
-        help="experiments and sweeps (default: the rows of the paper and their Adam baselines)",
-    )
-    of["table"].add_argument("--format", choices=table.FORMATS, default="text")
-    of["verify"].add_argument(
-        "networks",
-        nargs="*",
-        type=Path,
-        help="folders with a manifest, files beside one, or names as load_pretrained takes them "
-        "(default: all that are shipped)",
-    )
-    of["publish"].add_argument("folders", nargs="+", type=Path, help="folders of finished runs")
-    of["import"].add_argument(
-        "paths", nargs="+", type=Path, help="folders of finished runs, or JSON files of records"
-    )
-    return whole
 
+    def add(commands: str, option: str, **how: Any) -> None:
+        for name in commands.split():
+            of[name].add_argument(option, **how)
 
-def _add_run(run: argparse.ArgumentParser) -> None:
-    what = run.add_mutually_exclusive_group(required=True)
+    experiment: dict[str, Any] = {
+        "choices": benchmark.names(),
+        "metavar": "experiment",
+        "help": f"one of {', '.join(benchmark.names())}",
+    }
+    what = of["run"].add_mutually_exclusive_group(required=True)
     # A positional of a group is optional to argparse; the group wants one of the two.
-    what.add_argument("experiment", nargs="?", type=_experiment, help=_EXPERIMENT)
+    what.add_argument("experiment", nargs="?", **experiment)
     what.add_argument(
         "--all", action="store_true", help="whatever is missing of the whole table, cheapest first"
     )
-    _add_training(run)
-    run.add_argument(
-        "--time-budget",
-        type=_duration,
-        metavar="TIME",
-        help="stop with a checkpoint after 90s, 25m, 2h or 1h30m (default: never)",
-    )
-
-
-def _add_sweep(sweep: argparse.ArgumentParser) -> None:
-    sweep.add_argument("experiment", type=_experiment, help=_EXPERIMENT)
-    _add_training(sweep)
-    sweep.add_argument("--scheduler", help="its address (default: a cluster on this machine)")
-    sweep.add_argument("--workers", type=_positive, default=1, help="of that cluster (default 1)")
-
-
-def _add_search(search: argparse.ArgumentParser) -> None:
-    search.add_argument("space", choices=shared_value.SPACES)
-    search.add_argument("--trials", type=_positive, default=100, help="(default 100)")
-    search.add_argument("--dataset", choices=("mnist", "digits"), default="mnist")
-    search.add_argument(
-        "--seeds", type=_positive, default=10, help="of the best trial on all images (default 10)"
-    )
-    search.add_argument("--storage", help="a file from which an interrupted search resumes")
-    search.add_argument("--output", type=_new_file, required=True, help="a JSON file for the study")
-
-
-def _add_training(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--seed", type=int, help="the first (default 0)")
-    command.add_argument("--seeds", type=_positive, help="how many (default 1; --all: as planned)")
-    command.add_argument(
-        "--profile", choices=PROFILES, help="(default: quick for an experiment, paper for --all)"
-    )
-    command.add_argument(
+    add("sweep", "experiment", **experiment)
+    add("run sweep", "--seed", type=int, help="the first (default 0)")
+    add("run sweep", "--seeds", type=_positive, help="how many (default 1; --all: as planned)")
+    profile = "(default: quick for an experiment, paper for --all)"
+    add("run sweep", "--profile", choices=PROFILES, help=profile)
+    add(
+        "run sweep",
         "--evaluate-after",
         type=int,
         nargs="+",
@@ -378,7 +300,8 @@ def _add_training(command: argparse.ArgumentParser) -> None:
         metavar="STEPS",
         help="steps after a synchronisation at which to measure test accuracy (default 0)",
     )
-    command.add_argument(
+    add(
+        "run sweep",
         "--set",
         type=setting,
         action="append",
@@ -387,10 +310,48 @@ def _add_training(command: argparse.ArgumentParser) -> None:
         help="another value, or several, for a setting, as in sync_period=20,100; there are "
         + ", ".join(_READERS),
     )
-    command.add_argument(
-        "--checkpoint-every", type=float, default=60, metavar="SECONDS", help="(default 60)"
+    seconds: dict[str, Any] = {"type": float, "default": 60, "metavar": "SECONDS"}
+    add("run sweep", "--checkpoint-every", help="(default 60)", **seconds)
+    add("run sweep", "--output", type=_new_file, help="a JSON file for all records together")
+    budget = "stop with a checkpoint after 90s, 25m, 2h or 1h30m (default: never)"
+    add("run", "--time-budget", type=_duration, metavar="TIME", help=budget)
+    add("sweep", "--scheduler", help="its address (default: a cluster on this machine)")
+    add("sweep", "--workers", type=_positive, default=1, help="of that cluster (default 1)")
+
+    add("search", "space", choices=shared_value.SPACES)
+    add("search", "--trials", type=_positive, default=100, help="(default 100)")
+    add("search", "--dataset", choices=("mnist", "digits"), default="mnist")
+    seeds = "of the best trial on all images (default 10)"
+    add("search", "--seeds", type=_positive, default=10, help=seeds)
+    add("search", "--storage", help="a file from which an interrupted search resumes")
+    add("search", "--output", type=_new_file, required=True, help="a JSON file for the study")
+
+    add("list", "--profile", choices=PROFILES, default="paper", help="(default paper)")
+    names = "experiments and sweeps (default: the rows of the paper and their Adam baselines)"
+    add("table", "names", nargs="*", metavar="NAME", help=names)
+    add("table", "--format", choices=table.FORMATS, default="text")
+    networks = (
+        "folders with a manifest, files beside one, or names as load_pretrained takes them "
+        "(default: all that are shipped)"
     )
-    command.add_argument("--output", type=_new_file, help="a JSON file for all records together")
+    add("verify", "networks", nargs="*", type=Path, help=networks)
+    add("publish", "folders", nargs="+", type=Path, help="folders of finished runs")
+    paths = "folders of finished runs, or JSON files of records"
+    add("import", "paths", nargs="+", type=Path, help=paths)
+
+    backends = ("tensorflow", "jax", "torch")
+    add(" ".join(of), "--backend", choices=backends, help="Keras's (default: its own)")
+    root = "where run folders are (default: $LAPERM_RUNS_DIR, or runs)"
+    add("list run sweep table", "--runs", type=_folder, default=runs.default_root(), help=root)
+    shipped = (
+        "where shipped networks and records are (default: $LAPERM_PRETRAINED_DIR, or pretrained in "
+        "the repository)"
+    )
+    add("list run table verify", "--pretrained", type=_known_folder, help=shipped)
+    add("publish import", "--pretrained", type=_folder, help=shipped)
+    data = "where datasets lie (default: $LAPERM_DATA_DIR)"
+    add("run sweep verify search", "--data-dir", help=data)
+    return whole
 
 
 def _positive(text: str) -> int:
@@ -406,12 +367,6 @@ def _folder(text: str) -> Path:
     if not above.is_dir():
         raise argparse.ArgumentTypeError(f"a folder, but {above} is none")
     return path
-
-
-def _experiment(text: str) -> str:
-    if text not in benchmark.names():
-        raise argparse.ArgumentTypeError(f"unknown experiment {text!r}; {_EXPERIMENT}")
-    return text
 
 
 def _known_folder(text: str) -> Path:
@@ -439,10 +394,6 @@ def _duration(text: str) -> float:
     return 3600 * hours + 60 * minutes + seconds
 
 
-def _yes_or_no(text: str) -> bool:
-    return {"yes": True, "no": False}[text]
-
-
 def _or_none(read: Callable[[str], Any]) -> Callable[[str], Any]:
     return lambda text: None if text == "none" else read(text)
 
@@ -451,7 +402,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     **dict.fromkeys(("model", "initializer", "precision", "dataset"), str),
     **dict.fromkeys(("epochs", "batch_size", "decay_every", "held_out", "evaluate_every"), int),
     **dict.fromkeys(("learning_rate", "decay", "pruned"), float),
-    **dict.fromkeys(("permute_biases", "constant_fan_in"), _yes_or_no),
+    **dict.fromkeys(("permute_biases", "constant_fan_in"), {"yes": True, "no": False}.__getitem__),
     "sync_period": _or_none(int),
     "pixels": _or_none(str),
 }
@@ -462,12 +413,8 @@ assert set(_READERS) <= {n for each in PUBLISHED.values() for n in each.values()
 def setting(text: str) -> tuple[str, list[Any]]:
     """Read `name=value,value` by the type of the setting.
 
-    Raises:
-        argparse.ArgumentTypeError: if there is no such setting, or it does not take the value.
-
-    Examples:
-        >>> setting("sync_period=20,none")
-        ('sync_period', [20, None])
+    >>> setting("sync_period=20,none")
+    ('sync_period', [20, None])
     """
     name, _, values = text.partition("=")
     if name not in _READERS or not values:

@@ -17,6 +17,7 @@ import keras
 import numpy as np
 
 from laperm_lib import files
+from laperm_lib._arguments import check_name
 from laperm_lib.errors import DatasetUnavailableError, WeightFileError
 from laperm_lib.paper._extras import extra
 
@@ -48,16 +49,9 @@ _CIFAR10_FILE_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 
 @dataclass(frozen=True)
 class Copy:
-    """A known copy of a dataset that is not bit for bit the published one.
-
-    Args:
-        difference: what is different, in words.
-        train: the share of the training images that are others, 0 to 1.
-        test: the same of the test images.
-    """
+    """A known copy of a dataset: what differs, in words, and in which share of the test images."""
 
     difference: str
-    train: float
     test: float
 
 
@@ -65,7 +59,6 @@ COPIES: Mapping[str, Copy] = {
     "21c9cce53bcdbe157ff410ca3997550c04a4a4de2a3d36097859ca3c911292fa": Copy(
         "CIFAR-10 in another order, 167 of 50,000 training images and 34 of 10,000 test images "
         "decoded from JPEG",
-        train=167 / 50_000,
         test=34 / 10_000,
     )
 }
@@ -135,8 +128,7 @@ def load(
         >>> digits.x_train.shape, digits.x_test.shape, digits.x_train.dtype.name
         ((1437, 28, 28, 1), (360, 28, 28, 1), 'uint8')
     """
-    if name not in NAMES:
-        raise ValueError(f"Unknown dataset {name!r}; there are {', '.join(NAMES)}.")
+    check_name("dataset", name, NAMES)
     if name == "digits":
         return _digits((28, 28, 1) if shape is None else tuple(shape))
     if shape is not None and tuple(shape) != _NATIVE_SHAPES[name]:

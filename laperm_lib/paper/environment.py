@@ -22,8 +22,7 @@ _THEN = ", then "
 def environment() -> dict[str, str]:
     """Versions, hardware and code revision, as far as they are known, when first asked for.
 
-    The revision is the commit of the checkout that this code lies in, with "-dirty" where files
-    have been changed since; "unknown" for an installed package, or without git.
+    The revision is the commit of this checkout, with "-dirty" where files have been changed since.
     """
     backend = _backend.name()
     module = importlib.import_module(backend)

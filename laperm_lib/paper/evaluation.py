@@ -30,14 +30,10 @@ def schedule(
     From every multiple of `settings.evaluate_every` on, the next synchronisation is taken, and the
     steps that follow it by as many as `evaluate_after` says, each below the sync period.
 
-    Raises:
-        ValueError: if a step comes after the next synchronisation.
-
-    Examples:
-        >>> from laperm_lib.paper.settings import PUBLISHED
-        >>> settings = PUBLISHED["conv7"].replace(sync_period=400, evaluate_every=1000)
-        >>> schedule(settings, 3000, (0, 50))
-        {1200: 0, 1250: 50, 2000: 0, 2050: 50}
+    >>> from laperm_lib.paper.settings import PUBLISHED
+    >>> settings = PUBLISHED["conv7"].replace(sync_period=400, evaluate_every=1000)
+    >>> schedule(settings, 3000, (0, 50))
+    {1200: 0, 1250: 50, 2000: 0, 2050: 50}
     """
     period = settings.method.period or 1
     offsets = sorted(set(evaluate_after))
@@ -53,13 +49,7 @@ def schedule(
 
 
 def accuracy(model: keras.Model, x: np.ndarray, y: np.ndarray) -> float:
-    """The share of images whose largest logit is that of their class, 0 to 1.
-
-    Args:
-        model: gives logits, shape (n, classes).
-        x: images, shape (n, ...).
-        y: classes, integers of shape (n,).
-    """
+    """The share of images whose largest logit is that of their class, 0 to 1."""
     correct = 0
     for first in range(0, len(x), _BATCH):
         part = slice(first, first + _BATCH)
@@ -80,6 +70,11 @@ class Images:
     y_test: np.ndarray
     fingerprint: str
 
+    def for_statistics(self, count: int) -> list[np.ndarray]:
+        """The first training images in batches, to re-estimate batch normalisation with."""
+        sample = self.x_train[:count]
+        return [sample[first : first + _BATCH] for first in range(0, len(sample), _BATCH)]
+
     def evaluate(self, model: keras.Model, step: int, since_sync: int) -> Evaluation:
         """Measure a network."""
         held_out = None
@@ -89,12 +84,7 @@ class Images:
 
 
 def images_for(settings: Settings, data_dir: str | None = None) -> Images:
-    """Load the images of some settings; the ones held out are the same for every seed.
-
-    Raises:
-        DatasetUnavailableError: if the data cannot be had.
-        ValueError: if as many images are held out as there are.
-    """
+    """Load the images of some settings; the ones held out are the same for every seed."""
     data, held_out = settings.data, settings.data.held_out
     shape = settings.network.spec.input_shape if data.dataset == "digits" else None
     loaded = datasets.load(data.dataset, data_dir, shape=shape)

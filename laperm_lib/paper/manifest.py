@@ -29,27 +29,16 @@ _FORMAT = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """What the manifest says of a network; the rest is in the record beside its file.
+    """What the manifest says of a network; the rest is in the record beside its file."""
 
-    Args:
-        name: its name for `load_pretrained`, that of its run folder.
-        file: its file, in the folder of the networks.
-        sha256: of the file, in hexadecimal.
-        size: of the file, in bytes.
-        experiment: the experiment that it is from.
-        permuted_weights: how many weights the file holds as an arrangement alone.
-        bits_per_weight: the bits of the arrangement divided by their number.
-        bound_per_weight: the same for the binary logarithm of the number of arrangements.
-    """
-
-    name: str
-    file: str
-    sha256: str
-    size: int
+    name: str  # for `load_pretrained`; that of its run folder
+    file: str  # in the folder of the networks
+    sha256: str  # of the file, in hexadecimal
+    size: int  # in bytes
     experiment: str
-    permuted_weights: int
-    bits_per_weight: float
-    bound_per_weight: float
+    permuted_weights: int  # how many weights the file holds as an arrangement alone
+    bits_per_weight: float  # those of the arrangement, for each of them
+    bound_per_weight: float  # the binary logarithm of the number of arrangements, for each
 
     def __post_init__(self) -> None:
         for text in (self.name, self.file, self.sha256, self.experiment):
@@ -60,11 +49,7 @@ class Entry:
 
 
 def default_folder() -> Path:
-    """Where the networks and records are: `$LAPERM_PRETRAINED_DIR`, or `pretrained` of a checkout.
-
-    Raises:
-        WeightFileError: if there is neither, or it is an https address.
-    """
+    """Where networks and records are: `$LAPERM_PRETRAINED_DIR`, or `pretrained` of a checkout."""
     given = os.environ.get(PRETRAINED_DIR)
     if given and "://" in given:
         raise WeightFileError(
@@ -80,11 +65,7 @@ def default_folder() -> Path:
 
 
 def read(folder: str | os.PathLike[str] | None = None) -> tuple[Entry, ...]:
-    """The networks of a folder. Default: those of the project.
-
-    Raises:
-        WeightFileError: if the manifest is damaged, or of another version.
-    """
+    """The networks of a folder, by default the project's; a WeightFileError if there is no list."""
 
     def parse(values: dict[str, Any]) -> tuple[Entry, ...]:
         if values["format"] != _FORMAT:
@@ -100,12 +81,8 @@ def read(folder: str | os.PathLike[str] | None = None) -> tuple[Entry, ...]:
 def find(name: str, folder: str | os.PathLike[str] | None = None) -> Entry:
     """A network by its name, or the first of an experiment by the name of that.
 
-    Raises:
-        WeightFileError: if there is none.
-
-    Examples:
-        >>> find("conv7").name
-        'conv7-seed0-7b5760fc'
+    >>> find("conv7").name
+    'conv7-seed0-7b5760fc'
     """
     entries = read(folder)
     named = [entry for entry in entries if entry.name == name]
@@ -126,11 +103,7 @@ def add(entry: Entry, folder: str | os.PathLike[str]) -> None:
 
 
 def locate(entry: Entry, folder: str | os.PathLike[str] | None = None) -> Path:
-    """The file of a network, compared with the manifest; downloaded from an https address.
-
-    Raises:
-        WeightFileError: if it cannot be had, or is another file.
-    """
+    """The file of a network, compared with the manifest; downloaded from an https address."""
     address = os.environ.get(PRETRAINED_DIR, "")
     if folder is None and "://" in address:
         try:

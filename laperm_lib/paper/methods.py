@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from laperm_lib._arguments import check_integer, check_number
+from laperm_lib._arguments import check_integer, check_name, check_number
 from laperm_lib.callbacks import PSWA, Lookahead
 from laperm_lib.callbacks.sampling import WeightSampler
 from laperm_lib.optimizers.laperm import LaPerm as LaPermOptimizer
@@ -24,17 +24,9 @@ from laperm_lib.weight_vectors import Kind
 class EpochRates(keras.optimizers.schedules.LearningRateSchedule):
     """A learning rate, or a sync period, for each epoch; the last one holds from there on.
 
-    Args:
-        rates: one number for each epoch.
-        steps_per_epoch: how many steps each has.
-
-    Raises:
-        ValueError: if there are no rates, or no steps.
-
-    Examples:
-        >>> rates = EpochRates([0.1, 0.05], steps_per_epoch=10)
-        >>> [round(float(rates(step)), 2) for step in (0, 9, 10, 100)]
-        [0.1, 0.1, 0.05, 0.05]
+    >>> rates = EpochRates([0.1, 0.05], steps_per_epoch=10)
+    >>> [round(float(rates(step)), 2) for step in (0, 9, 10, 100)]
+    [0.1, 0.1, 0.05, 0.05]
     """
 
     def __init__(self, rates: Iterable[float], steps_per_epoch: int) -> None:
@@ -61,10 +53,6 @@ class Length:
     rates: EpochRates
     batch_size: int
     seed: int
-
-    @property
-    def epochs(self) -> int:
-        return len(self.rates.rates)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +156,8 @@ class LaPerm(Method):
     def optimizer(self, length: Length) -> keras.optimizers.Optimizer:
         period: Any = self.sync_period
         if self.last_period != 1:
-            growth = self.last_period ** (np.arange(length.epochs) / max(1, length.epochs - 1))
+            epochs = len(length.rates.rates)
+            growth = self.last_period ** (np.arange(epochs) / max(1, epochs - 1))
             period = EpochRates(period * growth, length.rates.steps_per_epoch)
         inner = self.inner.optimizer(length)
         return LaPermOptimizer(inner, period, skip_bias=not self.permute_biases)
@@ -219,8 +208,7 @@ class Average(Method):
     synchronise: bool = False
 
     def __post_init__(self) -> None:
-        if self.average not in ("PSWA", "Lookahead"):
-            raise ValueError(f"average is PSWA or Lookahead, got {self.average!r}.")
+        check_name("average", self.average, ("PSWA", "Lookahead"))
 
     @property
     def period(self) -> int | None:

@@ -22,7 +22,7 @@ import numpy as np
 from keras import layers
 
 from laperm_lib import sparsity, weight_vectors
-from laperm_lib._arguments import check_integer, check_number
+from laperm_lib._arguments import check_integer, check_name, check_number
 from laperm_lib._random import check_seed, random_order
 from laperm_lib.initializers import DISTRIBUTIONS, SeededInitializer
 from laperm_lib.paper import architectures
@@ -81,8 +81,7 @@ def spec(name: str) -> Spec:
         >>> spec("conv7")
         Spec(dataset='mnist', input_shape=(28, 28, 1), pixels='unit')
     """
-    if name not in _PAPER:
-        raise ValueError(f"Unknown model {name!r}; there are {', '.join(_PAPER)}.")
+    check_name("model", name, _PAPER)
     return _PAPER[name][0]
 
 
@@ -154,8 +153,7 @@ def preprocess(
 
 def scale_pixels(dataset: Dataset, pixels: Pixels) -> tuple[np.ndarray, np.ndarray]:
     """The images as float32, (training, test), with pixels scaled in one of the `PIXELS` ways."""
-    if pixels not in PIXELS:
-        raise ValueError(f"Unknown pixels {pixels!r}; there are {', '.join(PIXELS)}.")
+    check_name("pixels", pixels, PIXELS)
     # Moments in float64: summing 50,000 float32 images one after the other loses digits.
     mean: Any = 0.0
     scale = 1.0 if pixels == "raw" else 255.0
@@ -181,10 +179,7 @@ class Network:
     precision: str = "float32"
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise ValueError(
-                f"Unknown precision {self.precision!r}; there are {', '.join(PRECISIONS)}."
-            )
+        check_name("precision", self.precision, PRECISIONS)
 
     @property
     def spec(self) -> Spec:
@@ -203,14 +198,7 @@ class Network:
 
 @dataclass(frozen=True, kw_only=True)
 class _Sparse(Network):
-    """A network that may start with one value for all weights, or with some of them pruned.
-
-    Args:
-        pruned: the fraction of kernel weights that `sparsity.random_prune` sets to zero.
-        shared_value: the one value that every kept weight starts with; then `keep` says which.
-        keep: with a shared value, the keep probability of each kernel.
-        constant_fan_in: with a shared value, every neuron of a layer keeps equally many weights.
-    """
+    """A network that may start with one value for all weights, or with some of them pruned."""
 
     pruned: float = 0.0
     shared_value: float | None = None
@@ -257,6 +245,11 @@ class PaperNetwork(_Sparse):
     Args:
         model: one of `names()`.
         initializer: "he_uniform" (the default), "he_normal" or "glorot_uniform".
+        pruned: the fraction of kernel weights that `sparsity.random_prune` sets to zero. Default 0.
+        shared_value: the one value that every kept weight starts with. Default: they differ.
+        keep: with a shared value, the keep probability of each kernel.
+        constant_fan_in: with a shared value, every neuron of a layer keeps equally many weights.
+        precision: one of `PRECISIONS`. Default "float32".
 
     Examples:
         >>> f1 = PaperNetwork(model="f1", shared_value=0.08, keep=(0.6,))
@@ -271,10 +264,7 @@ class PaperNetwork(_Sparse):
     def __post_init__(self) -> None:
         super().__post_init__()
         spec(self.model)
-        if self.initializer not in DISTRIBUTIONS:
-            raise ValueError(
-                f"Unknown initializer {self.initializer!r}; there are {', '.join(DISTRIBUTIONS)}."
-            )
+        check_name("initializer", self.initializer, DISTRIBUTIONS)
 
     @property
     def spec(self) -> Spec:
@@ -296,19 +286,12 @@ weight_vectors.register(
 
 @dataclass(frozen=True, kw_only=True)
 class DenseNetwork(_Sparse):
-    """Dense layers whose weights share one value, for images of 28 x 28. The default is F1.
+    """Dense layers whose weights share one value, for images of 28 x 28. The default is F1."""
 
-    Args:
-        hidden: the neurons of each hidden layer.
-        bias: whether layers have biases, which start at zero.
-        whole: whether a kernel is one weight vector rather than one for each neuron.
-        l2: the penalty on the kernels of hidden layers.
-    """
-
-    hidden: tuple[int, ...] = ()
-    bias: bool = False
-    whole: bool = False
-    l2: float = 0.0
+    hidden: tuple[int, ...] = ()  # the neurons of each hidden layer
+    bias: bool = False  # whether layers have biases, which start at zero
+    whole: bool = False  # whether a kernel is one weight vector rather than one for each neuron
+    l2: float = 0.0  # the penalty on the kernels of hidden layers
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -342,8 +325,8 @@ class SmallConvNetwork(Network):
             return {"name": name, "kernel_initializer": kernel}
 
         model = keras.Sequential([keras.Input(self.input_shape)], name="small_conv")
+        how = {"strides": 2, "padding": "same", "activation": "relu"}
         for number, filters in enumerate(self.filters):
-            how = {"strides": 2, "padding": "same", "activation": "relu"}
             model.add(layers.Conv2D(filters, 3, **values(f"conv_{number}"), **how))
         model.add(layers.Flatten())
         model.add(layers.Dense(10, **values("dense")))
@@ -358,35 +341,24 @@ class SameCapacityNetwork(Network):
     as many active weights in every layer, from the same distribution. A neuron of it has
     :math:`\sqrt{n_\text{wide} / n}` times fewer connections, which `rescaled` makes up for.
 
-    Args:
-        filters: the filters of each 5 x 5 convolution of stride 2, of the narrow network.
-        units: the neurons of each hidden dense layer.
-        activation: "relu", "swish" or "prelu".
-        batch_norm: whether hidden layers are normalised.
-        l2: the penalty on all kernels.
-        capacity: "dense" for the narrow network, "sparse" for the wide one, or "rescaled".
-        factor: how many times as wide the wide one is.
-
     References:
         Tessera, Hooker and Rosman, arXiv 2102.01670, section 3.
     """
 
-    filters: tuple[int, ...] = ()
-    units: tuple[int, ...] = ()
-    activation: str = "relu"
-    batch_norm: bool = False
-    l2: float = 0.0
-    capacity: str = "dense"
-    factor: int = 4
+    filters: tuple[int, ...] = ()  # of each 5 x 5 convolution of stride 2, if it is narrow
+    units: tuple[int, ...] = ()  # of each hidden dense layer, if it is narrow
+    activation: str = "relu"  # or "swish", "prelu"
+    batch_norm: bool = False  # whether hidden layers are normalised
+    l2: float = 0.0  # the penalty on all kernels
+    capacity: str = "dense"  # the narrow network; "sparse" or "rescaled", the wide one
+    factor: int = 4  # how many times as wide that is
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for size in (*self.filters, *self.units):
             check_integer("Each of filters and units", size, at_least=1)
-        if self.activation not in ("relu", "swish", "prelu"):
-            raise ValueError(f"activation is relu, swish or prelu, got {self.activation!r}.")
-        if self.capacity not in ("dense", "sparse", "rescaled"):
-            raise ValueError(f"capacity is dense, sparse or rescaled, got {self.capacity!r}.")
+        check_name("activation", self.activation, ("relu", "swish", "prelu"))
+        check_name("capacity", self.capacity, ("dense", "sparse", "rescaled"))
         check_number("l2", self.l2, at_least=0)
         check_integer("factor", self.factor, at_least=2)
 
@@ -406,27 +378,27 @@ class SameCapacityNetwork(Network):
                 "kernel_regularizer": keras.regularizers.L2(self.l2) if self.l2 else None,
             }
 
-        def activate(number: str, shared_axes: Sequence[int]) -> list[keras.Layer]:
-            name = f"activate{number}"
+        def activate(model: keras.Sequential, shared_axes: Sequence[int] | None) -> None:
+            if self.batch_norm:
+                model.add(layers.BatchNormalization())
             if self.activation == "prelu":
                 slopes = keras.initializers.Constant(0.25)
-                layer = layers.PReLU(slopes, shared_axes=shared_axes or None, name=name)
+                model.add(layers.PReLU(slopes, shared_axes=shared_axes))
             else:
-                layer = layers.Activation(self.activation, name=name)
-            normalise = [layers.BatchNormalization(name=f"normalise{number}")]
-            return [*(normalise if self.batch_norm else []), layer]
+                model.add(layers.Activation(self.activation))
 
-        stack: list[keras.Layer] = [keras.Input(self.spec.input_shape)]
+        model = keras.Sequential([keras.Input(self.spec.input_shape)])
         for place, size in enumerate(self.filters):
-            number = f"_{place}" if place else ""
-            stack.append(layers.Conv2D(width * size, 5, strides=2, **kernel(f"conv{number}")))
-            stack += activate(f"_conv{number}", [1, 2])
-        stack.append(layers.Flatten(name="flatten"))
+            name = f"conv_{place}" if place else "conv"
+            model.add(layers.Conv2D(width * size, 5, strides=2, **kernel(name)))
+            activate(model, [1, 2])
+        model.add(layers.Flatten())
         for place, size in enumerate(self.units):
-            number = f"_{place}" if place else ""
-            stack.append(layers.Dense(width * size, **kernel(f"dense{number}")))
-            stack += activate(number, [])
-        return keras.Sequential([*stack, layers.Dense(10, **kernel("logits"))])
+            name = f"dense_{place}" if place else "dense"
+            model.add(layers.Dense(width * size, **kernel(name)))
+            activate(model, None)
+        model.add(layers.Dense(10, **kernel("logits")))
+        return model
 
 
 def fill_sparsely(

@@ -29,32 +29,12 @@ class BatchNormalization(layers.BatchNormalization):
     fits images with channels last, in float16, bfloat16 or float32, while the layer trains; in all
     other cases, and on the other backends, Keras's own computation is used, bit for bit.
 
-    Args:
-        **kwargs: as `keras.layers.BatchNormalization` takes them, with its defaults.
-
-    Examples:
-        >>> import numpy as np
-        >>> images = np.random.default_rng(0).normal(3, 2, (8, 4, 4, 2)).astype("float32")
-        >>> normalised = BatchNormalization()(images, training=True)
-        >>> means = ops.convert_to_numpy(ops.mean(normalised, axis=(0, 1, 2)))
-        >>> bool(abs(means).max() < 1e-5)
-        True
-
     References:
         Ioffe and Szegedy, ICML 2015, algorithm 1.
     """
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        """Normalise a batch.
-
-        Args:
-            inputs: a tensor whose axis `axis` runs over the channels.
-            training: whether to use the moments of this batch and to update the moving statistics.
-            mask: which of the places count, or None for all.
-
-        Returns:
-            A tensor of the same shape, in the layer's compute dtype.
-        """
+        """Normalise a batch; the arguments are those of Keras."""
         if training and self.trainable and mask is None and self._is_fusible(inputs):
             return self._fused(inputs)
         return super().call(inputs, training=training, mask=mask)

@@ -37,23 +37,14 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Stored:
-    """What a file holds of a network.
+    """What a file holds of a network."""
 
-    Args:
-        network: the network before training.
-        seed: its seed.
-        kinds: the kinds of variables that were permuted.
-        code: their arrangement, as `coding.encode` gives it.
-        others: the other weights, by path.
-        weights_sha256: of all weights of the trained network.
-    """
-
-    network: PaperNetwork
+    network: PaperNetwork  # before training
     seed: int
-    kinds: tuple[Kind, ...]
-    code: bytes
-    others: dict[str, np.ndarray]
-    weights_sha256: str
+    kinds: tuple[Kind, ...]  # of the variables that were permuted
+    code: bytes  # their arrangement, as `coding.encode` gives it
+    others: dict[str, np.ndarray]  # the other weights, by path
+    weights_sha256: str  # of all weights of the trained network
 
     def start(self) -> tuple[keras.Model, list[WeightVectors]]:
         """The network before training, and the weight vectors of it that were permuted."""
@@ -68,9 +59,7 @@ class Stored:
         model, vectors = self.start()
         permuted = {each.variable.path for each in vectors}
         others = [weight for weight in model.weights if weight.path not in permuted]
-        if [(w.path, tuple(w.shape), "float32") for w in sorted(others, key=lambda w: w.path)] != [
-            (path, array.shape, array.dtype.name) for path, array in sorted(self.others.items())
-        ]:
+        if _shapes(_values(others)) != _shapes(self.others):
             raise WeightFileError("its tensors are not those of its network.")
         for weight in others:
             weight.assign(self.others[weight.path])
@@ -78,7 +67,7 @@ class Stored:
         for each, matrix in zip(vectors, arranged, strict=True):
             shape = tuple(each.variable.shape)
             each.variable.assign(from_matrix(matrix, shape, each.neuron_axes))
-        if _hash(_weights(model).items()) != self.weights_sha256:
+        if _hash(_values(model.weights).items()) != self.weights_sha256:
             raise WeightFileError("its network does not have the initial values it was made from.")
         return model
 
@@ -127,7 +116,7 @@ def save_pretrained(
     """
     kinds = weight_vectors.check_kinds(kinds)
     start, _ = network.build(seed)
-    weights, at_start = _weights(model), _weights(start)
+    weights, at_start = _values(model.weights), _values(start.weights)
     if _shapes(weights) != _shapes(at_start):
         raise ValueError(f"'{model.name}' is not the network that starts as {network}.")
     vectors = weight_vectors.of(start, kinds)
@@ -144,7 +133,7 @@ def save_pretrained(
         "format": _FORMAT,
         "initial": asdict(network) | {"seed": seed},
         "kinds": list(kinds),
-        "weights_sha256": _hash(_weights(model).items()),
+        "weights_sha256": _hash(_values(model.weights).items()),
     }
     text = json.dumps(header | {"sha256": _content_hash(header, tensors)}, sort_keys=True)
     with files.replaced(path) as file:
@@ -192,11 +181,7 @@ def locate(name_or_path: str | os.PathLike[str]) -> Path:
 
 
 def read(path: str | os.PathLike[str]) -> Stored:
-    """Read what a file holds, and compare its hash.
-
-    Raises:
-        WeightFileError: if the file is missing, damaged or of another kind.
-    """
+    """Read what a file holds, and compare its hash; else a WeightFileError."""
     path = os.fspath(path)
     try:
         with safe_open(path, framework="numpy") as file:
@@ -226,8 +211,8 @@ def read(path: str | os.PathLike[str]) -> Stored:
     return Stored(network, seed, kinds, tensors.pop(_CODE).tobytes(), tensors, weights_sha256)
 
 
-def _weights(model: keras.Model) -> dict[str, np.ndarray]:
-    return {weight.path: keras.ops.convert_to_numpy(weight) for weight in model.weights}
+def _values(weights: Iterable[Any]) -> dict[str, np.ndarray]:
+    return {weight.path: keras.ops.convert_to_numpy(weight) for weight in weights}
 
 
 def _shapes(weights: Mapping[str, np.ndarray]) -> dict[str, tuple[tuple[int, ...], str]]:

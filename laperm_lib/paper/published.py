@@ -13,7 +13,7 @@ that its notebook's model does not have. So layers are matched here by kind and 
 import os
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import keras
@@ -105,19 +105,13 @@ def _stored(file: h5py.File) -> dict[str, dict[str, h5py.Dataset]]:
 
 
 def _names(group: h5py.Group, attribute: str) -> list[str]:
-    """A list of names, which tf.keras splits into `attribute0`, `attribute1`, ... if it is long."""
-    if attribute in group.attrs:
-        entries = list(group.attrs[attribute])
-    else:
-        entries = []
-        while (part := f"{attribute}{len(entries)}") in group.attrs:
-            entries.append(group.attrs[part])
-        if not entries:
-            raise WeightFileError(
-                f"'{group.name}' has no attribute '{attribute}', so tf.keras did not write it."
-            )
-        entries = [name for chunk in entries for name in chunk]
-    return [name.decode() if isinstance(name, bytes) else str(name) for name in entries]
+    """A list of names, of at most 64 KB: longer ones, which tf.keras splits, are refused."""
+    if attribute not in group.attrs:
+        raise WeightFileError(
+            f"'{group.name}' has no attribute '{attribute}', so tf.keras did not write it."
+        )
+    names = group.attrs[attribute]
+    return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
 
 
 def _owner(group_name: str, weight_name: str) -> tuple[str, str]:
@@ -154,22 +148,17 @@ def _new_values(
     """Match the file with the model; give each variable of the model and its new value."""
     theirs, ours = _by_kind(stored), _by_kind(wanted)
     for kind in sorted(theirs.keys() | ours.keys()):
-        in_file, in_model = len(theirs.get(kind, ())), len(ours.get(kind, ()))
-        if in_file != in_model:
+        names, in_model = [name for name, _ in theirs.get(kind, ())], len(ours.get(kind, ()))
+        if len(names) != in_model:
+            listed = f" ({names[0]} to {names[-1]})" if names else ""
             raise WeightFileError(
-                f"it has {_count(theirs.get(kind, ()), kind)}, the model {in_model}."
+                f"it has {len(names)} layers '{kind}' with weights{listed}, the model {in_model}."
             )
     new: list[tuple[Any, np.ndarray]] = []
     for kind, layers in ours.items():
         for (_, variables), (name, datasets) in zip(layers, theirs[kind], strict=True):
             new += _layer_values(variables, name, datasets)
     return new
-
-
-def _count(layers: Sequence[tuple[str, Any]], kind: str) -> str:
-    """How many layers of a kind there are, and which."""
-    listed = f" ({layers[0][0]} to {layers[-1][0]})" if layers else ""
-    return f"{len(layers)} layers '{kind}' with weights{listed}"
 
 
 def _layer_values(

@@ -75,9 +75,9 @@ def sweep(
     return {task.name: results[task.name] for task in tasks}
 
 
-def _run(task: Task, *, root: str, data_dir: str | None, every_seconds: float) -> None:
+def _run(task: Task, *, root: str, **how: Any) -> None:
     """What a worker does; the record is in the folder."""
-    RunFolder(root, task).run(data_dir=data_dir, every_seconds=every_seconds)
+    RunFolder(root, task).run(**how)
 
 
 def _client(distributed: Any, scheduler: str | None, workers: int) -> Any:

@@ -130,20 +130,14 @@ class Record:
 @cache
 def codec() -> cattrs.Converter:
     """Turns settings and records into what JSON holds, and back."""
-    converter = cattrs.Converter(
-        forbid_extra_keys=True, unstruct_collection_overrides={tuple: list}
-    )
+    made = cattrs.Converter(forbid_extra_keys=True, unstruct_collection_overrides={tuple: list})
     tagged = partial(configure_tagged_union, tag_name="kind")
     for base in (Network, Method):
-        include_subclasses(base, converter, union_strategy=tagged)
-    model = override(omit=True)
-    converter.register_unstructure_hook(
-        Record, make_dict_unstructure_fn(Record, converter, model=model)
-    )
-    converter.register_structure_hook(
-        Record, make_dict_structure_fn(Record, converter, model=model)
-    )
-    return converter
+        include_subclasses(base, made, union_strategy=tagged)
+    omit = override(omit=True)
+    made.register_unstructure_hook(Record, make_dict_unstructure_fn(Record, made, model=omit))
+    made.register_structure_hook(Record, make_dict_structure_fn(Record, made, model=omit))
+    return made
 
 
 def to_json(value: Any) -> Any:
@@ -152,11 +146,7 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(content: Any, kind: type[_T]) -> _T:
-    """Undo `to_json`.
-
-    Raises:
-        ValueError: naming what does not fit.
-    """
+    """Undo `to_json`; a ValueError names what does not fit."""
     try:
         return codec().structure(content, kind)
     except cattrs.BaseValidationError as error:
@@ -218,17 +208,10 @@ def load_one(path: str | os.PathLike[str]) -> Record:
 def complete(
     path: str | os.PathLike[str],
     planned: Iterable[tuple[Settings, int]],
-    train: Callable[[Settings, int], Record],
+    train: Callable[..., Record],
     verbose: int = 0,
 ) -> list[Record]:
-    """Train what a file of records lacks, and write the file after each training.
-
-    Args:
-        path: the file; there need not be one.
-        planned: settings and seeds, in the order of training.
-        train: makes a record of settings and a seed.
-        verbose: 1 shows a progress bar.
-    """
+    """Train what a file of records lacks, by `train(settings, seed=...)`; write it after each."""
     found = list(load(path)) if Path(path).exists() else []
     planned = list(planned)
     known = [settings for settings, _ in planned]
@@ -238,7 +221,7 @@ def complete(
     progress = keras.utils.Progbar(len(planned), verbose=verbose)
     for settings, seed in planned:
         if (settings, seed) not in done:
-            found.append(replace(train(settings, seed), model=None))
+            found.append(replace(train(settings, seed=seed), model=None))
             keras.utils.clear_session()  # hundreds of models would stay in memory
             save(found, path)
         progress.add(1)

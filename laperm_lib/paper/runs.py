@@ -25,6 +25,7 @@ import keras
 import numpy as np
 
 from laperm_lib import files, permutation, weight_vectors
+from laperm_lib._arguments import check_name
 from laperm_lib._random import check_seed
 from laperm_lib.checkpoints import Checkpoints
 from laperm_lib.errors import LaPermError, WeightFileError
@@ -32,7 +33,7 @@ from laperm_lib.paper import records
 from laperm_lib.paper.locks import locked
 from laperm_lib.paper.records import Record, from_json, to_json
 from laperm_lib.paper.settings import PUBLISHED, Settings, fingerprint
-from laperm_lib.paper.training import StopCheck, Stopped, never, run
+from laperm_lib.paper.training import Stopped, run
 
 _log = logging.getLogger(__name__)
 
@@ -73,10 +74,7 @@ class Task:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "seed", check_seed(self.seed))
-        if self.experiment not in PUBLISHED:
-            raise ValueError(
-                f"Unknown experiment {self.experiment!r}; there are {', '.join(PUBLISHED)}."
-            )
+        check_name("experiment", self.experiment, PUBLISHED)
 
     @property
     def name(self) -> str:
@@ -116,18 +114,15 @@ class RunFolder:
         """Whether the training has been done."""
         return (self.path / _RECORD).exists()
 
-    def run(
-        self,
-        *,
-        data_dir: str | None = None,
-        every_seconds: float = 60,
-        stop: StopCheck = never,
-        verbose: int = 0,
-    ) -> Record:
+    def run(self, **how: Any) -> Record:
         """Train, or resume what was interrupted; a finished run is not run again.
 
-        The arguments and errors are those of `training.run`; besides, a BusyError says that another
-        process trains this run, and an OSError that the folder cannot be written.
+        Args:
+            **how: `data_dir`, `every_seconds`, `stop` and `verbose`, as for `training.run`.
+
+        Raises:
+            BusyError: if another process trains this run; else the errors of `training.run`.
+            OSError: if the folder cannot be written.
         """
         with self.lock():
             if self.is_finished:
@@ -139,10 +134,7 @@ class RunFolder:
                 experiment=self.task.experiment,
                 evaluate_after=self.task.evaluate_after,
                 checkpoints=self.checkpoints,
-                data_dir=data_dir,
-                every_seconds=every_seconds,
-                stop=stop,
-                verbose=verbose,
+                **how,
             )
             write(self.path, record)
             self.checkpoints.clear()
@@ -249,10 +241,7 @@ def states(
 ) -> list[State]:
     """All trainings that have been begun, by name; nothing is written.
 
-    Args:
-        root: where all run folders are. There need not be any.
-        shipped: a folder with JSON files of records. A training that is finished in a run folder
-            counts from there. Default: none.
+    A record of the folder `shipped` counts where the run folders in `root` have none.
     """
     found: dict[str, State] = {}
     for record in shipped_records(shipped) if shipped is not None else ():
@@ -328,11 +317,9 @@ def _checked(record: Record, path: Path) -> Task:
         task = Task(record.experiment, record.settings, record.seed)
     except ValueError as error:
         raise LaPermError(f"{path}: {error}") from None
-    measured = [record.final_reestimated, record.final_held_out]
-    for evaluation in record.evaluations:
-        measured += [evaluation.accuracy, evaluation.held_out]
-    known = [record.final, *(number for number in measured if number is not None)]
-    if any(number is None or not 0 <= number <= 1 for number in known):
+    measured = [record.final, record.final_reestimated, record.final_held_out]
+    measured += [n for each in record.evaluations for n in (each.accuracy, each.held_out)]
+    if record.final is None or not all(0 <= n <= 1 for n in measured if n is not None):
         raise LaPermError(f"{path}: an accuracy is not a number from 0 to 1.")
     steps = [evaluation.step for evaluation in record.evaluations]
     if steps != sorted(set(steps)):

@@ -13,10 +13,10 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar
 
-from laperm_lib._arguments import check_integer, check_number
+from laperm_lib._arguments import check_integer, check_name, check_number
 from laperm_lib.paper import datasets
 from laperm_lib.paper.augmentation import Augmentation
 from laperm_lib.paper.methods import LaPerm, Method
@@ -72,17 +72,14 @@ class Schedule:
             _set(self, name, check_integer(name, getattr(self, name), at_least=1))
         for name in ("learning_rate", "decay"):
             _set(self, name, check_number(name, getattr(self, name), at_least=0))
-        _set(
-            self,
-            "milestones",
-            tuple(
-                (
-                    check_integer("the epoch of a milestone", epoch, at_least=0),
-                    check_number("the factor of a milestone", factor, at_least=0),
-                )
-                for epoch, factor in self.milestones
-            ),
+        milestones = tuple(
+            (
+                check_integer("the epoch of a milestone", epoch, at_least=0),
+                check_number("the factor of a milestone", factor, at_least=0),
+            )
+            for epoch, factor in self.milestones
         )
+        _set(self, "milestones", milestones)
 
     def rate(self, epoch: int) -> float:
         """The learning rate in an epoch, counted from 0."""
@@ -134,10 +131,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         data, spec = self.data, self.network.spec
-        _check_name("dataset", data.dataset, datasets.NAMES)
-        _check_name("dataset", data.dataset, (spec.dataset, "digits"))
+        check_name("dataset", data.dataset, datasets.NAMES)
+        check_name("dataset", data.dataset, (spec.dataset, "digits"))
         pixels = spec.pixels if data.pixels is None else data.pixels
-        _check_name("pixels", pixels, PIXELS)
+        check_name("pixels", pixels, PIXELS)
         held_out = check_integer("held_out", data.held_out, at_least=0)
         _set(self, "data", dataclasses.replace(data, pixels=pixels, held_out=held_out))
         every = check_integer("evaluate_every", self.evaluate_every, at_least=1)
@@ -173,16 +170,12 @@ class Settings:
         """All settings by name, from every part."""
         parts = (self.network, self.data, self.schedule, self.method)
         found = {name: value for part in parts for name, value in _leaves(part)}
-        return found | {
-            "sync_period": self.method.period,
-            "evaluate_every": self.evaluate_every,
-        }
+        return found | {"sync_period": self.method.period, "evaluate_every": self.evaluate_every}
 
     def differing(self, other: "Settings") -> dict[str, Any]:
         """The settings that another one does not have, by name."""
         theirs = other.values()
-        absent = object()
-        return {n: v for n, v in self.values().items() if theirs.get(n, absent) != v}
+        return {n: v for n, v in self.values().items() if n not in theirs or theirs[n] != v}
 
 
 def fingerprint(settings: Settings, default: Settings) -> str:
@@ -190,12 +183,8 @@ def fingerprint(settings: Settings, default: Settings) -> str:
     differing = settings.differing(default)
     if not differing:
         return ""
-    text = json.dumps({n: _plain(v) for n, v in differing.items()}, sort_keys=True)
+    text = json.dumps(differing, sort_keys=True, default=asdict)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def _plain(value: Any) -> Any:
-    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
 def _leaves(part: Any) -> Iterator[tuple[str, Any]]:
@@ -221,11 +210,6 @@ def _replaced(part: _Part, values: dict[str, Any]) -> _Part:
 def _set(instance: Any, name: str, value: Any) -> None:
     """Python's own numbers in a frozen dataclass: equal settings have one fingerprint."""
     object.__setattr__(instance, name, value)
-
-
-def _check_name(name: str, value: Any, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ValueError(f"Unknown {name} {value!r}; there are {', '.join(known)}.")
 
 
 _CONV7 = Settings(
@@ -286,7 +270,7 @@ def published(name: str) -> Settings:
         >>> published("conv2").method.period
         1000
     """
-    _check_name("experiment", name, tuple(PUBLISHED))
+    check_name("experiment", name, PUBLISHED)
     return PUBLISHED[name]
 
 

@@ -1,11 +1,12 @@
 """Tables and series of recorded runs beside the published results, all made here with pandas."""
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from laperm_lib._arguments import check_name
 from laperm_lib.paper import benchmark, datasets
 from laperm_lib.paper._extras import extra
 from laperm_lib.paper.benchmark import SWEEPS, Variant
@@ -50,21 +51,17 @@ class _Group:
 
 def _groups(records: Iterable[Record], setting: str | None = None) -> list[_Group]:
     """Runs that differ in their seeds alone, or in `setting`; and in precision, each seed once."""
-    found: dict[tuple[str, Variant], list[Record]] = {}
+    found = defaultdict[tuple[str, Variant], list[Record]](list)
     for record in records:
         variant = benchmark.variant(record.experiment, record.settings)
-        found.setdefault((record.experiment, variant.without("precision", setting)), []).append(
-            record
-        )
+        found[record.experiment, variant.without("precision", setting)].append(record)
     groups = []
     for (experiment, variant), own in found.items():
-        same = Counter(
-            (record.seed, record.settings.replace(precision="float32")) for record in own
-        )
-        parts: dict[str, list[Record]] = {}
+        same = Counter((r.seed, r.settings.replace(precision="float32")) for r in own)
+        parts = defaultdict[str, list[Record]](list)
         for record in own:
             precision = record.settings.network.precision
-            parts.setdefault(precision if max(same.values()) > 1 else "", []).append(record)
+            parts[precision if max(same.values()) > 1 else ""].append(record)
         groups += [_Group(experiment, variant, tuple(part)) for part in parts.values()]
     return groups
 
@@ -95,10 +92,7 @@ def table(records: Iterable[Record], names: Sequence[str] = ()) -> pd.DataFrame:
     records = list(records)
     rows: dict[object, dict[str, Any]] = {}
     for name in names or [n for row in benchmark.ROWS for n in (row.experiment, row.baseline)]:
-        if name not in benchmark.names():
-            raise ValueError(
-                f"Unknown experiment or sweep {name!r}; there are {', '.join(benchmark.names())}."
-            )
+        check_name("experiment or sweep", name, benchmark.names())
         sweep = SWEEPS.get(name)
         experiment = sweep.experiment if sweep else name
         own = [record for record in records if record.experiment == experiment]
@@ -233,14 +227,8 @@ def alike(
 ) -> dict[str, list[Record]]:
     """The runs of an experiment that train what is published, those with equal settings together.
 
-    Args:
-        records: what there is.
-        experiment: its name.
-        setting: one that may have any value. Default: none.
-
-    Returns:
-        Runs by their settings in words: only what tells them apart, as in "paper" or
-        "short, mixed_bfloat16".
+    They are named by what tells them apart, as in "paper" or "short, mixed_bfloat16"; `setting` may
+    have any value.
     """
     own = [record for record in records if record.experiment == experiment]
     groups = [g for g in _groups(own, setting) if g.variant.is_as_published]

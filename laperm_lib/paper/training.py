@@ -33,7 +33,7 @@ from laperm_lib.paper.settings import Settings
 _log = logging.getLogger(__name__)
 
 # So many images give a mean to 1.4 % of a standard deviation, or better where each has many places.
-_STATISTICS_IMAGES, _STATISTICS_BATCH = 5000, 500
+_STATISTICS_IMAGES = 5000
 # Callbacks and Python see only every so many steps; the device runs those in between by itself.
 _MOST_STEPS_PER_EXECUTION = 50
 
@@ -51,13 +51,7 @@ def never() -> bool:
 
 
 class Stop:
-    """When trainings are to stop: after some seconds (default: never), or as soon as asked to.
-
-    Examples:
-        >>> stop = Stop(after=60)
-        >>> stop()
-        False
-    """
+    """When trainings are to stop: after some seconds (default: never), or once asked to."""
 
     def __init__(self, after: float | None = None) -> None:
         self._end = float("inf") if after is None else time.monotonic() + after
@@ -173,10 +167,7 @@ def run(
     epochs, steps_per_epoch = settings.schedule.epochs, batches.steps_per_epoch
     evaluation_steps = schedule(settings, epochs * steps_per_epoch, evaluate_after)
     rates = EpochRates(map(settings.schedule.rate, range(epochs)), steps_per_epoch)
-    sample = images.x_train[:_STATISTICS_IMAGES]
-    statistics = [
-        sample[first:][:_STATISTICS_BATCH] for first in range(0, len(sample), _STATISTICS_BATCH)
-    ]
+    statistics = images.for_statistics(_STATISTICS_IMAGES)
 
     model, report = settings.network.build(seed)
     initial = weight_vectors.of(model, settings.method.permuted)
@@ -208,11 +199,11 @@ def run(
     # Averages take their samples before a step is measured, and checkpoints hold its measurements.
     beside = [callback for watch in watches for callback in (*watch.before, watch)]
     callbacks = [*averages, *beside, progress]
+    saving = None
     if checkpoints is not None:
-        callbacks.append(
-            SaveCheckpoints(checkpoints, every_seconds=every_seconds, notes=progress.notes)
-        )
-    stopping = _StopWhenAsked(stop, checkpoints, progress.notes)
+        saving = SaveCheckpoints(checkpoints, every_seconds=every_seconds, notes=progress.notes)
+        callbacks.append(saving)
+    stopping = _StopWhenAsked(stop, saving)
     if first_step < epochs * steps_per_epoch:
         with closing(batches):
             model.fit(
@@ -288,21 +279,17 @@ class _Progress(keras.callbacks.Callback):
 class _StopWhenAsked(keras.callbacks.Callback):
     """Stops `fit` after a step, with a checkpoint, when it is told to."""
 
-    def __init__(
-        self, stop: StopCheck, checkpoints: Checkpoints | None, notes: Callable[[], Any]
-    ) -> None:
+    def __init__(self, stop: StopCheck, saving: SaveCheckpoints | None) -> None:
         super().__init__()
         self.has_stopped = False
-        self._stop, self._checkpoints, self._notes = stop, checkpoints, notes
+        self._stop, self._saving = stop, saving
 
     def on_train_batch_end(self, batch: int, logs: object = None) -> None:
         if not self._stop():
             return
-        if self._checkpoints is not None:
-            now = SaveCheckpoints(self._checkpoints, every_seconds=0, notes=self._notes)
-            now.set_model(self.model)
+        if self._saving is not None:
             try:
-                now.save()
+                self._saving.save()
             except OSError as error:
                 _log.warning("Stops without a new checkpoint: %s", error)
         # What fit still does, a synchronisation, comes after the checkpoint and is thrown away.

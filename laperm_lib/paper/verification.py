@@ -131,14 +131,9 @@ class Verification:
     @property
     def problems(self) -> tuple[str, ...]:
         """What is wrong, in words; nothing if the network is what is said of it."""
-        found = [
-            *self.contradictions,
-            *(
-                f"{proof.path} is not a permutation of its initial values"
-                for proof in self.proofs
-                if not proof.is_permutation
-            ),
-        ]
+        wrong = [proof.path for proof in self.proofs if not proof.is_permutation]
+        found = [f"{path} is not a permutation of its initial values" for path in wrong]
+        found = [*self.contradictions, *found]
         if self.other_images is None:
             dataset = self.record.settings.data.dataset
             found.append(f"the data are not the {dataset} that it was measured on")

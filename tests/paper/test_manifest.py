@@ -24,12 +24,6 @@ ENTRY = Entry(
 )
 
 
-def test_entries_are_read_as_they_were_added(tmp_path):
-    for entry in (ENTRY, replace(ENTRY, size=3)):
-        manifest.add(entry, tmp_path / "new")
-        assert manifest.read(tmp_path / "new") == (entry,)
-
-
 def test_the_first_of_an_experiment_has_the_published_settings_and_the_lowest_seed(tmp_path):
     order = ["f1-seed2", "f1-seed10", "f1-seed0-12345678", "f1-seed1-12345678", "f2-seed0"]
     for name in reversed(order):
@@ -59,10 +53,12 @@ def test_where_the_networks_are(monkeypatch, repository, tmp_path):
 
 
 def test_a_folder_with_a_manifest_of_its_own_is_listed_by_that(monkeypatch, tmp_path):
-    manifest.add(ENTRY, tmp_path)
-    monkeypatch.setenv(manifest.PRETRAINED_DIR, str(tmp_path))
-    assert manifest.read() == (ENTRY,)
-    assert manifest.find("f1") == ENTRY
+    folder = tmp_path / "new"
+    monkeypatch.setenv(manifest.PRETRAINED_DIR, str(folder))
+    for entry in (ENTRY, replace(ENTRY, size=3)):
+        manifest.add(entry, folder)
+        assert manifest.read(folder) == manifest.read() == (entry,)
+        assert manifest.find("f1") == entry
 
 
 def test_what_is_added_to_the_checkout_goes_into_the_package(monkeypatch, tmp_path):

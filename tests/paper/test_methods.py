@@ -75,5 +75,5 @@ def test_an_average_is_a_callback_around_a_method(average, callback):
     (made,) = around.callbacks([np.zeros((1, 6, 6, 2))])
     assert isinstance(made, callback)
     assert made.sample_period == 5
-    with pytest.raises(ValueError, match="PSWA or Lookahead, got 'EMA'"):
+    with pytest.raises(ValueError, match="Unknown average 'EMA'; there are PSWA, Lookahead"):
         Average(around=Adam(), average="EMA", sample_period=5)

@@ -12,9 +12,10 @@ from safetensors.numpy import save_file
 
 from laperm_lib import coding, permutation, weight_vectors
 from laperm_lib.errors import WeightFileError
-from laperm_lib.paper import manifest, networks, pretrained
+from laperm_lib.paper import manifest, networks, pretrained, records
 from laperm_lib.paper.networks import PaperNetwork
 from laperm_lib.paper.pretrained import load_pretrained, save_pretrained
+from laperm_lib.paper.verification import _contradictions
 
 F1 = PaperNetwork(model="f1", shared_value=0.08, keep=(0.6,))
 CONV7 = PaperNetwork(model="conv7", precision="mixed_bfloat16")
@@ -205,3 +206,5 @@ def test_the_shipped_networks_are_their_initial_weights_rearranged(repository):
         assert math.isclose(8 * len(stored.code), entry.bits_per_weight * entry.permuted_weights)
         if entry.permuted_weights < 1e6:
             stored.build()
+            record = records.load_one(repository / "pretrained" / f"{entry.name}.json")
+            assert list(_contradictions(entry, record, stored)) == []

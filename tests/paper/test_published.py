@@ -135,11 +135,6 @@ def add_optimizer(file):
     file["model_weights"].create_group("top_level_model_weights").attrs["weight_names"] = []
 
 
-def split_names(file):
-    names = list(file.attrs.pop("layer_names"))
-    file.attrs["layer_names0"], file.attrs["layer_names1"] = names[:3], names[3:]
-
-
 def nest(file):
     """Put all layers into the group of a nested model."""
     names = [f"{layer}/{variable}" for layer, shapes in SHAPES.items() for variable in shapes]
@@ -166,7 +161,6 @@ def options(**how):
         options(inner="{variable}"),
         options(order=sorted(SHAPES, reverse=True)),
         edited(add_optimizer, group="model_weights"),
-        edited(split_names),
         edited(nest, inner="{variable}"),
     ],
 )

@@ -57,12 +57,8 @@ def test_shipped_networks_have_the_names_that_their_settings_give(repository):
 
 
 def test_a_finished_run_is_not_run_again(run_folder, monkeypatch):
-    assert {path.name for path in run_folder.path.iterdir()} == {
-        "configuration.json",
-        "lock",
-        "network.npz",
-        "record.json",
-    }
+    names = {path.name for path in run_folder.path.iterdir()}
+    assert names == {"configuration.json", "lock", "network.npz", "record.json"}
     monkeypatch.setattr(runs, "run", None)
     again = RunFolder(run_folder.path.parent, TASK)
     assert again.is_finished
@@ -131,15 +127,12 @@ def test_a_finished_run_stays_whatever_fails_after_it(run_folder):
     assert run_folder.record().final
 
 
-def test_a_folder_is_made_when_training_begins(tmp_path):
+def test_a_folder_is_made_when_training_begins_and_skipped_once_renamed(tmp_path, caplog):
     folder = RunFolder(tmp_path, TASK)
     assert not list(tmp_path.iterdir())
     with folder.lock():
         assert tasks_in(tmp_path) == [TASK]
-
-
-def test_a_renamed_folder_is_skipped(tmp_path, caplog):
-    begun(tmp_path).path.rename(tmp_path / "kept")
+    folder.path.rename(tmp_path / "kept")
     assert tasks_in(tmp_path) == []
     assert f"it was named {TASK.name}" in caplog.text
 
@@ -177,11 +170,8 @@ def test_what_has_been_trained(tmp_path):
     records.save([replace(made("f1", 2), experiment="sgperm")], shipped / "sgperm.json")
     (shipped / "manifest.json").write_text("{}")
     found = states(root, shipped)
-    assert [(state.task.name, state.step) for state in found] == [
-        ("f1-seed0", 0),
-        ("f1-seed1", 0),
-        ("f2-seed1", 4690),
-    ]
+    steps = {state.task.name: state.step for state in found}
+    assert steps == {"f1-seed0": 0, "f1-seed1": 0, "f2-seed1": 4690}
     assert [state.record for state in found] == [finished, made("f1", 1), None]
     (shipped / "f2.json").write_text("{")
     with pytest.raises(LaPermError, match=r"f2\.json"):

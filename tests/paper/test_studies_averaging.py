@@ -90,7 +90,7 @@ def test_records_are_read_as_written_and_only_what_is_missing_is_trained(
 
 
 def test_what_no_study_could_be_is_refused():
-    with pytest.raises(ValueError, match="method is one of alone, PSWA"):
+    with pytest.raises(ValueError, match="Unknown method 'SWA'; there are alone, PSWA"):
         with_method(SHORT, "SWA")
     with pytest.raises(ValueError, match="held out; none are"):
         train(SHORT.replace(held_out=0), 0)

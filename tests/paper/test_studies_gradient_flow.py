@@ -110,9 +110,9 @@ def test_networks_have_the_layers_that_they_say():
     ("change", "message"),
     [
         ({"units": (0,)}, "filters and units"),
-        ({"activation": "tanh"}, "relu, swish or prelu"),
+        ({"activation": "tanh"}, "Unknown activation 'tanh'"),
         ({"l2": -1.0}, "l2 is a number at least 0"),
-        ({"capacity": "wide"}, "dense, sparse or rescaled"),
+        ({"capacity": "wide"}, "Unknown capacity 'wide'"),
         ({"factor": 1}, "factor is an integer of at least 2"),
     ],
 )

@@ -62,9 +62,6 @@ def synchronisation_steps(initial: np.ndarray, trained: np.ndarray) -> Figure:
         >>> figure = synchronisation_steps(np.array([0.3, -0.1, 0.2]), np.array([0.1, 0.5, 0.4]))
         >>> [float(bar.get_height()) for bar in figure.axes[3].patches]
         [-0.1, 0.3, 0.2]
-
-    References:
-        Qiu and Suda, NeurIPS 2020, section 3 (the equation of synchronisation).
     """
     initial, trained = np.asarray(initial), np.asarray(trained)
     _check_vectors(initial=initial, trained=trained)

@@ -48,9 +48,6 @@ def vector_profile(matrix: np.ndarray, *, ax: Axes | None = None) -> Axes:
         >>> ax = vector_profile(np.array([[0.3, -0.1, 0.2], [0.0, 0.4, -0.2]]))
         >>> len(ax.collections[0].get_segments())
         2
-
-    References:
-        Qiu and Suda, NeurIPS 2020, section 2.
     """
     vectors = finite(np.asarray(matrix), "The matrix of weight vectors")
     if vectors.ndim != 2:
@@ -80,9 +77,6 @@ def weight_profile(model_or_layer: keras.Layer, *, as_stored: bool = False) -> F
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="d")])
         >>> [ax.get_title() for ax in weight_profile(model).axes]
         ['d/kernel: 3 × 4']
-
-    References:
-        Qiu and Suda, NeurIPS 2020, section 2.
     """
     found = weight_vectors.of(model_or_layer)
     if not found:

@@ -21,6 +21,7 @@ import keras
 import numpy as np
 
 from laperm_lib import batch_statistics, weight_vectors
+from laperm_lib._arguments import check_name
 from laperm_lib.callbacks import PSWM, PWALKS, SWA
 from laperm_lib.callbacks.sampling import WeightSampler, replaced, weights_of
 from laperm_lib.optimizers.laperm import LaPerm as LaPermOptimizer
@@ -37,7 +38,7 @@ METHODS = ("alone", "PSWA", "PSWA synchronised", "Lookahead")
 average of each window; the same, synchronised before it continues; or by Lookahead."""
 
 _WINDOW, _MOMENTUM, _LOOKAHEAD_PERIOD = 10, 0.9, 10
-_STATISTICS_IMAGES, _STATISTICS_BATCH = 1000, 500
+_STATISTICS_IMAGES = 1000
 
 _DIGITS = Settings(
     network=PaperNetwork(model="f2"),
@@ -81,8 +82,7 @@ def methods(settings: Settings) -> tuple[str, ...]:
 
 def with_method(settings: Settings, method: str) -> Settings:
     """The same settings with one of the `METHODS` around what they train by."""
-    if method not in METHODS:
-        raise ValueError(f"method is one of {', '.join(METHODS)}, got {method!r}.")
+    check_name("method", method, METHODS)
     if method == "alone":
         return settings
     is_lookahead = method == "Lookahead"
@@ -104,15 +104,13 @@ def method_of(settings: Settings) -> str:
     return f"{method.average} synchronised" if method.synchronise else method.average
 
 
-def train(
-    settings: Settings,
-    seed: int,
-    *,
-    experiment: str = "",
-    data_dir: str | None = None,
-    verbose: int = 0,
-) -> Record:
+def train(settings: Settings, seed: int, **how: Any) -> Record:
     """Train a network, and measure it and its averages at each evaluation.
+
+    Args:
+        settings: as in `SETTINGS`, perhaps `with_method`.
+        seed: as for `training.run`.
+        **how: more arguments of that.
 
     Returns:
         A record whose `measured` has the steps; for each network, "training" and averages beside
@@ -135,14 +133,7 @@ def train(
             f"Evaluations are {settings.evaluate_every} steps apart, which is no multiple of the "
             f"sync period {settings.method.period}."
         )
-    return run(
-        settings,
-        seed=seed,
-        experiment=experiment,
-        data_dir=data_dir,
-        watches=[AveragesWatch(settings)],
-        verbose=verbose,
-    )
+    return run(settings, seed=seed, watches=[AveragesWatch(settings)], **how)
 
 
 def write(
@@ -184,8 +175,7 @@ class AveragesWatch(Watch):
     def begin(self, images: Images, last_step: int) -> None:
         self._images, self._last_step = images, last_step
         self._initial_std = _std(self.model)
-        parts = range(0, _STATISTICS_IMAGES, _STATISTICS_BATCH)
-        self._statistics = [images.x_train[first:][:_STATISTICS_BATCH] for first in parts]
+        self._statistics = images.for_statistics(_STATISTICS_IMAGES)
         if method_of(self._settings) != "alone":
             return
         how: dict[str, Any] = {"sample_period": self._sample_period, "batches": self._statistics}
@@ -258,21 +248,13 @@ def name_of(record: Record, network: str) -> str:
 
 @dataclass(frozen=True)
 class Measures:
-    """What one curve says.
-
-    Args:
-        test: test accuracy at the end, 0 to 1.
-        mean: of the accuracies on the images held out: the higher, the faster.
-        volatility: the standard deviation of the changes between evaluations.
-        late_volatility: the same in the second half.
-        monotonicity: the share of evaluations that are not below the one before.
-    """
+    """What one curve of accuracies says; `test` is the test accuracy at the end, 0 to 1."""
 
     test: float
-    mean: float
-    volatility: float
-    late_volatility: float
-    monotonicity: float
+    mean: float  # the higher, the faster
+    volatility: float  # the standard deviation of the changes between evaluations
+    late_volatility: float  # the same in the second half
+    monotonicity: float  # the share of evaluations that are not below the one before
 
 
 def measures(records: Iterable[Record]) -> dict[str, dict[int, Measures]]:

@@ -16,6 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from laperm_lib._arguments import check_name
 from laperm_lib.callbacks import GradientFlowHistory
 from laperm_lib.paper._extras import extra
 from laperm_lib.paper.evaluation import Images
@@ -128,18 +129,20 @@ class FlowWatch(Watch):
         }
 
 
-def train(
-    settings: Settings, seed: int, *, experiment: str = "", data_dir: str | None = None
-) -> Record:
+def train(settings: Settings, seed: int, **how: Any) -> Record:
     """Train one side of a comparison; its gradient flow is in the record's `measured`.
+
+    Args:
+        settings: as in `STUDIES`.
+        seed: as for `training.run`.
+        **how: more arguments of that.
 
     Examples:
         >>> record = train(STUDIES["conv"][0].replace(dataset="digits"), seed=0)
         >>> record.measured["steps"], len(record.measured["effective"][0])  # one norm a kernel
         ([0, 12], 3)
     """
-    watch = FlowWatch(settings.evaluate_every)
-    return run(settings, seed=seed, experiment=experiment, data_dir=data_dir, watches=[watch])
+    return run(settings, seed=seed, watches=[FlowWatch(settings.evaluate_every)], **how)
 
 
 def write(
@@ -151,8 +154,7 @@ def write(
     verbose: int = 0,
 ) -> None:
     """Train what is missing of a study, and write each record to "STUDY.json" at once."""
-    if study not in STUDIES:
-        raise ValueError(f"Unknown study {study!r}; there are {', '.join(STUDIES)}.")
+    check_name("study", study, STUDIES)
     planned = [(settings, seed) for seed in seeds for settings in STUDIES[study]]
     make = partial(train, experiment=study, data_dir=data_dir)
     complete(Path(folder, f"{study}.json"), planned, make, verbose)
@@ -160,19 +162,12 @@ def write(
 
 @dataclass(frozen=True)
 class Comparison:
-    """Differences between two kinds of runs, one for each seed.
-
-    Args:
-        mean: of the differences.
-        positive: how many are above 0.
-        seeds: how many there are.
-        p_value: of the Wilcoxon signed-rank test, two-sided.
-    """
+    """Differences between two kinds of runs, one for each seed."""
 
     mean: float
-    positive: int
+    positive: int  # how many differences are above 0
     seeds: int
-    p_value: float
+    p_value: float  # of the Wilcoxon signed-rank test, two-sided
 
 
 def wilcoxon(differences: Iterable[float]) -> Comparison:
@@ -197,11 +192,7 @@ def compare(
 ) -> tuple[Comparison, list[Record], list[Record]]:
     """Train a sparse network and the dense one beside it, and compare their accuracies.
 
-    Returns:
-        The comparison, and the records of the sparse and of the dense networks.
-
-    Raises:
-        ValueError: if the network is dense, or there are no seeds.
+    Gives the comparison, and the records of the sparse and of the dense networks.
     """
     seeds = list(seeds)
     dense = settings.replace(capacity="dense")

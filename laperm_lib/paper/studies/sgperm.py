@@ -11,12 +11,12 @@ References:
 
 import os
 from collections.abc import Iterable
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from laperm_lib.paper.methods import Adam, LaPerm, SGPerm
 from laperm_lib.paper.networks import PaperNetwork
-from laperm_lib.paper.records import save
+from laperm_lib.paper.records import complete
 from laperm_lib.paper.settings import Data, Schedule, Settings
 from laperm_lib.paper.training import run
 from laperm_lib.paper.verification import publish_first
@@ -45,5 +45,5 @@ def write(folder: str | os.PathLike[str], seeds: Iterable[int] = (0, 1, 2)) -> N
     made = (run(SETTINGS, seed=seed, experiment="sgperm") for seed in seeds)
     publish_first("sgperm", made, folder)
     for name, settings in BESIDE.items():
-        found = [replace(run(settings, seed=s, experiment=name), model=None) for s in seeds]
-        save(found, Path(folder, f"{name}.json"))
+        planned = [(settings, seed) for seed in seeds]
+        complete(Path(folder, f"{name}.json"), planned, partial(run, experiment=name))

@@ -25,6 +25,7 @@ import keras
 import numpy as np
 
 from laperm_lib import files, weight_vectors
+from laperm_lib._arguments import check_name
 from laperm_lib.paper._extras import extra
 from laperm_lib.paper.environment import environment
 from laperm_lib.paper.manifest import Entry
@@ -200,25 +201,14 @@ with. "f1" and "f2" are the published networks; "f1_free" may have biases and ce
 
 @dataclass(frozen=True)
 class Study:
-    """What a search has found.
-
-    Args:
-        space: one of `SPACES`.
-        dataset: its data.
-        results: the trials in order, measured on images held out.
-        importance: of each setting, 0 to 1, as Optuna estimates it; with 20 trials or more.
-        finalists: the best five trials and the published one, with three other masks each.
-        confirmed: the best finalist, trained on all images and measured on the test images.
-        seconds: wall time.
-        environment: versions, hardware and code revision.
-    """
+    """What a search in one of the `SPACES` has found."""
 
     space: str
     dataset: str
-    results: tuple[Record, ...]
-    importance: dict[str, float]
-    finalists: tuple[Record, ...]
-    confirmed: tuple[Record, ...] = ()
+    results: tuple[Record, ...]  # the trials in order, measured on images held out
+    importance: dict[str, float]  # of each setting, 0 to 1, with 20 trials or more
+    finalists: tuple[Record, ...]  # the best five and the published one, with three more masks each
+    confirmed: tuple[Record, ...] = ()  # the best finalist on all images, with test accuracies
     seconds: float = 0.0
     environment: dict[str, str] = field(default_factory=dict)
 
@@ -237,7 +227,6 @@ def search(
     space: str,
     *,
     trials: int,
-    seed: int = 0,
     dataset: str = "mnist",
     data_dir: str | None = None,
     storage: str | None = None,
@@ -247,7 +236,6 @@ def search(
     Args:
         space: one of `SPACES`.
         trials: how many, those in `storage` included.
-        seed: of the sampler.
         dataset: "mnist" or "digits".
         data_dir: where it lies. Default: as `datasets.load`.
         storage: a file from which an interrupted search resumes. Default: none.
@@ -259,8 +247,7 @@ def search(
     Examples:
         >>> study = search("f1", trials=20, dataset="digits")  # doctest: +SKIP
     """
-    if space not in SPACES:
-        raise ValueError(f"Unknown space {space!r}; there are {', '.join(SPACES)}.")
+    check_name("space", space, SPACES)
     with extra("search"):
         import optuna
         from optuna.storages.journal import JournalFileBackend
@@ -271,11 +258,9 @@ def search(
     kept = None
     if storage is not None:
         kept = optuna.storages.JournalStorage(JournalFileBackend(storage))
+    name = f"{space}-{dataset}-0"  # as in the journals that there are
     study = optuna.create_study(
-        study_name=f"{space}-{dataset}-{seed}",
-        storage=kept,
-        load_if_exists=True,
-        direction="maximize",
+        study_name=name, storage=kept, load_if_exists=True, direction="maximize"
     )
 
     def measure(settings: Settings, seed: int) -> Record:
@@ -296,7 +281,7 @@ def search(
         study.enqueue_trial(first)
     finished = sum(trial.state.is_finished() for trial in study.trials)
     # A search that resumes must not suggest again what it began with.
-    study.sampler = optuna.samplers.TPESampler(seed=seed + finished, multivariate=True)
+    study.sampler = optuna.samplers.TPESampler(seed=finished, multivariate=True)
     study.optimize(objective, gc_after_trial=True, n_trials=max(0, trials - finished))
     done = [t for t in study.trials if "result" in t.user_attrs]
     enough = len(done) >= _TRIALS_FOR_IMPORTANCE
@@ -340,9 +325,5 @@ def save(study: Study, path: str | os.PathLike[str]) -> None:
 
 
 def load(path: str | os.PathLike[str]) -> Study:
-    """Read a study that `save` has written.
-
-    Raises:
-        LaPermError: if there is no such file, or it holds something else.
-    """
+    """Read a study that `save` has written."""
     return files.read_json(path, lambda values: from_json(values, Study), holds="a study")

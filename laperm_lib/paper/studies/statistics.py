@@ -6,6 +6,7 @@ test images are neither augmented nor dropped out.
 
 import os
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -19,26 +20,18 @@ from laperm_lib.paper.evaluation import Images, accuracy, images_for
 
 # After so many batches of a momentum of 0.99 the statistics from before count for 0.2 %.
 _FOLLOWED_BATCHES = 600
+_SAMPLES = 5000
 
 
 @dataclass(frozen=True)
 class Accuracies:
-    """The accuracy of one network on the test images, 0 to 1, by the origin of its statistics.
+    """The accuracy of one network on the test images, 0 to 1, by the origin of its statistics."""
 
-    Args:
-        left: as training left them.
-        plain: of training images as they are, without dropout.
-        plain_dropout: of the same, with dropout.
-        distorted: of augmented training images, without dropout.
-        distorted_dropout: of the same, with dropout, as in training.
-        environment: versions, hardware and code revision.
-    """
-
-    left: float
-    plain: float
-    plain_dropout: float
-    distorted: float
-    distorted_dropout: float
+    left: float  # as training left them
+    plain: float  # of training images as they are, without dropout
+    plain_dropout: float  # of the same, with dropout
+    distorted: float  # of augmented training images, without dropout
+    distorted_dropout: float  # of the same, with dropout, as in training
     environment: dict[str, str] = field(default_factory=dict)
 
 
@@ -47,12 +40,11 @@ def measure(
     images: Images,
     augmentation: Augmentation,
     *,
-    samples: int = 5000,
     batch_size: int = 50,
     verbose: int = 0,
 ) -> Accuracies:
     """Evaluate a network with statistics of each origin, and give it its own back."""
-    x, y = images.x_train[:samples], images.y_train[:samples]
+    x, y = images.x_train[:_SAMPLES], images.y_train[:_SAMPLES]
     found = {"left": accuracy(model, images.x_test, images.y_test)}
     for kind, distortions in (("plain", None), ("distorted", augmentation)):
         batches = Batches(
@@ -96,8 +88,5 @@ def write(
 
 def load(path: str | os.PathLike[str]) -> Accuracies:
     """Read what `write` has written."""
-    return files.read_json(
-        path,
-        lambda content: records.from_json(content, Accuracies),
-        holds="accuracies by statistics",
-    )
+    parse = partial(records.from_json, kind=Accuracies)
+    return files.read_json(path, parse, holds="accuracies by statistics")
