@@ -233,8 +233,11 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
         """Save all variables, and their paths, by which another set of layers is matched."""
         super().save_own_variables(store)
         if self.built:
-            names = {"paths": [variable.path for variable in self.variables]}
-            names["starts"] = [start.path for start in self._starts]
+            names = {
+                "paths": [variable.path for variable in self.variables],
+                "starts": [start.path for start in self._starts],
+                "trained": [variable.path for variable in self._trainable_variables],
+            }
             store[_NAMES] = np.frombuffer(json.dumps(names).encode(), np.uint8)
 
     def load_own_variables(self, store: Any) -> None:
@@ -255,6 +258,9 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
         paths, starts = list(own), [start.path for start in self._starts]
         if _NAMES in keys:
             names = json.loads(np.asarray(store[_NAMES]).tobytes())
+            now = [variable.path for variable in self._trainable_variables]
+            for key in ("paths", "starts"):
+                names[key] = _renamed(names[key], names["trained"], now)
             # The layers of a model that is built again may have other names, in the same order.
             if len(names["paths"]) != len(own) or own.keys() & set(names["starts"]):
                 paths, starts = names["paths"], names["starts"]
@@ -262,13 +268,14 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
             paths.remove(flag)
         saved = {path: np.asarray(store[str(number)]) for number, path in enumerate(paths)}
         flags = dict(zip(starts, saved.pop(flag, np.ones(len(starts))), strict=True))
-        for path in own.keys() & saved.keys():
+        both = [path for path in own if path in saved]
+        for path in both:
             if saved[path].shape != tuple(own[path].shape):
                 raise ValueError(
                     f"'{path}' was saved with the shape {saved[path].shape}, but has the shape "
                     f"{tuple(own[path].shape)}: the state is that of another model."
                 )
-        for path in own.keys() & saved.keys():
+        for path in both:
             own[path].assign(saved[path])
         captured = [flags.get(start.path, 0) for start in self._starts]
         self._captured.assign(np.array(captured, "int32"))
@@ -283,6 +290,21 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
                 "are captured at the next training step.",
                 stacklevel=2,
             )
+
+
+def _renamed(paths: Sequence[str], before: Sequence[str], now: Sequence[str]) -> list[str]:
+    """The paths of an optimizer's variables, for a model whose own are called otherwise now.
+
+    Keras puts the name of a model before its variables, "sequential/dense/kernel", but not when it
+    loads them.
+    """
+    renamed = list(paths)
+    for old in before:
+        ends = [new for new in now if f"/{old}".endswith(f"/{new}") or new.endswith(f"/{old}")]
+        if old not in now and len(ends) == 1:
+            was, becomes = (f"/{path.replace('/', '_')}_" for path in (old, ends[0]))
+            renamed = [path.replace(was, becomes) for path in renamed]
+    return renamed
 
 
 def _is_stuck(matrix: np.ndarray) -> bool:
