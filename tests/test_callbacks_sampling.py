@@ -11,7 +11,7 @@ import pytest
 from keras import layers, ops
 
 from laperm_lib import LaPerm, batch_statistics
-from laperm_lib.callbacks import PSWA, PSWM, PWALKS, SWA, Lookahead
+from laperm_lib.callbacks import PSWA, PSWM, PWALKS, SWA, AverageCheckpoint, Lookahead
 from laperm_lib.callbacks.sampling import WeightSampler, replace, replaced, weights_of
 from laperm_lib.checkpoints import restore, state_of
 
@@ -441,3 +441,87 @@ def test_nothing_is_changed_by_what_fails(build, change, options, message, for_g
     with pytest.raises(ValueError, match=message), put(model, new, **options):
         pytest.fail("It must not get here.")
     assert everything(model) == before
+
+
+def own_steps(optimizer, **attributes):
+    """A model that takes its steps with an optimizer of another name; not on JAX."""
+
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.net = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
+
+        def call(self, x):
+            return self.net(x)
+
+        def train_step(self, data):
+            variables = self.net.trainable_variables
+            gradients = [ops.ones(v.shape) for v in variables]
+            self.critic.apply(gradients, variables)
+            return {"loss": ops.zeros(())}
+
+    model = Own()
+    model(X[:1])
+    model.compile(loss="mse")
+    model.critic = optimizer
+    return model
+
+
+no_own_steps_on_jax = pytest.mark.skipif(
+    keras.backend.backend() == "jax", reason="JAX's train_step takes the state along"
+)
+
+
+@no_own_steps_on_jax
+@pytest.mark.parametrize("given", [False, True])
+def test_an_optimizer_of_another_name_counts_the_steps(given):
+    optimizer = keras.optimizers.SGD(0.1) if given else LaPerm("sgd", 4)
+    model = own_steps(optimizer)
+    swa = SWA(sample_period=2, synchronise=not given, optimizer=optimizer if given else None)
+    fit(model, swa)
+    assert swa.samples == 6
+    with swa.averaged():
+        assert given or optimizer.is_permutation()
+
+
+@no_own_steps_on_jax
+def test_an_optimizer_that_takes_no_step_is_an_error():
+    with pytest.raises(ValueError, match=r"rm_?s_?prop.* has counted no step .* optimizer="):
+        fit(own_steps(keras.optimizers.SGD(0.1)), SWA(sample_period=2))
+
+
+def test_gradients_that_are_summed_up_take_no_step_in_a_short_epoch():
+    optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=18)
+    swa = SWA(sample_period=1)
+    fit(network(optimizer), swa, epochs=3)
+    assert swa.samples == 2
+
+
+def test_a_part_of_a_multi_optimizer_synchronises_the_average():
+    optimizer = LaPerm("adam", 4)
+    parts = keras.optimizers.OptimizerMap(keras.optimizers.SGD(), {".*kernel": optimizer})
+    swa = SWA(sample_period=2, synchronise=True)
+    fit(network(keras.optimizers.MultiOptimizer(parts)), swa, epochs=2)
+    assert swa.samples == 12
+    assert optimizer.is_permutation()
+    with swa.averaged():
+        assert optimizer.is_permutation()
+
+
+@pytest.mark.parametrize("keeper", ["stopping", "checkpoint"])
+def test_best_weights_that_are_not_those_validated_are_named(keeper, tmp_path):
+    if keeper == "stopping":
+        keep = keras.callbacks.EarlyStopping(restore_best_weights=True)
+    else:
+        keep = keras.callbacks.ModelCheckpoint(tmp_path / "m.keras", save_best_only=True)
+    with pytest.warns(UserWarning, match=r"but .* keeps the weights .*AverageCheckpoint") as found:
+        fit(network(), PSWM(sample_period=2), keep, epochs=3, validation_data=(X, Y))
+    assert sum("AverageCheckpoint" in str(warning.message) for warning in found) == 1
+    path, swa = tmp_path / "best.keras", SWA(sample_period=2)
+    best = AverageCheckpoint(swa, path, save_best_only=True)
+    history = fit(network("sgd", normalised=False), swa, best, epochs=3, validation_data=(X, Y))
+    loaded = keras.models.load_model(path)
+    loss = loaded.evaluate(X, Y, verbose=0)
+    assert loss == pytest.approx(min(history.history["val_loss"]), rel=1e-5)
+    with pytest.raises(ValueError, match="leave out save_freq"):
+        AverageCheckpoint(swa, path, save_freq=2)

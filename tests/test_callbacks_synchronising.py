@@ -6,7 +6,7 @@ from small_network import BATCH, X, Y, build_model
 
 from laperm_lib import LaPerm
 from laperm_lib.callbacks import SynchroniseAtEpochEnd
-from laperm_lib.optimizers.laperm import laperm_of
+from laperm_lib.optimizers.laperm import laperms_of
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -30,10 +30,13 @@ def best_weights():
 
 def test_the_weights_put_back_are_a_permutation():
     scaled = keras.optimizers.LossScaleOptimizer(LaPerm("adam", sync_period=7))
+    parts = {".*dense/.*": LaPerm("adam", sync_period=7)}
+    mapped = keras.optimizers.OptimizerMap(keras.optimizers.SGD(0.01), parts)
+    several = keras.optimizers.MultiOptimizer(mapped)
     assert not trained([best_weights()])[0].optimizer.is_permutation()
-    for optimizer in (None, scaled):
+    for optimizer in (None, scaled, several):
         model, _ = trained([SynchroniseAtEpochEnd(), best_weights()], optimizer=optimizer)
-        assert laperm_of(model).is_permutation()
+        assert laperms_of(model)[0].is_permutation()
 
 
 def test_the_network_measured_is_the_one_that_remains():

@@ -261,5 +261,127 @@ def test_kernels_that_no_permutation_can_change_are_named(make, caplog):
         ]
     )
     make().capture(model)
-    assert "Permuting cannot change of_one/kernel, equal/kernel: " in caplog.text
+    paths = ", ".join(layer.kernel.path for layer in model.layers[:2])
+    assert f"Permuting cannot change {paths}: " in caplog.text
     assert "free" not in caplog.text
+
+
+def test_the_zero_kernel_of_lora_is_named_with_what_to_exclude(caplog):
+    model = build_model()
+    model.get_layer("dense").enable_lora(2)
+    train(model, laperm())
+    assert "dense/lora_kernel_b: " in caplog.text
+    assert "exclude=['lora_kernel_b']" in caplog.text
+
+
+class Normed(layers.Dense):
+    """A layer that scales its own kernel whenever it is called."""
+
+    def call(self, x):
+        self.kernel.assign(self.kernel / ops.norm(self.kernel))
+        return super().call(x)
+
+
+@both
+@pytest.mark.parametrize(
+    "layer",
+    [Normed(3, name="odd"), layers.SpectralNormalization(layers.Dense(3), name="odd")],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_layers_that_write_their_kernels_are_named(make, layer, caplog):
+    layer = type(layer).from_config(layer.get_config())
+    model = keras.Sequential([keras.Input((6, 6, 2)), layers.Flatten(), layers.Dense(4), layer])
+    make().build(model.trainable_variables)
+    assert f"odd ({type(layer).__name__}) writes its kernel in every forward pass" in caplog.text
+    caplog.clear()
+    make(exclude=["odd/"]).build(model.trainable_variables)
+    make().build(build_model().trainable_variables)
+    assert "writes" not in caplog.text
+
+
+@both
+def test_as_many_gradients_as_variables(make):
+    model, optimizer = build_model(), make()
+    variables = model.trainable_variables
+    before = model.get_weights()
+    gradients = [ops.ones(v.shape) for v in variables]
+    for given in ([], gradients[:2], [*gradients, None]):
+        with pytest.raises(ValueError, match=f"need as many gradients.*got {len(given)}"):
+            optimizer.apply(given, variables)
+    with pytest.raises(ValueError, match=r"need as many gradients.*got 0"):
+        optimizer.apply_gradients([])
+    with pytest.raises(ValueError, match=r"No gradient for any of .*kernel"):
+        optimizer.apply([None] * len(variables), variables)
+    assert all(map(np.array_equal, before, model.get_weights()))
+    optimizer.apply_gradients(zip(gradients, variables, strict=True))
+
+
+@pytest.mark.parametrize(
+    "make", [lambda n: LaPerm("adam", n), lambda n: SGPerm(hand_over=(n, "adam"))]
+)
+def test_more_steps_than_can_be_counted(make):
+    for steps in (2**64, 10**25, 2**31):
+        with pytest.raises(ValueError, match="at most 2147483647"):
+            make(steps)
+    train(build_model(), make(2**31 - 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("clipnorm", 0.5), ("clipvalue", 0.1), ("global_clipnorm", 2.0), ("weight_decay", 0.1)],
+)
+def test_what_keras_offers_reaches_the_inner_optimizer(name, value):
+    models = build_model(), build_model()
+    inner = keras.optimizers.SGD(0.1, **{name: value})
+    outer = LaPerm(keras.optimizers.SGD(0.1), 4)
+    setattr(outer, name, value)
+    assert getattr(outer, name) == getattr(outer.inner_optimizer, name) == value
+    train(models[0], LaPerm(inner, 4))
+    train(models[1], outer)
+    assert_same_weights(*models)
+    with pytest.raises(AttributeError, match=f"SGPerm has no {name}"):
+        setattr(SGPerm(), name, value)
+
+
+def test_what_laperm_cannot_pass_on_is_refused():
+    inner = keras.optimizers.AdamW()
+    outer = LaPerm(inner, 4)
+    outer.exclude_from_weight_decay(var_names=["bias"])
+    dense = build_model().get_layer("dense")
+    assert inner._use_weight_decay(dense.kernel)
+    assert not inner._use_weight_decay(dense.bias)
+    for optimizer in (outer, SGPerm()):
+        for name, value in [("use_ema", True), ("gradient_accumulation_steps", 2)]:
+            with pytest.raises(AttributeError, match=f"has no {name} of its own"):
+                setattr(optimizer, name, value)
+    with pytest.raises(AttributeError, match="no weight decay"):
+        SGPerm().exclude_from_weight_decay(var_names=["bias"])
+    with pytest.raises(AttributeError, match="schedule"):
+        outer.sync_period = 5
+
+
+@both
+def test_the_summary_says_what_is_permuted(make):
+    model, optimizer = build_model(), make(exclude=["conv"])
+    with pytest.raises(ValueError, match="No initial values yet"):
+        optimizer.summary()
+    kernel = ops.convert_to_numpy(model.get_layer("dense").kernel).copy()
+    kernel[:, 1], kernel[:, 0] = 2, np.sign(kernel[:, 0])
+    model.get_layer("dense").kernel.assign(kernel)
+    train(model, optimizer)
+    rows = {line.split()[0].split("/", 1)[-1]: line for line in optimizer.summary().splitlines()}
+    assert rows["conv/kernel"].split()[1:] == ["excluded"]
+    otherwise = f"left to {optimizer.inner_optimizer.name}" if make is laperm else "kept"
+    assert rows["dense/bias"].endswith(f"  {otherwise}")
+    assert rows["bn/gamma"].endswith(f"  {otherwise}")
+    distinct = str(np.unique(kernel).size)
+    assert rows["dense/kernel"].split()[1:7] == ["permuted", "3", "x", "64", distinct, "1"]
+    assert rows["dense/kernel"].split()[7] == "0"
+    assert repr(optimizer.summary()) == str(optimizer.summary())
+    steps = optimizer.summary().splitlines()[-1]
+    assert steps == (
+        "9 steps, 1 since the last regular synchronisation" if make is laperm else "9 steps"
+    )
+    if make is laperm:  # between synchronisations
+        model.get_layer("dense").kernel.assign(kernel + np.float32(0.25))
+        assert "  0.25" in optimizer.summary()

@@ -442,3 +442,10 @@ def test_a_variable_is_never_fitted_to_a_few_samples_left_over(monkeypatch):
         sizes.clear()
         RSO(cycles=2, batch_size=20).fit(build(), X[:samples], Y[:samples])
         assert sizes == [expected] * 12  # six variables, two cycles
+
+
+def test_classes_in_a_column():
+    models = build(), build()
+    for model, y in zip(models, (Y, Y[:, None]), strict=True):
+        RSO(cycles=1, move="exchange").fit(model, X, y)
+    assert_same_weights(*models)

@@ -66,5 +66,12 @@ def test_a_pattern_that_is_found_nowhere_is_logged(of_variables, caplog):
         selection.of_variables(model.trainable_variables)
     else:
         selection.of_model(model)
-    assert "exclude='headd' is found in none of " in caplog.text
+    assert "exclude='headd' is found in none of the 2 paths: " in caplog.text
     assert "exclude='bias'" not in caplog.text
+
+
+def test_few_of_many_paths_are_logged(caplog):
+    model = keras.Sequential([keras.Input((4,)), *(layers.Dense(4) for _ in range(30))])
+    Selection(skip_bias=True, skip_batch_norm=True, exclude="none").of_model(model)
+    assert "in none of the 60 paths" in caplog.text
+    assert caplog.text.count("/kernel") < 6

@@ -2,6 +2,7 @@
 
 from laperm_lib.callbacks.averages import PSWA, PSWM, PWALKS, SWA, Lookahead
 from laperm_lib.callbacks.gradient_flow import GradientFlowHistory
+from laperm_lib.callbacks.sampling import AverageCheckpoint
 from laperm_lib.callbacks.synchronising import SynchroniseAtEpochEnd
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "PSWM",
     "PWALKS",
     "SWA",
+    "AverageCheckpoint",
     "GradientFlowHistory",
     "Lookahead",
     "SynchroniseAtEpochEnd",

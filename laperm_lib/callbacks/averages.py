@@ -225,4 +225,4 @@ class Lookahead(WeightSampler):
 
     def _add(self, weights: Weights) -> None:
         move(self._kept[0], weights, self.slow_step_size)
-        replace(self.model, self._kept[0], batches=None, synchronise=self.synchronise)
+        replace(self.model, self._kept[0], **self._how() | {"batches": None})

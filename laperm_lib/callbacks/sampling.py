@@ -10,6 +10,7 @@ the weights of training only, so they are re-estimated. And an average of permut
 permutation: a model that LaPerm trains can be synchronised once it holds it.
 """
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeAlias
@@ -21,8 +22,8 @@ from keras import ops
 from laperm_lib import batch_statistics
 from laperm_lib._arguments import check_integer
 from laperm_lib._backend import reattach
-from laperm_lib.optimizers.laperm import laperm_of
-from laperm_lib.optimizers.permuting import steps_taken
+from laperm_lib.optimizers.laperm import LaPerm, laperms_of
+from laperm_lib.optimizers.permuting import nested, optimizer_of, steps_taken
 
 Weights: TypeAlias = list[np.ndarray]
 """One array for each trainable variable of a model, in the order of `model.trainable_variables`."""
@@ -34,8 +35,8 @@ class WeightSampler(keras.callbacks.Callback):
     A sample is a copy of all trainable weights, float32 (float64 for weights of that type), on the
     host. Samples are taken after the steps `start + sample_period`, `start + 2 sample_period` and
     so on, counted by the optimizer. One callback is for one training, which may be several calls of
-    `fit`. `keras.callbacks.ModelCheckpoint` saves the weights of training; to save the average, do
-    so inside `averaged`.
+    `fit`. `keras.callbacks.ModelCheckpoint` and `EarlyStopping(restore_best_weights=True)` keep the
+    weights of training; `AverageCheckpoint` saves the average.
 
     Subclasses say in `_add` what becomes of a sample, and keep in `_kept` what they need.
 
@@ -48,12 +49,15 @@ class WeightSampler(keras.callbacks.Callback):
         synchronise: whenever an average is put into the model, let its `LaPerm` synchronise it.
             Default False: the average is not a permutation of the initial weights.
         in_validation: the validation of `fit` sees the average, once there is one. Default True.
+        optimizer: the optimizer that trains the model and counts the steps, if the model has
+            several. Default: that of the model.
 
     Raises:
         ValueError: for an argument outside its range, or batches that can be read only once; when
             `fit` starts, if callbacks would not see the steps of the samples, the model has batch
             normalisation and there are no batches, it is to be synchronised and `LaPerm` does not
-            train it, or earlier samples are of another model.
+            train it, or earlier samples are of another model; at the end of its first epoch, if
+            the optimizer has counted no step.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class WeightSampler(keras.callbacks.Callback):
         batches: Iterable[Any] = (),
         synchronise: bool = False,
         in_validation: bool = True,
+        optimizer: keras.optimizers.Optimizer | None = None,
     ) -> None:
         super().__init__()
         self.sample_period = check_integer("sample_period", sample_period, at_least=1)
@@ -72,10 +77,13 @@ class WeightSampler(keras.callbacks.Callback):
         self.batches = batches
         self.synchronise = bool(synchronise)
         self.in_validation = bool(in_validation)
+        self.optimizer = optimizer
         self.samples = 0
         """How many samples have been taken."""
         self._kept: list[Weights] = []
         self._passed = 0  # sample times up to the last step seen
+        self.has_warned = False
+        self._first_step: int | None = None  # until it is known that steps are counted
 
     # -- what subclasses say ----------------------------------------------------------------------
 
@@ -103,13 +111,16 @@ class WeightSampler(keras.callbacks.Callback):
         After the `with`, also if something raises, weights and statistics are bitwise what they
         were.
         """
-        return replaced(
-            self.model, self.average, batches=self.batches, synchronise=self.synchronise
-        )
+        return replaced(self.model, self.average, **self._how())
 
     def adopt(self) -> None:
         """Put the average into the model for good, with its statistics of batch normalisation."""
-        replace(self.model, self.average, batches=self.batches, synchronise=self.synchronise)
+        replace(self.model, self.average, **self._how())
+
+    def _how(self) -> dict[str, Any]:
+        """How an average is put into the model."""
+        chosen = {"synchronise": self.synchronise, "optimizer": self.optimizer}
+        return {"batches": self.batches, **chosen}
 
     # -- the state --------------------------------------------------------------------------------
 
@@ -134,7 +145,7 @@ class WeightSampler(keras.callbacks.Callback):
     def on_train_begin(self, logs: object = None) -> None:
         """Refuse what cannot work, before anything is trained."""
         model = self.model
-        step = steps_taken(model)
+        step = steps_taken(model, self.optimizer)
         self._check_steps(model.steps_per_execution, step)
         if batch_statistics.normalizations(model) and next(iter(self.batches), None) is None:
             raise ValueError(
@@ -142,24 +153,24 @@ class WeightSampler(keras.callbacks.Callback):
                 "weights: pass batches of inputs to re-estimate them with."
             )
         if self.synchronise:
-            laperm_of(model)
+            laperms_of(model, self.optimizer)
         shapes = [tuple(variable.shape) for variable in model.trainable_variables]
         others = [[array.shape for array in weights] != shapes for weights in self._kept]
         if model.built and any(others):
             raise ValueError("The samples so far are of another model; use a new callback.")
-        self._passed = self._passed_at(step)
+        self._passed, self._first_step = self._passed_at(step), step
         if self.in_validation and not isinstance(model.evaluate, _Evaluate):
             model.evaluate = _Evaluate(model)
 
     def on_train_batch_end(self, batch: int, logs: object = None) -> None:
         """Take a sample, if one is due."""
         model = self.model  # on JAX, asking for it gives the model its state back
-        step = steps_taken(model)
+        step = steps_taken(model, self.optimizer)
         passed = self._passed_at(step)
         if passed == self._passed:
             return
         late = (step - self.start) % self.sample_period
-        if passed > self._passed + 1 or (late and not _may_skip_steps(model)):
+        if passed > self._passed + 1 or (late and not self._may_skip_steps()):
             raise ValueError(
                 f"A sample was due before step {step}, but callbacks did not see that step; the "
                 f"steps of an epoch are not a multiple of {model.steps_per_execution}."
@@ -167,6 +178,19 @@ class WeightSampler(keras.callbacks.Callback):
         self._passed = passed
         self.samples += 1
         self._add(weights_of(model))
+
+    def on_epoch_end(self, epoch: int, logs: object = None) -> None:
+        """Refuse an optimizer that does not train this model."""
+        optimizer = optimizer_of(self.model, self.optimizer)
+        waits = any(getattr(o, "gradient_accumulation_steps", None) for o in nested(optimizer))
+        step = steps_taken(self.model, self.optimizer)
+        if step == self._first_step and not (waits or self._may_skip_steps()):
+            raise ValueError(
+                f"The optimizer {optimizer.name} has counted no "
+                "step in this epoch, so it does not train the model, and nothing can be sampled: "
+                "pass the one that does as optimizer=."
+            )
+        self._first_step = None
 
     def on_train_end(self, logs: object = None) -> None:
         """Restore the model's own `evaluate`."""
@@ -177,6 +201,11 @@ class WeightSampler(keras.callbacks.Callback):
     def _passed_at(self, step: int) -> int:
         return max(0, (step - self.start) // self.sample_period)
 
+    def _may_skip_steps(self) -> bool:
+        """Whether the optimizer may skip a step: a sample is then taken at the next chance."""
+        optimizer = optimizer_of(self.model, self.optimizer)
+        return isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+
     def _check_steps(self, at_once: int, step: int) -> None:
         """Refuse sample times between those at which Keras calls callbacks."""
         for name, value in (("sample_period", self.sample_period), ("start", self.start)):
@@ -186,7 +215,7 @@ class WeightSampler(keras.callbacks.Callback):
                     f"callbacks see no steps in between; got {value}."
                 )
         steps = self.params["steps"]  # None if Keras does not know
-        begins_between = step % at_once and not _may_skip_steps(self.model)
+        begins_between = step % at_once and not self._may_skip_steps()
         if begins_between or (self.params["epochs"] > 1 and (steps or 0) % at_once):
             raise ValueError(
                 f"With steps_per_execution={at_once} callbacks will not see every "
@@ -217,6 +246,7 @@ class _Evaluate:
                 "Validation can see only one average: pass in_validation=False to all other "
                 "callbacks that average weights."
             )
+        _warn_of_best_weights(samplers[0], of_fit)
         with samplers[0].averaged():
             return self._evaluate(*args, **kwargs)
 
@@ -228,9 +258,67 @@ class _Evaluate:
             model.evaluate = self._own
 
 
-def _may_skip_steps(model: keras.Model) -> bool:
-    """Whether loss scaling may skip a step: a sample is then taken at the next chance."""
-    return isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+class AverageCheckpoint(keras.callbacks.ModelCheckpoint):
+    """Saves the averaged network at the end of an epoch, where `ModelCheckpoint` saves another.
+
+    In validation `fit` sees the average of a `WeightSampler`, but `ModelCheckpoint(save_best_only)`
+    and `EarlyStopping(restore_best_weights=True)` keep the weights of training. This saves what was
+    validated; load the file when training ends. Before the first average nothing is saved.
+
+    Args:
+        averages: the callback that averages; it comes before this one in the list.
+        filepath: as for `keras.callbacks.ModelCheckpoint`, like the other options.
+        **options: its other arguments, but `save_freq`: it saves at the end of epochs.
+
+    Raises:
+        ValueError: if `save_freq` is given.
+
+    Examples:
+        >>> import tempfile
+        >>> from laperm_lib.callbacks import SWA
+        >>> x, y = np.ones((8, 4)), np.ones((8, 3))
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        >>> model.compile("sgd", loss="mse")
+        >>> swa = SWA(sample_period=1)
+        >>> path = tempfile.mkdtemp() + "/best.keras"
+        >>> best = AverageCheckpoint(swa, path, save_best_only=True)
+        >>> history = model.fit(
+        ...     x, y, validation_data=(x, y), verbose=0, batch_size=2, callbacks=[swa, best]
+        ... )
+        >>> kernel = keras.models.load_model(path).get_weights()[0]
+        >>> bool((kernel == swa.average[0]).all()), bool((kernel == model.get_weights()[0]).all())
+        (True, False)
+    """
+
+    def __init__(self, averages: WeightSampler, filepath: Any, **options: Any) -> None:
+        if options.get("save_freq", "epoch") != "epoch":
+            raise ValueError("AverageCheckpoint saves at the end of epochs: leave out save_freq.")
+        super().__init__(filepath, **options)
+        self.averages = averages
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Save the average, if it is due."""
+        if self.averages._average() is not None:
+            with self.averages.averaged():
+                super().on_epoch_end(epoch, logs)
+
+
+def _warn_of_best_weights(sampler: WeightSampler, callbacks: Iterable[Any]) -> None:
+    """Warn, once, of callbacks that judge by the average and keep the weights of training."""
+    found = [
+        type(each).__name__
+        for each in callbacks
+        if getattr(each, "restore_best_weights", False)
+        or (getattr(each, "save_best_only", False) and not isinstance(each, AverageCheckpoint))
+    ]
+    if found and not sampler.has_warned:
+        sampler.has_warned = True
+        warnings.warn(
+            f"Validation sees the average, but {' and '.join(found)} keeps the weights of training:"
+            " add laperm_lib.callbacks.AverageCheckpoint(averages, path, save_best_only=True) in "
+            "its place, and load its file when training ends; or pass in_validation=False.",
+            stacklevel=2,
+        )
 
 
 def move(average: Weights, towards: Weights, share: float) -> None:
@@ -258,6 +346,7 @@ def replace(
     *,
     batches: Iterable[Any] | None = (),
     synchronise: bool = False,
+    optimizer: keras.optimizers.Optimizer | None = None,
 ) -> None:
     """Put other weights into a model for good; all of this or, with an error, nothing.
 
@@ -265,7 +354,7 @@ def replace(
     """
     before = weights_of(model)
     try:
-        _put(model, weights, synchronise)
+        _put(model, weights, laperms_of(model, optimizer) if synchronise else [])
         if batches is not None:
             batch_statistics.reestimate(model, batches)
     except BaseException:
@@ -280,11 +369,12 @@ def replaced(
     *,
     batches: Iterable[Any] = (),
     synchronise: bool = False,
+    optimizer: keras.optimizers.Optimizer | None = None,
 ) -> Iterator[None]:
     """`replace` for the length of a `with`; then, bit for bit, everything is as it was."""
     before = weights_of(model)
     try:
-        _put(model, weights, synchronise)
+        _put(model, weights, laperms_of(model, optimizer) if synchronise else [])
         with batch_statistics.reestimated(model, batches):
             try:
                 yield
@@ -294,14 +384,14 @@ def replaced(
         _assign(model, before)
 
 
-def _put(model: keras.Model, weights: Sequence[np.ndarray], synchronise: bool) -> None:
+def _put(model: keras.Model, weights: Sequence[np.ndarray], laperms: Iterable[LaPerm]) -> None:
     shapes = [tuple(variable.shape) for variable in model.trainable_variables]
     if [array.shape for array in weights] != shapes:
         raise ValueError(f"The weights do not have the shapes of those of '{model.name}'.")
-    laperm = laperm_of(model) if synchronise else None
     _assign(model, weights)
-    if laperm is not None:
-        laperm.synchronise()
+    for laperm in laperms:
+        if laperm.built:  # MultiOptimizer builds only those that have variables
+            laperm.synchronise()
 
 
 def _assign(model: keras.Model, weights: Sequence[np.ndarray]) -> None:

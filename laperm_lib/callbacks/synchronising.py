@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from laperm_lib.optimizers.laperm import laperm_of
+from laperm_lib.optimizers.laperm import laperms_of
 
 
 class SynchroniseAtEpochEnd(keras.callbacks.Callback):
@@ -21,8 +21,12 @@ class SynchroniseAtEpochEnd(keras.callbacks.Callback):
     These synchronisations are in addition to those of the sync period; where it divides the steps
     of an epoch, nothing changes.
 
+    Args:
+        optimizer: the optimizer that trains the model, if the model has several. `LaPerm` may be
+            inside of it. Default: that of the model.
+
     Raises:
-        ValueError: when training starts, if the optimizer is not `LaPerm`.
+        ValueError: when training starts, if no `LaPerm` trains the model.
 
     Examples:
         >>> import numpy as np
@@ -39,16 +43,24 @@ class SynchroniseAtEpochEnd(keras.callbacks.Callback):
         True
     """
 
-    # Asking for `self.model` also brings its variables up to date, with JAX.
+    def __init__(self, optimizer: keras.optimizers.Optimizer | None = None) -> None:
+        super().__init__()
+        self.optimizer = optimizer
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Refuse a model that LaPerm does not train."""
-        laperm_of(self.model)
+        laperms_of(self.model, self.optimizer)
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Synchronise before the validation data are looked at."""
-        laperm_of(self.model).synchronise()
+        self._synchronise()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Synchronise where there are no validation data."""
-        laperm_of(self.model).synchronise()
+        self._synchronise()
+
+    def _synchronise(self) -> None:
+        # Asking for `self.model` also brings its variables up to date, with JAX.
+        for laperm in laperms_of(self.model, self.optimizer):
+            if laperm.built:  # MultiOptimizer builds only those that have variables
+                laperm.synchronise()

@@ -24,17 +24,30 @@ from keras import ops
 
 from laperm_lib import _backend as backend
 from laperm_lib.optimizers.permuting import (
+    MOST_STEPS,
     PermutingOptimizer,
     check_initial,
     nested,
+    optimizer_of,
     refuse_loss_scaling,
 )
-from laperm_lib.permutation import is_permutation, matrix_shape, sort_values, to_matrix
+from laperm_lib.permutation import is_permutation, matrix_shape, reconnect, sort_values, to_matrix
 from laperm_lib.synchronisation.in_graph import sorted_rows
 from laperm_lib.synchronisation.step import PermutedVariable, synchronise, synchronise_when
 from laperm_lib.weight_vectors import WeightVectors
 
 SyncPeriod = int | Callable[[Any], Any]
+
+
+def _of_inner(name: str) -> property:
+    def get(self: "LaPerm") -> Any:
+        return getattr(self.inner_optimizer, name)
+
+    def set_value(self: "LaPerm", value: Any) -> None:
+        if "inner_optimizer" in vars(self):  # Keras sets its defaults before
+            setattr(self.inner_optimizer, name, value)
+
+    return property(get, set_value, doc=f"The inner optimizer's {name}.")
 
 
 @keras.saving.register_keras_serializable(package="laperm_lib")
@@ -48,6 +61,9 @@ class LaPerm(PermutingOptimizer):
     and under `tf.distribute.MirroredStrategy`, each device synchronises its own copy of the
     weights, and the copies stay equal. Weights that a synchronisation cannot change are logged as a
     warning when training starts.
+
+    Validation, `EarlyStopping` and best checkpoints see the network between synchronisations,
+    unless `laperm_lib.callbacks.SynchroniseAtEpochEnd` comes first in the list of callbacks.
 
     Args:
         inner_optimizer: a `keras.optimizers.Optimizer`, or its name.
@@ -85,6 +101,9 @@ class LaPerm(PermutingOptimizer):
     References:
         Qiu and Suda, NeurIPS 2020, algorithm 1.
     """
+
+    _refused = ("use_ema", "gradient_accumulation_steps", "loss_scale_factor")
+    _instead = "give it to the inner optimizer when you make that one, or scale around LaPerm."
 
     def __init__(
         self,
@@ -186,21 +205,37 @@ class LaPerm(PermutingOptimizer):
             for entry in self._permuted
         )
 
+    def _otherwise(self) -> str:
+        return f"left to {self.inner_optimizer.name}"
+
+    def _image(self, entry: PermutedVariable, matrix: np.ndarray) -> np.ndarray:
+        if not self._is_captured:
+            return matrix
+        return reconnect(matrix, ops.convert_to_numpy(entry.sorted_initial))
+
+    def _steps_in_words(self) -> str:
+        if not self._is_captured:
+            return "The initial values are taken at the next step."
+        since = int(ops.convert_to_numpy(self.iterations)) - self.last_sync
+        return f"{super()._steps_in_words()}, {since} since the last regular synchronisation"
+
     @property
     def sync_period(self) -> SyncPeriod:
         """The steps between synchronisations, or a schedule; compiled into the training step."""
         return self._sync_period
+
+    @sync_period.setter
+    def sync_period(self, period: SyncPeriod) -> None:
+        raise AttributeError(
+            "The sync period is compiled into the training step and cannot be assigned: make "
+            "LaPerm with a schedule of it, a function of the step."
+        )
 
     @property
     def last_sync(self) -> int:
         """The step of the last synchronisation; before the first, that of the initial weights."""
         self._require_captured()
         return int(ops.convert_to_numpy(self._last_sync))
-
-    def apply_gradients(self, grads_and_vars: Any) -> Any:
-        """Take a training step, as `apply` does, and return the inner optimizer's step count."""
-        super().apply_gradients(grads_and_vars)
-        return self.iterations
 
     # -- everything else is the inner optimizer's ------------------------------------------------
 
@@ -222,6 +257,17 @@ class LaPerm(PermutingOptimizer):
     @learning_rate.setter
     def learning_rate(self, learning_rate: Any) -> None:
         self.inner_optimizer.learning_rate = learning_rate
+
+    clipnorm = _of_inner("clipnorm")
+    clipvalue = _of_inner("clipvalue")
+    global_clipnorm = _of_inner("global_clipnorm")
+    weight_decay = _of_inner("weight_decay")
+    ema_momentum = _of_inner("ema_momentum")
+    ema_overwrite_frequency = _of_inner("ema_overwrite_frequency")
+
+    def exclude_from_weight_decay(self, var_list: Any = None, var_names: Any = None) -> None:
+        """Exclude variables from the inner optimizer's weight decay, before it is built."""
+        self.inner_optimizer.exclude_from_weight_decay(var_list, var_names)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments, serialisable; a schedule must be a registered Keras object."""
@@ -246,16 +292,16 @@ class LaPerm(PermutingOptimizer):
         return cls(**config)
 
 
-def laperm_of(model: keras.Model) -> LaPerm:
-    """The `LaPerm` that trains a model, perhaps inside another optimizer, such as loss scaling."""
-    optimizer = getattr(model, "optimizer", None)  # none before it is compiled
-    for each in nested(optimizer):
-        if isinstance(each, LaPerm):
-            return each
-    raise ValueError(
-        f"Only a model that LaPerm trains can be synchronised; the optimizer of '{model.name}' is "
-        f"{getattr(optimizer, 'name', 'none')}."
-    )
+def laperms_of(model: keras.Model, optimizer: Any = None) -> list[LaPerm]:
+    """Every `LaPerm` that trains a model, perhaps inside loss scaling or a `MultiOptimizer`."""
+    outer = optimizer_of(model, optimizer)
+    found = [each for each in nested(outer) if isinstance(each, LaPerm)]
+    if not found:
+        raise ValueError(
+            f"Only a model that LaPerm trains can be synchronised; the optimizer of '{model.name}' "
+            f"is {getattr(outer, 'name', 'none')}. If it has others, pass optimizer=."
+        )
+    return found
 
 
 def _checked_inner_optimizer(given: Any) -> keras.optimizers.Optimizer:
@@ -276,3 +322,5 @@ def _check_sync_period(period: SyncPeriod) -> None:
             raise ValueError(f"The sync_period schedule gives {value} at step 1, not a period.")
     elif isinstance(period, bool) or not isinstance(period, numbers.Integral) or period < 1:
         raise ValueError(f"sync_period is a positive int or a schedule, got {period!r}.")
+    elif period > MOST_STEPS:
+        raise ValueError(f"sync_period is at most {MOST_STEPS}, got {period!r}.")

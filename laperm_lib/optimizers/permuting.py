@@ -10,6 +10,10 @@ graph where the step is compiled, unless they were restored or captured before: 
 variable, saved with the rest, says so.
 """
 
+import dis
+import functools
+import gc
+import itertools
 import json
 import logging
 import warnings
@@ -29,6 +33,9 @@ from laperm_lib.weight_vectors import WeightVectors
 _log = logging.getLogger(__name__)
 
 _NOTHING_YET = "No initial values yet: train a step, or call capture(model)."
+MOST_STEPS = 2**31 - 1
+"""Beyond this JAX does not count."""
+
 _NAMES = "names"  # beside the numbered variables in a saved state
 
 
@@ -40,6 +47,8 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
     """
 
     _permuted: Sequence[Any]  # what is kept of each permuted variable, itself as `variable`
+    _refused: Sequence[str]  # attributes of `keras.optimizers.Optimizer` that it cannot have
+    _instead: str  # what to do instead
     _starts: Sequence[Any]  # for each the own variable that holds what `_initial` gives
 
     def __init__(
@@ -55,6 +64,12 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
         self.selection = Selection(
             skip_bias=skip_bias, skip_batch_norm=skip_batch_norm, exclude=exclude
         )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse what other optimizers of Keras do, and this one would ignore."""
+        if name in self._refused and value not in (None, False):
+            raise AttributeError(f"{type(self).__name__} has no {name} of its own: {self._instead}")
+        super().__setattr__(name, value)
 
     # -- what subclasses say ----------------------------------------------------------------------
 
@@ -97,8 +112,25 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
                 self.build(list(trainable_variables))
         if trainable_variables is None:
             trainable_variables = self._trainable_variables
+        grads, variables = list(grads), list(trainable_variables)
+        if len(grads) != len(variables) or not grads:
+            raise ValueError(
+                f"{len(variables)} variables need as many gradients, None where there is none; "
+                f"got {len(grads)}."
+            )
+        if all(gradient is None for gradient in grads):
+            raise ValueError(
+                f"No gradient for any of {', '.join(v.path for v in variables[:3])}, ...: the loss "
+                "does not depend on them."
+            )
         self._capture_in_step()
-        self._take_step(list(grads), list(trainable_variables))
+        self._take_step(grads, variables)
+
+    def apply_gradients(self, grads_and_vars: Any) -> Any:
+        """Take a training step, as `apply` does, and return the step count."""
+        pairs = list(grads_and_vars)
+        self.apply([gradient for gradient, _ in pairs], [variable for _, variable in pairs])
+        return self.iterations
 
     def build(self, variables: Any) -> None:
         """Create the state; no value is read."""
@@ -147,6 +179,64 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
             raise ValueError(_NOTHING_YET)
         return [entry.variable for entry in self._permuted]
 
+    def summary(self) -> "Table":
+        """A table of the variables: what is permuted and how freely, what is not.
+
+        Its columns are the variable's path; "permuted", "excluded", or what else happens to it; the
+        number of weight vectors and their length; how many distinct values they hold; how many of
+        them cannot change, as all their values are equal; and, for LaPerm, how far the weights are
+        from a permutation of their initial values: the mean absolute difference to what a
+        synchronisation now would give. The last line counts the steps.
+
+        Returns:
+            The text, which a notebook or an interpreter shows as a table.
+
+        Raises:
+            ValueError: before the first training step or `capture`.
+
+        Examples:
+            >>> from laperm_lib import LaPerm
+            >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, "relu")])
+            >>> _ = model.layers[0].kernel.assign(np.tile([[1.0], [-1.0]], (2, 3)))
+            >>> optimizer = LaPerm("adam", sync_period=20)
+            >>> optimizer.capture(model)
+            >>> optimizer.summary().splitlines()[1].split()[1:]
+            ['permuted', '3', 'x', '4', '2', '0', '0']
+        """
+        if not self.built:
+            raise ValueError(_NOTHING_YET)
+        permuted = {id(entry.variable): entry for entry in self._permuted}
+        rows = [("variable", "", "vectors", "distinct", "constant", "distance")]
+        for variable in self._trainable_variables:
+            entry = permuted.get(id(variable))
+            if entry is None:
+                excluded = self.selection.excludes(variable)
+                rows.append(
+                    (variable.path, "excluded" if excluded else self._otherwise(), *[""] * 4)
+                )
+                continue
+            matrix = to_matrix(ops.convert_to_numpy(variable), entry.neuron_axes)
+            image = self._image(entry, matrix)
+            neurons, length = matrix.shape
+            constant = int((image == image[:, :1]).all(axis=1).sum())
+            distance = f"{np.abs(matrix - image).mean(dtype='float64'):.3g}"
+            counts = (f"{neurons} x {length}", f"{np.unique(image).size}", f"{constant}")
+            rows.append((variable.path, "permuted", *counts, distance))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        return Table("\n".join([*lines, self._steps_in_words()]))
+
+    def _otherwise(self) -> str:
+        """What happens to variables that are skipped by kind."""
+        raise NotImplementedError
+
+    def _image(self, entry: Any, matrix: np.ndarray) -> np.ndarray:
+        """The permutation of the initial values that weight vectors stand for now."""
+        return matrix
+
+    def _steps_in_words(self) -> str:
+        return f"{int(ops.convert_to_numpy(self.iterations))} steps"
+
     def get_config(self) -> dict[str, Any]:
         """The arguments that both optimizers have, serialisable."""
         return {**self.selection.get_config(), "name": self.name}
@@ -155,11 +245,12 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
         # While TensorFlow traces the first step, variables can be made only outside of its graph.
         with backend.outside_graph():
             self._create_state(list(variables), chosen)
-            self._kernels = [v.path if v.kind == "kernel" else "" for v in chosen]
+            self._kernels = [v.variable.path if v.kind == "kernel" else "" for v in chosen]
             self._captured = self.add_variable(
                 shape=(len(chosen),), dtype="int32", initializer="zeros", name="captured"
             )
             super().build(variables)
+            self._warn_of_written()
 
     def _add_state(self, of: WeightVectors, name: str, shape: Any, dtype: Any) -> Any:
         """Make a variable of the optimizer's own, of zeros, for one of the model's."""
@@ -215,8 +306,28 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
         names = [path for path, is_stuck in kernels if path and is_stuck]
         if names:
             _log.warning(
-                "Permuting cannot change %s: all weights of a vector are equal.", ", ".join(names)
+                "Permuting cannot change %s: all weights of a vector are equal. Initialise them "
+                "with different values; or, as the zero kernel of LoRA needs, leave them to the "
+                "inner optimizer of LaPerm: exclude=%r.",
+                ", ".join(names),
+                sorted({name.split("/")[-1] if "lora" in name else name for name in names}),
             )
+
+    def _warn_of_written(self) -> None:
+        """Warn of layers whose call gives permuted variables other values."""
+        permuted = {id(entry.variable) for entry in self._permuted}
+        for layer in gc.get_objects():
+            if not issubclass(type(layer), keras.Layer):
+                continue
+            for name in _assigned_in(type(layer).call):
+                if any(id(getattr(o, name, None)) in permuted for o in (layer, _wrapped(layer))):
+                    _log.warning(
+                        "%s (%s) writes its %s in every forward pass, so that will be no "
+                        "permutation of its initial values: exclude it, or use another layer.",
+                        layer.path,
+                        type(layer).__name__,
+                        name,
+                    )
 
     @property
     def _is_captured(self) -> bool:
@@ -233,8 +344,11 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
         """Save all variables, and their paths, by which another set of layers is matched."""
         super().save_own_variables(store)
         if self.built:
-            names = {"paths": [variable.path for variable in self.variables]}
-            names["starts"] = [start.path for start in self._starts]
+            names = {
+                "paths": [variable.path for variable in self.variables],
+                "starts": [start.path for start in self._starts],
+                "trained": [variable.path for variable in self._trainable_variables],
+            }
             store[_NAMES] = np.frombuffer(json.dumps(names).encode(), np.uint8)
 
     def load_own_variables(self, store: Any) -> None:
@@ -255,6 +369,9 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
         paths, starts = list(own), [start.path for start in self._starts]
         if _NAMES in keys:
             names = json.loads(np.asarray(store[_NAMES]).tobytes())
+            now = [variable.path for variable in self._trainable_variables]
+            for key in ("paths", "starts"):
+                names[key] = _renamed(names[key], names["trained"], now)
             # The layers of a model that is built again may have other names, in the same order.
             if len(names["paths"]) != len(own) or own.keys() & set(names["starts"]):
                 paths, starts = names["paths"], names["starts"]
@@ -262,13 +379,14 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
             paths.remove(flag)
         saved = {path: np.asarray(store[str(number)]) for number, path in enumerate(paths)}
         flags = dict(zip(starts, saved.pop(flag, np.ones(len(starts))), strict=True))
-        for path in own.keys() & saved.keys():
+        both = [path for path in own if path in saved]
+        for path in both:
             if saved[path].shape != tuple(own[path].shape):
                 raise ValueError(
                     f"'{path}' was saved with the shape {saved[path].shape}, but has the shape "
                     f"{tuple(own[path].shape)}: the state is that of another model."
                 )
-        for path in own.keys() & saved.keys():
+        for path in both:
             own[path].assign(saved[path])
         captured = [flags.get(start.path, 0) for start in self._starts]
         self._captured.assign(np.array(captured, "int32"))
@@ -283,6 +401,42 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
                 "are captured at the next training step.",
                 stacklevel=2,
             )
+
+
+def _renamed(paths: Sequence[str], before: Sequence[str], now: Sequence[str]) -> list[str]:
+    """The paths of an optimizer's variables, for a model whose own are called otherwise now.
+
+    Keras puts the name of a model before its variables, "sequential/dense/kernel", but not when it
+    loads them.
+    """
+    renamed = list(paths)
+    for old in before:
+        ends = [new for new in now if f"/{old}".endswith(f"/{new}") or new.endswith(f"/{old}")]
+        if old not in now and len(ends) == 1:
+            was, becomes = (f"/{path.replace('/', '_')}_" for path in (old, ends[0]))
+            renamed = [path.replace(was, becomes) for path in renamed]
+    return renamed
+
+
+class Table(str):
+    """Text that an interpreter shows line by line."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+@functools.cache
+def _assigned_in(function: Any) -> set[str]:
+    """The attributes that a method assigns to as variables: `self.kernel.assign(...)`."""
+    code = getattr(function, "__code__", None)
+    names = [] if code is None else [step.argval for step in dis.get_instructions(code)]
+    writing = ("assign", "assign_add", "assign_sub")
+    return {name for name, then in itertools.pairwise(names) if then in writing}
+
+
+def _wrapped(layer: keras.Layer) -> Any:
+    """The layer inside a wrapper such as SpectralNormalization, if it is one."""
+    return vars(layer).get("layer")
 
 
 def _is_stuck(matrix: np.ndarray) -> bool:
@@ -310,17 +464,35 @@ def refuse_loss_scaling(optimizer: keras.optimizers.Optimizer, role: str, around
 
 
 def nested(optimizer: Any) -> Iterator[Any]:
-    """An optimizer, the one inside it, and so on."""
-    while optimizer is not None:
+    """An optimizer and all that are inside it, as in loss scaling and in `MultiOptimizer`."""
+    if optimizer is not None:
         yield optimizer
-        optimizer = getattr(optimizer, "inner_optimizer", None)
+        parts = getattr(optimizer, "optimizers", ())
+        for inside in (getattr(optimizer, "inner_optimizer", None), *parts):
+            yield from nested(inside)
 
 
-def steps_taken(model: keras.Model) -> int:
+def optimizer_of(model: keras.Model, given: Any = None) -> Any:
+    """The optimizer that trains a model: the one given, or the model's.
+
+    A model with a training step of its own may keep a permuting optimizer under another name, and
+    an unused one of Keras's choice as its `optimizer`.
+    """
+    if given is not None:
+        return given
+    own = getattr(model, "optimizer", None)  # none before it is compiled
+    held = [v for v in vars(model).values() if isinstance(v, keras.optimizers.Optimizer)]
+    for optimizer in (own, *held):
+        if any(isinstance(each, PermutingOptimizer) for each in nested(optimizer)):
+            return optimizer
+    return own
+
+
+def steps_taken(model: keras.Model, optimizer: Any = None) -> int:
     """How many steps a compiled model has been trained for, as its optimizer counts them.
 
     The `batch` that Keras gives callbacks counts beyond the end in a last, shorter execution of
     `steps_per_execution`. A callback passes its `self.model`: JAX's `fit` keeps the state of a
     model apart, and asking for that one puts it back.
     """
-    return int(ops.convert_to_numpy(model.optimizer.iterations))
+    return int(ops.convert_to_numpy(optimizer_of(model, optimizer).iterations))

@@ -145,7 +145,7 @@ class RSO:
         Args:
             model: built; gives logits, shape (n, classes). It need not be compiled.
             x: inputs, shape (n, ...).
-            y: classes, integers of shape (n,).
+            y: classes, integers of shape (n,) or (n, 1).
             verbose: 1 shows a progress bar, 0 (the default) nothing.
 
         Raises:
@@ -187,6 +187,8 @@ class RSO:
                 f"{len(trained)} variables need as many standard deviations, got {given}."
             )
         x, y = np.asarray(x), np.asarray(y)
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = y[:, 0]
         check_samples(model, x, y)
         visits = self.cycles * len(trained)
         batches = Batches(  # a remainder is too small for a whole variable

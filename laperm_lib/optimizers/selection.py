@@ -29,13 +29,13 @@ class Selection:
 
     def of_model(self, model: keras.Model) -> list[WeightVectors]:
         """The weight vectors of a model's selected variables, in the order of its layers."""
-        known = weight_vectors.of(model, KINDS, skip=self._is_excluded)
+        known = weight_vectors.of(model, KINDS, skip=self.excludes)
         return self._selected(known, model.trainable_variables)
 
     def of_variables(self, variables: Iterable[Any]) -> list[WeightVectors]:
         """The weight vectors of those variables that are selected, whose model is not at hand."""
         variables = list(variables)
-        candidates = [v for v in variables if not self._is_excluded(v)]
+        candidates = [v for v in variables if not self.excludes(v)]
         return self._selected(weight_vectors.of_variables(candidates), variables)
 
     def get_config(self) -> dict[str, Any]:
@@ -57,8 +57,12 @@ class Selection:
         paths = [variable.path for variable in variables]
         for pattern in self.exclude:
             if not any(re.search(pattern, path) for path in paths):
-                _log.warning("exclude=%r is found in none of %s.", pattern, ", ".join(paths))
+                some = ", ".join(paths[:5]) + (", ..." if len(paths) > 5 else "")
+                _log.warning(
+                    "exclude=%r is found in none of the %d paths: %s.", pattern, len(paths), some
+                )
         return found
 
-    def _is_excluded(self, variable: Any) -> bool:
+    def excludes(self, variable: Any) -> bool:
+        """Whether a pattern is found in the variable's path."""
         return any(re.search(pattern, variable.path) for pattern in self.exclude)

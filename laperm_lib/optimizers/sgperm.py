@@ -24,6 +24,7 @@ from laperm_lib import _backend as backend
 from laperm_lib._arguments import check_integer, check_number
 from laperm_lib.cycles.step import CycleSearch, PermutedVariable, check_finite, take_step
 from laperm_lib.optimizers.permuting import (
+    MOST_STEPS,
     PermutingOptimizer,
     check_initial,
     refuse_loss_scaling,
@@ -98,6 +99,12 @@ class SGPerm(PermutingOptimizer):
     References:
         Qiu and Suda, arXiv:2003.02570 (versions 1 to 4).
     """
+
+    _refused = (
+        *("clipnorm", "clipvalue", "global_clipnorm", "weight_decay", "use_ema"),
+        *("gradient_accumulation_steps", "loss_scale_factor"),
+    )
+    _instead = "it only permutes weights. The optimizer of hand_over may have one."
 
     def __init__(
         self,
@@ -214,6 +221,13 @@ class SGPerm(PermutingOptimizer):
         for entry in self._permuted:
             entry.recommendation.assign(ops.zeros(entry.recommendation.shape))
 
+    def exclude_from_weight_decay(self, var_list: Any = None, var_names: Any = None) -> None:
+        """An AttributeError: SGPerm has no weight decay."""
+        raise AttributeError(f"SGPerm has no weight decay: {self._instead}")
+
+    def _otherwise(self) -> str:
+        return "kept" if self.successor is None else f"kept, then left to {self.successor.name}"
+
     @property
     def variables(self) -> list[Any]:
         """Own variables, then those of the optimizer handed over to."""
@@ -263,9 +277,10 @@ def _checked_hand_over(hand_over: Any) -> tuple[int, Any]:
         step, successor = hand_over
     except (TypeError, ValueError):
         raise ValueError(f"hand_over is (step, optimizer), got {hand_over!r}.") from None
-    step = check_integer("The step of hand_over", step, at_least=1)
+    if check_integer("The step of hand_over", step, at_least=1) > MOST_STEPS:
+        raise ValueError(f"The step of hand_over is at most {MOST_STEPS}, got {step}.")
     successor = keras.optimizers.get(successor)
     if not isinstance(successor, keras.optimizers.Optimizer):
         raise ValueError(f"hand_over is (step, optimizer), got {hand_over!r}.")
     refuse_loss_scaling(successor, "The optimizer handed over to", around="SGPerm")
-    return step, successor
+    return int(step), successor

@@ -1,0 +1,274 @@
+"""When LaPerm and SGPerm take the initial values: at the first step, whatever came before it."""
+
+import copy
+import pickle
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+from small_network import X, Y, assert_same_weights, build_model, matrices, train
+
+from laperm_lib import LaPerm, NonFiniteWeightError, SGPerm, permutation, sparsity
+
+
+def laperm(**how):
+    return LaPerm(keras.optimizers.Adam(0.01), 4, **how)
+
+
+both = pytest.mark.parametrize("make", [laperm, SGPerm])
+
+
+def assert_permuted(start, end):
+    for path, before in start.items():
+        assert permutation.is_permutation(before, end[path])
+        assert not np.array_equal(before, end[path])
+
+
+class Start(keras.callbacks.Callback):
+    """Keeps the kernels as they are when the first step begins, or after `change` has acted."""
+
+    def __init__(self, change=lambda model: None):
+        super().__init__()
+        self.change = change
+
+    def on_train_begin(self, logs=None):
+        self.change(self.model)
+        self.kernels = matrices(self.model)
+
+
+class Late(keras.Model):
+    """A model whose layers have no weights before they are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.parts = [layers.Conv2D(4, 3, activation="relu"), layers.Flatten(), layers.Dense(3)]
+
+    def call(self, x):
+        for part in self.parts:
+            x = part(x)
+        return x
+
+
+@both
+@pytest.mark.parametrize("execution", [{}, {"run_eagerly": True}], ids=str)
+@pytest.mark.parametrize("kind", ["sequential", "subclass", "inside of another"])
+def test_a_model_that_its_first_fit_builds(make, kind, execution):
+    kernel_initializer = keras.initializers.GlorotUniform(seed=3)
+    if kind == "subclass":
+        model = Late()
+        model.parts[-1].kernel_initializer = kernel_initializer
+    else:
+        dense = layers.Dense(3, kernel_initializer=kernel_initializer)
+        inside = [layers.Flatten(), dense]
+        model = keras.Sequential([keras.Sequential(inside)] if "inside" in kind else inside)
+    optimizer = make()
+    train(model, optimizer, **execution)
+    kernel = [v for v in model.trainable_variables if v.name == "kernel"][-1]
+    start = ops.convert_to_numpy(kernel_initializer(tuple(kernel.shape))).T
+    end = ops.convert_to_numpy(kernel).T
+    assert permutation.is_permutation(start, end)
+    assert not np.array_equal(start, end)
+    assert int(optimizer.iterations) == 9
+
+
+def of_file(name):
+    def route(model, folder):
+        model.save(folder / name)
+        return keras.models.load_model(folder / name)
+
+    return route
+
+
+def by_config(model, folder):
+    other = build_model(seed=5)
+    other.compile_from_config(model.get_compile_config())
+    other.set_weights(model.get_weights())
+    return other
+
+
+routes = pytest.mark.parametrize(
+    "route",
+    [
+        of_file("model.keras"),
+        pytest.param(of_file("m.h5"), marks=pytest.mark.filterwarnings("ignore:.*HDF5.*")),
+        lambda model, folder: copy.deepcopy(model),
+        lambda model, folder: pickle.loads(pickle.dumps(model)),
+        by_config,
+        lambda model, folder: model,
+    ],
+    ids=["keras", "h5", "deepcopy", "pickle", "compile_from_config", "itself"],
+)
+
+
+@both
+@routes
+@pytest.mark.filterwarnings("ignore:Skipping variable loading")
+def test_a_copy_of_an_untrained_model_starts_from_its_own_weights(make, route, tmp_path):
+    model = build_model()
+    sparsity.random_prune(model, 0.5, seed=0)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(make(), loss=loss)
+    model.evaluate(X, Y, verbose=0)
+    other = route(model, tmp_path)
+    start = matrices(other)
+    train(other, None, epochs=2)
+    assert_permuted(start, matrices(other))
+    assert (start["dense/kernel"] == 0).any()
+
+
+@both
+@routes
+@pytest.mark.filterwarnings("ignore:Skipping variable loading")
+def test_a_copy_of_a_trained_model_keeps_its_start(make, route, tmp_path):
+    model = build_model()
+    start = matrices(model)
+    train(model, make())
+    other = route(model, tmp_path)
+    train(other, None)
+    end = matrices(other)
+    assert all(permutation.is_permutation(start[path], end[path]) for path in start)
+
+
+@both
+@pytest.mark.parametrize("execution", [{}, {"jit_compile": True}], ids=str)
+def test_weights_that_change_before_the_first_step(make, execution):
+    if execution and make is SGPerm and keras.backend.backend() == "tensorflow":
+        pytest.skip("SGPerm has no step that XLA compiles")
+    if execution and keras.backend.backend() == "torch":
+        pytest.skip("torch has no XLA")
+    model, other = build_model(), build_model(seed=4)
+    model.compile(
+        make(), loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True), **execution
+    )
+    model.evaluate(X, Y, verbose=0)
+    begin = Start(lambda model: sparsity.random_prune(model, 0.5, seed=1))
+    model.set_weights(other.get_weights())
+    train(model, None, epochs=2, callbacks=[begin])
+    assert_permuted(begin.kernels, matrices(model))
+    # And only then: what changes later is not the start any more.
+    if make is laperm:
+        kernels = matrices(model)
+        train(model, None, callbacks=[Start(lambda model: model.set_weights(other.get_weights()))])
+        assert_permuted(kernels, matrices(model))
+
+
+@both
+@pytest.mark.parametrize("frozen_first", [True, False])
+@pytest.mark.filterwarnings("ignore:Skipping variable loading")
+def test_layers_frozen_or_unfrozen_since_they_were_saved(make, frozen_first, tmp_path):
+    model = build_model()
+    model.get_layer("conv").trainable = not frozen_first
+    start = matrices(model)
+    train(model, make())
+    model.get_layer("conv").trainable = frozen_first
+    model.compile(model.optimizer, loss=model.loss)  # the saved set is that of the optimizer
+    model.save(tmp_path / "m.keras")
+    if not frozen_first:  # a variable too many says nothing
+        loaded = keras.models.load_model(tmp_path / "m.keras")
+        assert loaded.optimizer._is_captured
+    else:
+        with pytest.warns(UserWarning, match=r"perm was saved without conv/kernel"):
+            loaded = keras.models.load_model(tmp_path / "m.keras")
+        with pytest.raises(ValueError, match="No initial values yet"):
+            loaded.optimizer._require_captured()
+    start |= {path: now for path, now in matrices(loaded).items() if path not in start}
+    train(loaded, None)
+    for path, end in matrices(loaded).items():
+        assert permutation.is_permutation(start[path], end)
+    if make is laperm:
+        assert loaded.optimizer.is_permutation()
+
+
+@both
+def test_loaded_under_another_dtype_policy(make, tmp_path):
+    model = build_model()
+    train(model, make())
+    start = matrices(model)
+    model.save_weights(tmp_path / "m.weights.h5")
+    previous = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        other = build_model(seed=6)
+    finally:
+        keras.config.set_dtype_policy(previous)
+    optimizer = make()
+    other.compile(optimizer, loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    optimizer.build(other.trainable_variables)
+    other.load_weights(tmp_path / "m.weights.h5")
+    train(other, None)
+    end = matrices(other)
+    assert all(permutation.is_permutation(start[path], end[path]) for path in start)
+
+
+@both
+def test_a_state_of_another_shape_is_refused(make):
+    store, optimizer, other = {}, make(), make()
+    model = build_model()
+    train(model, optimizer)
+    optimizer.save_own_variables(store)
+    keras.utils.set_random_seed(0)
+    larger = keras.Sequential(
+        [
+            keras.Input((6, 6, 2)),
+            layers.Conv2D(5, 3, name="conv"),
+            layers.BatchNormalization(name="bn"),
+            layers.Flatten(),
+            layers.Dense(3, name="dense"),
+        ]
+    )
+    other.build(larger.trainable_variables)
+    with pytest.raises(ValueError, match=r"conv_kernel_(sorted|recomm).* was saved with the shape"):
+        other.load_own_variables(store)
+    assert not other._is_captured
+
+
+@both
+def test_a_state_saved_before_there_were_flags_counts_as_captured(make):
+    optimizer, other = make(), make()
+    model = build_model()
+    train(model, optimizer)
+    variables = [v for v in optimizer.variables if v is not optimizer._captured]
+    store = {str(n): ops.convert_to_numpy(variable) for n, variable in enumerate(variables)}
+    resumed = build_model(seed=1)
+    resumed.set_weights(model.get_weights())
+    other.build(resumed.trainable_variables)
+    other.load_own_variables(store)
+    train(model, None)
+    train(resumed, other)
+    assert_same_weights(model, resumed)
+
+
+def test_nothing_is_a_permutation_before_there_is_a_start(tmp_path):
+    optimizer, model = laperm(), build_model()
+    for built in (False, True):
+        if built:
+            optimizer.build(model.trainable_variables)
+        for ask in (optimizer.is_permutation, optimizer.synchronise, lambda: optimizer.last_sync):
+            with pytest.raises(ValueError, match="No initial values yet"):
+                ask()
+
+
+@both
+@pytest.mark.parametrize("execution", [{}, {"jit_compile": True}, {"run_eagerly": True}], ids=str)
+def test_a_nan_at_the_start_stops_the_training_and_nothing_is_permuted(make, execution):
+    backend = keras.backend.backend()
+    if execution == {"jit_compile": True} and (backend == "torch" or make is SGPerm):
+        pytest.skip("no such step")
+    model = build_model()
+    values = matrices(model)["dense/kernel"].T.copy()
+    values[3, 1] = np.nan
+    model.get_layer("dense").kernel.assign(values)
+    conv = matrices(model)["conv/kernel"]
+    optimizer = make(exclude=["conv"]) if make is laperm else make()
+    error = NonFiniteWeightError
+    if backend == "tensorflow" and not execution:
+        import tensorflow as tf
+
+        error = tf.errors.InvalidArgumentError
+    with pytest.raises(error, match=r"initial values of '.*dense/kernel' hold a NaN"):
+        train(model, optimizer, **execution)
+    if backend != "jax":  # whose fit takes the model's values away if it fails
+        assert not optimizer._is_captured
+    if make is SGPerm and backend != "jax":
+        np.testing.assert_array_equal(matrices(model)["conv/kernel"], conv)
