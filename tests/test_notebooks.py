@@ -117,8 +117,15 @@ def run(path, tmp_path, **parameters):
     return papermill.execute_notebook(str(path), str(tmp_path / path.name), parameters, **how)
 
 
-def test_runs_with_another_seed(path, tmp_path):
-    executed = run(path, tmp_path, seed=1)
+def test_every_cell_runs_twice_in_one_kernel_with_another_seed(path, tmp_path):
+    """What "Run all" for a second time does, once as papermill gives the parameters."""
+    again = parameterize_notebook(load_notebook_node(str(path)), {"seed": 1})
+    twice = load_notebook_node(str(path))
+    twice.cells += [
+        nbformat.v4.new_code_cell(cell.source, metadata=cell.metadata) for cell in code_cells(again)
+    ]
+    nbformat.write(twice, tmp_path / path.name)
+    executed = run(tmp_path / path.name, tmp_path)
     injected = [c for c in executed.cells if "injected-parameters" in c.metadata.get("tags", [])]
     assert len(injected) == 1
     assert all(output.output_type != "error" for c in code_cells(executed) for output in c.outputs)

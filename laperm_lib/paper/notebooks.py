@@ -5,12 +5,13 @@ code cell of each notebook, right after its `parameters` cell, therefore calls `
 Nothing here imports Keras, so a mistyped parameter is refused at once.
 """
 
+import ast
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 _PARAMETERS = ("profile", "dataset", "seed")
-_OTHERS = {"In", "Out", "exit", "quit", "get_ipython", "open"}  # IPython's own names
-_OTHERS |= {"check_parameters"}  # imported for the check itself
+_PAPERMILL = {"PAPERMILL_INPUT_PATH", "PAPERMILL_OUTPUT_PATH"}  # of its --inject-paths
 
 
 def check_parameters(
@@ -19,8 +20,9 @@ def check_parameters(
     """Refuse unknown notebook parameters and impossible values before anything runs.
 
     A notebook has the parameters `profile`, "quick" or "paper"; `dataset`; and `seed`, an integer
-    of at least 0. Call this with `globals()` in the cell after the `parameters` cell, before
-    anything else has been defined or imported: every other name is then an unknown parameter.
+    of at least 0. Call this with `globals()` in the cell after the `parameters` cell. Every other
+    name assigned in that cell, or in the one that papermill adds after it, is an unknown parameter;
+    what the kernel holds besides does not matter. In a plain script every other name counts.
 
     Args:
         namespace: the notebook's `globals()`.
@@ -31,7 +33,7 @@ def check_parameters(
         The dataset.
 
     Raises:
-        ValueError: names the unknown parameter, or the value and what is possible instead.
+        ValueError: names the unknown or missing parameter, or the value and what is possible.
 
     Examples:
         >>> check_parameters({"profile": "paper", "dataset": "auto", "seed": 0})
@@ -41,11 +43,11 @@ def check_parameters(
         ValueError: Unknown parameter 'datset'; this notebook has: profile, dataset, seed.
     """
     known = ", ".join(_PARAMETERS)
-    names = {name for name in namespace if not name.startswith("_")} - _OTHERS
-    for name in sorted(names.difference(_PARAMETERS)):
+    assigned = _assigned(namespace)
+    for name in sorted(assigned.difference(_PARAMETERS)):
         raise ValueError(f"Unknown parameter {name!r}; this notebook has: {known}.")
     for name in _PARAMETERS:
-        if name not in namespace:
+        if name not in assigned or name not in namespace:
             raise ValueError(f"The parameter {name!r} is missing; this notebook has: {known}.")
     profile, dataset, seed = (namespace[name] for name in _PARAMETERS)
     for name, possible in {"profile": ("quick", "paper"), "dataset": ("auto", *datasets)}.items():
@@ -55,3 +57,36 @@ def check_parameters(
     if type(seed) is not int or seed < 0:
         raise ValueError(f"seed is an integer of at least 0, not {seed!r}.")
     return datasets[profile == "paper"] if dataset == "auto" else str(dataset)
+
+
+def _assigned(namespace: Mapping[str, Any]) -> set[str]:
+    """The names that the cells with parameters assigned when they were last run.
+
+    Not the names in the namespace, where an earlier run, IPython or a start-up file left others.
+    """
+    # Not by name from the namespace: a parameter may be called `In` or `get_ipython`.
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if shell is None or shell.user_ns is not namespace:
+        own = {name for name in namespace if name.startswith("__") and name.endswith("__")}
+        return set(namespace) - own - {"check_parameters"}
+    names: set[str] = set()
+    for cell in reversed(shell.history_manager.input_hist_parsed):
+        if "check_parameters" in cell:  # it assigns the dataset
+            continue
+        targets = _targets(cell)
+        if cell.lstrip().startswith("# Parameters"):  # papermill's
+            names |= targets - _PAPERMILL
+        elif len(targets.intersection(_PARAMETERS)) > 1:  # ours, one of them perhaps mistyped
+            return names | targets
+    return names.union(_PARAMETERS)  # the history has been cleared
+
+
+def _targets(cell: str) -> set[str]:
+    """The names that the statements of a cell assign."""
+    try:
+        statements = ast.parse(cell).body
+    except SyntaxError:
+        return set()
+    assignments = [s for s in statements if isinstance(s, ast.Assign | ast.AnnAssign)]
+    nodes = [node for statement in assignments for node in ast.walk(statement)]
+    return {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}

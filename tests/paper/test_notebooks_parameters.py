@@ -1,5 +1,6 @@
 """Unknown notebook parameters and impossible values are refused, before Keras is imported."""
 
+import json
 import subprocess
 import sys
 
@@ -20,15 +21,15 @@ GIVEN = {"profile": "quick", "dataset": "auto", "seed": 3}
     ],
 )
 def test_the_profile_decides_on_the_dataset_that_nobody_names(changed, dataset):
-    of_ipython = {"In": [], "_": 1, "__name__": "__main__"}
     datasets = ("digits", "cifar10", "mnist")
-    assert check_parameters(GIVEN | of_ipython | changed, datasets) == dataset
+    assert check_parameters(GIVEN | {"__name__": "__main__"} | changed, datasets) == dataset
 
 
 @pytest.mark.parametrize(
     ("namespace", "message"),
     [
         (GIVEN | {"sede": 1}, "Unknown parameter 'sede'.*profile, dataset, seed"),
+        (GIVEN | {"_seed": 1}, "Unknown parameter '_seed'"),
         ({"profile": "quick", "dataset": "auto"}, "'seed' is missing"),
         (GIVEN | {"profile": "slow"}, "profile is one of 'quick', 'paper', not 'slow'"),
         (GIVEN | {"dataset": 1}, "dataset is one of 'auto', 'digits', 'mnist', not 1"),
@@ -59,3 +60,57 @@ except ValueError as error:
     assert run.stdout == (
         "Unknown parameter 'profil'; this notebook has: profile, dataset, seed.\n"
     )
+
+
+CELLS = ['profile = "quick"\ndataset = "auto"  # digits\nseed = 0']
+CHECK = "from laperm_lib.paper.notebooks import check_parameters\n"
+CHECK += "dataset = check_parameters(globals())"
+WORK = [
+    "import math\nepochs = 3",
+    "for seed in range(2):\n    rate = 1",
+    "%pwd",
+    "lr = 0.1; seed = 9",
+]
+ROUND = [*CELLS, CHECK, *WORK]
+INJECTED = '# Parameters\n{} = "x"\n'
+MISTYPED = CELLS[0].replace("seed", "sede")
+
+
+@pytest.mark.parametrize("before", [[], ROUND, [*ROUND, *ROUND]], ids=["first", "second", "third"])
+def test_in_a_kernel_only_the_cells_with_parameters_count(before):
+    """Beside what start-up files and earlier runs leave; each line of a session is one cell."""
+    sessions = {
+        "as it is": [*CELLS, CHECK],
+        "checked again": [*CELLS, CHECK, CHECK],
+        "checked after the work": [*ROUND, CHECK],
+        "something tried between": [*CELLS, "import os\nthreads = 4", CHECK],
+        "injected": [*CELLS, "# Parameters\nseed = 5\n", CHECK],
+        "paths": [*CELLS, INJECTED.format("PAPERMILL_INPUT_PATH"), CHECK],
+        **{name: [*CELLS, INJECTED.format(name), CHECK] for name in ("_seed", "open", "In")},
+        "get_ipython": [*CELLS, INJECTED.format("get_ipython"), CHECK],
+        "sede": [MISTYPED, CHECK],
+    }
+    program = """
+import json, sys
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
+for session in json.load(sys.stdin):
+    InteractiveShell.clear_instance()
+    shell = InteractiveShell.instance(config=Config(HistoryManager={"enabled": False}))
+    shell.user_ns["Path"] = "of a start-up file"
+    shell.showtraceback = lambda *args, **how: None
+    for cell in session:
+        result = shell.run_cell(cell, store_history=True)
+    print(">", result.error_in_exec)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        input=json.dumps([before + session for session in sessions.values()]),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    said = [line for line in run.stdout.splitlines() if line.startswith(">")]
+    for name, error in zip(sessions, said, strict=True):
+        refused = name in ("_seed", "open", "In", "get_ipython", "sede")
+        assert (f"Unknown parameter '{name}'" in error) if refused else (error == "> None"), name
