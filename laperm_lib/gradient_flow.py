@@ -13,12 +13,14 @@ References:
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
+from keras.src.trainers.compile_utils import CompileLoss  # the loss as `fit` computes it
 
 from laperm_lib import _backend, weight_vectors
 from laperm_lib._arguments import check_number
@@ -61,25 +63,30 @@ class GradientFlow:
 
 
 def effective_gradient_flow(
-    model: keras.Model, x: Any, y: Any, loss: Any, *, p: float = 2
+    model: keras.Model, x: Any, y: Any, loss: Any, *, sample_weight: Any = None, p: float = 2
 ) -> GradientFlow:
     """Measure the effective gradient flow of a network, and plain gradient norms beside it.
 
     A layer here is a kernel that `laperm_lib.weight_vectors` knows; a recurrent layer has two.
-    Biases and normalisation, which this library never prunes, are left out. Weights that are
+    Biases and normalisation, which this library never prunes, are left out, and unknown layers.
+    Weights that are
     exactly zero count as pruned, as after `laperm_lib.sparsity` and after every synchronisation of
     a sparse network; between two synchronisations no weight is zero.
 
     The gradients are those of training: batch normalisation uses the statistics of these samples,
-    and dropout drops, with the masks of the next step. Nothing of the model changes.
+    dropout drops, with the masks of the next step, and the loss leaves out what a layer masks, such
+    as padding. Nothing of the model changes.
 
     Args:
         model: a built model.
         x: inputs, shape (n, ...), or a structure of them as the model takes it. All samples form
             one batch.
         y: targets, shape (n, ...), or a structure of them as the loss takes it.
-        loss: a Keras loss or its name, or a function of targets and outputs that gives a loss, or
-            one for each sample. Its mean counts, without penalties of layers, such as L2.
+        loss: as `compile` takes it: a Keras loss, its name, a function of targets and outputs, or a
+            list or dict of them, one for each output. Its mean counts, without penalties of layers,
+            such as L2. With `model.loss`, or None for the same, the model's `loss_weights` count
+            too; another function is given several outputs at once and adds up their losses.
+        sample_weight: as `fit` takes it. Default: all samples count the same.
         p: of the norm, at least 1. Default 2.
 
     Returns:
@@ -87,8 +94,9 @@ def effective_gradient_flow(
 
     Raises:
         ValueError: if `p` is below 1, the model is not built or has no kernel, the loss is unknown,
-            there are no samples, or not as many inputs as targets.
-        UnknownLayerError: if the kernels of a layer are not known.
+            or does not fit the outputs, there are no samples, or not as many inputs as targets or
+            weights.
+        UnknownLayerError: if the model has no kernel and variables of unknown layers.
 
     Examples:
         >>> layer = keras.layers.Dense(1, use_bias=False, name="d")
@@ -99,10 +107,8 @@ def effective_gradient_flow(
         (LayerFlow(path='d/kernel', norm=10.0, effective=6.0, total=2, active=1),)
     """
     p = check_number("p", p, at_least=1)
-    kernels = weight_vectors.of(model)
-    if not kernels:
-        raise ValueError(f"'{model.name}' has no kernel.")
-    found = zip(model.trainable_variables, gradients(model, x, y, loss), strict=True)
+    kernels = weight_vectors.kernels(model).values()
+    found = zip(model.trainable_variables, gradients(model, x, y, loss, sample_weight), strict=True)
     by_variable = {id(variable): gradient for variable, gradient in found}
     return GradientFlow(
         tuple(
@@ -132,28 +138,58 @@ def _norm(values: np.ndarray, p: float) -> float:
     return largest * float(np.sum((sizes / largest) ** p) ** (1 / p))
 
 
-def gradients(model: keras.Model, x: Any, y: Any, loss: Any) -> list[np.ndarray]:
+def gradients(
+    model: keras.Model, x: Any, y: Any, loss: Any, sample_weight: Any = None
+) -> list[np.ndarray]:
     """The gradient of a model's mean loss for each trainable variable, in their order.
 
     The model is called as a function of its weights, so nothing of it changes.
     """
     if not model.built or not model.trainable_variables:
         raise ValueError(f"'{model.name}' is not built or has no trainable variable.")
-    if not (callable(loss) or isinstance(loss, str)):
-        raise ValueError(
-            "loss is a Keras loss, its name, or a function of targets and outputs; with several "
-            f"outputs, that function adds up their losses. Got {loss!r}."
-        )
-    function = keras.losses.get(loss)
-    inputs, targets = (keras.tree.map_structure(ops.convert_to_tensor, part) for part in (x, y))
-    counts = {tuple(part.shape)[:1] for part in keras.tree.flatten((inputs, targets))}
+    function = _loss_of_training(model, loss)
+    inputs, targets, weights = keras.tree.map_structure(
+        lambda part: None if part is None else ops.convert_to_tensor(part), (x, y, sample_weight)
+    )
+    parts = [part for part in keras.tree.flatten((inputs, targets, weights)) if part is not None]
+    counts = {tuple(part.shape)[:1] for part in parts}
     if len(counts) != 1 or counts & {(), (0,)}:
         raise ValueError("Inputs and targets must hold the same number of samples, at least one.")
 
     def mean_loss(values: list[Any]) -> Any:
         mapping = list(zip(model.trainable_variables, values, strict=True))
         with keras.StatelessScope(state_mapping=mapping):
-            return ops.mean(function(targets, model(inputs, training=True)))
+            return ops.mean(function(targets, model(inputs, training=True), weights))
 
     values = [variable.value for variable in model.trainable_variables]
     return [ops.convert_to_numpy(each) for each in _backend.gradients_of(mean_loss, values)]
+
+
+def _loss_of_training(model: keras.Model, loss: Any) -> Callable[[Any, Any, Any], Any]:
+    """The loss of targets, outputs and sample weights as `fit` computes it, without penalties."""
+    compiled: Any = getattr(model, "_compile_loss", None)
+    weights = None
+    is_own = compiled is not None and (loss is None or loss is model.loss)
+    if is_own:
+        loss, weights = compiled._user_loss, compiled._user_loss_weights
+    if not any(callable(part) or isinstance(part, str) for part in keras.tree.flatten(loss)):
+        raise ValueError(
+            "loss is a Keras loss, its name, a function of targets and outputs, or a list or dict "
+            f"of them, one for each output. Got {loss!r}; a model that computes its loss itself "
+            "needs such a function here."
+        )
+    function = CompileLoss(loss, weights, output_names=getattr(model, "output_names", None))
+
+    takes_all = callable(loss) and not is_own and not isinstance(loss, keras.losses.Loss)
+
+    def of_outputs(targets: Any, outputs: Any, sample_weight: Any) -> Any:
+        if takes_all and keras.tree.is_nested(outputs):
+            if sample_weight is not None:
+                raise ValueError("Weigh the samples in the function that is given all outputs.")
+            return loss(targets, outputs)
+        try:
+            return function(targets, outputs, sample_weight)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"The loss {loss!r} does not fit the outputs: {error}") from error
+
+    return of_outputs

@@ -9,8 +9,9 @@ References:
     weight, as in Gaier and Ha, "Weight agnostic neural networks", NeurIPS 2019).
 """
 
+import gc
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
+from keras.src.backend.common import global_state  # which optimizer applies a constraint
 
 from laperm_lib import weight_vectors
 from laperm_lib._arguments import check_number
@@ -72,13 +74,19 @@ class SparsityReport:
 
 
 def random_prune(
-    model: keras.Model, fraction: float, *, seed: int, first_layer_keep: float = 0.8
+    model: keras.Model,
+    fraction: float,
+    *,
+    seed: int,
+    first_layer_keep: float = 0.8,
+    exclude: str | Iterable[str] = (),
 ) -> SparsityReport:
     """Set each kernel weight to zero with probability `fraction`.
 
     The weights of the first kernel, which sees the input, are kept with a probability of at least
-    `first_layer_keep`. Vectors (biases, normalisation) are not pruned. Prune before training: the
-    zeros are part of the initial values that LaPerm permutes.
+    `first_layer_keep`. Vectors (biases, normalisation) are not pruned, nor are frozen variables and
+    those of layers that `laperm_lib.weight_vectors` does not know. Prune before training: the zeros
+    are part of the initial values that LaPerm permutes.
 
     Args:
         model: a built model or layer; its kernels are changed in place.
@@ -87,6 +95,8 @@ def random_prune(
             on its shape, and is the same on every backend and platform.
         first_layer_keep: the least probability of being kept in the first kernel, 0 to 1. Default
             0.8, as published.
+        exclude: regular expressions; kernels whose path contains one stay as they are. The masks of
+            the others do not depend on it. Default: none.
 
     Returns:
         The `SparsityReport`.
@@ -94,6 +104,7 @@ def random_prune(
     Raises:
         ValueError: if a probability is outside 0..1, the seed is not an integer of at least 0, or
             the model is not built or has no kernel. Nothing is changed then.
+        UnknownLayerError: if the model has no kernel and variables of unknown layers.
 
     Examples:
         >>> dense = [keras.layers.Dense(units, name=f"{units}") for units in (300, 10)]
@@ -107,9 +118,9 @@ def random_prune(
     keep = 1 - check_number("fraction", fraction, at_least=0, at_most=1)
     first = max(keep, check_number("first_layer_keep", first_layer_keep, at_least=0, at_most=1))
     check_seed(seed)
-    kernels = _kernels(model)
-    keeps = [first] + [keep] * (len(kernels) - 1)
-    values = [ops.convert_to_numpy(kernel.variable) for kernel in kernels]
+    kernels = weight_vectors.kernels(model, exclude)
+    keeps = [keep if number else first for number in kernels]
+    values = [ops.convert_to_numpy(kernel.variable) for kernel in kernels.values()]
     return _apply(kernels, values, keeps, seed)
 
 
@@ -120,6 +131,7 @@ def agnosticize(
     *,
     seed: int,
     constant_fan_in: bool = False,
+    exclude: str | Iterable[str] = (),
 ) -> SparsityReport:
     """Give all kernel weights one shared value and set the others to zero.
 
@@ -132,6 +144,7 @@ def agnosticize(
             `keep` times its length, at random places. Permuting keeps the number of connections
             that a neuron has, so otherwise chance decides it once and for all. Default False, as
             published.
+        exclude: as for `random_prune`.
 
     Returns:
         The `SparsityReport`.
@@ -153,38 +166,43 @@ def agnosticize(
     if not isinstance(value, Real) or not abs(value) <= float(np.finfo(np.float32).max):
         raise ValueError(f"The shared value is a finite float32, got {value!r}.")
     check_seed(seed)
-    kernels = _kernels(model)
+    kernels = weight_vectors.kernels(model, exclude)
     keeps = [keep] * len(kernels) if np.ndim(keep) == 0 else list(keep)
     if len(keeps) != len(kernels):
         raise ValueError(f"Got {len(keeps)} probabilities for {len(kernels)} kernels.")
     keeps = [check_number("keep", each, at_least=0, at_most=1) for each in keeps]
-    values = [np.full(tuple(kernel.variable.shape), value) for kernel in kernels]
+    values = [np.full(tuple(kernel.variable.shape), value) for kernel in kernels.values()]
     return _apply(kernels, values, keeps, seed, constant_fan_in)
 
 
-def keep_zeros(model: keras.Model) -> float:
+def keep_zeros(model: keras.Model, *, exclude: str | Iterable[str] = ()) -> float:
     """Make the kernel weights that are zero now stay zero while another optimizer trains them.
 
     LaPerm conserves the number of zeros by sorting, and lets them move. Adam or SGD move every
     weight, pruned or not. Keras gives each variable a constraint that every optimizer applies after
     its step, inside the compiled program and on every backend; here it sets the pruned weights to
-    zero again. A constraint that a kernel already has is applied first.
+    zero again, in the optimizer's average (`use_ema=True`) too. A constraint that a kernel already
+    has is applied first.
 
-    Call it after pruning and before the first training step. Optimizers that treat each weight by
-    itself (SGD, momentum, Adam, ...) move the others as if the pruned weights were not there;
-    clipping by a norm over several weights sees their gradients. The constraint is not saved with
-    the model: call this again after loading. Not for LaPerm, which moves zeros to other places, nor
-    for SGPerm, which applies no constraints.
+    Call it after every pruning, before training, between two trainings or in a callback; the zeros
+    of the latest call count. Models are made to compile their training step again; a loop that you
+    have compiled yourself (tf.function, jax.jit) must be compiled after this call.
+
+    Optimizers that treat each weight by itself (SGD, momentum, Adam, ...) move the others as if the
+    pruned weights were not there; clipping by a norm over several weights sees their gradients. The
+    constraint is not saved with the model: call this again after loading. Not for LaPerm, which
+    moves zeros to other places, nor for SGPerm, which applies no constraints.
 
     Args:
         model: a built model.
+        exclude: as for `random_prune`.
 
     Returns:
         The share of kernel weights that are kept at zero, 0 to 1.
 
     Raises:
         ValueError: if the model is not built or has no kernel.
-        UnknownLayerError: if the kernels of a layer are not known.
+        UnknownLayerError: if the model has no kernel and variables of unknown layers.
 
     Examples:
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, use_bias=False)])
@@ -196,10 +214,11 @@ def keep_zeros(model: keras.Model) -> float:
         >>> [value != 0 for value in model.get_weights()[0].ravel().tolist()]
         [True, False]
     """
-    kernels = [vectors.variable for vectors in _kernels(model)]
+    kernels = [vectors.variable for vectors in weight_vectors.kernels(model, exclude).values()]
     masks = [ops.convert_to_numpy(kernel) != 0 for kernel in kernels]
     for kernel, mask in zip(kernels, masks, strict=True):
         kernel.constraint = _Masked(mask, kernel.constraint)
+    _compile_steps_again(kernels)
     zeros = sum(mask.size - np.count_nonzero(mask) for mask in masks)
     return float(zeros / sum(mask.size for mask in masks))
 
@@ -214,20 +233,32 @@ class _Masked(keras.constraints.Constraint):
         self._first: Any = first._first if isinstance(first, _Masked) else first
 
     def __call__(self, w: Any) -> Any:
-        w = ops.convert_to_tensor(w if self._first is None else self._first(w))
+        # Keras averages weights before it constrains them, and puts the averages in unconstrained.
+        # The constraint is applied in the name scope of the optimizer.
+        scopes = global_state.get_global_attribute("name_scope_stack")
+        optimizer: Any = scopes[-1].caller if scopes else None
+        if getattr(optimizer, "use_ema", False):
+            average = optimizer._model_variables_moving_average[optimizer._get_variable_index(w)]
+            average.assign(self._masked(average))
+        return self._masked(w if self._first is None else self._first(w))
+
+    def _masked(self, w: Any) -> Any:
+        w = ops.convert_to_tensor(w)
         # Not mask * w, which turns a negative weight into -0.0.
         return ops.where(self._mask, w, ops.zeros_like(w))
 
 
-def _kernels(model: keras.Model) -> list[weight_vectors.WeightVectors]:
-    kernels = weight_vectors.of(model)
-    if not kernels:
-        raise ValueError(f"'{model.name}' has no kernel.")
-    return kernels
+def _compile_steps_again(variables: Sequence[Any]) -> None:
+    """Keras keeps a model's compiled step; also the models around or inside the one at hand."""
+    changed = {id(variable) for variable in variables}
+    for model in [o for o in gc.get_objects() if issubclass(type(o), keras.Model)]:
+        trains = any(id(variable) in changed for variable in model.trainable_variables)
+        if trains and model.train_function is not None:
+            model.make_train_function(force=True)  # not None, which a running fit would call
 
 
 def _apply(
-    kernels: Sequence[weight_vectors.WeightVectors],
+    kernels: dict[int, weight_vectors.WeightVectors],
     values: Sequence[np.ndarray],
     keeps: Sequence[float],
     seed: int,
@@ -238,16 +269,16 @@ def _apply(
         # By number and not by name: Keras's automatic names count through the process. The text
         # differs from every stream of initial values, on which a mask must not depend.
         _mask(kernel, keep, raw_bits(seed, f"mask {number}"), constant_fan_in)
-        for number, (kernel, keep) in enumerate(zip(kernels, keeps, strict=True))
+        for (number, kernel), keep in zip(kernels.items(), keeps, strict=True)
     ]
     # Not mask * values, which turns a negative weight into -0.0.
     sparse = [np.where(mask, w, w.dtype.type(0)) for mask, w in zip(masks, values, strict=True)]
-    for kernel, new in zip(kernels, sparse, strict=True):
+    for kernel, new in zip(kernels.values(), sparse, strict=True):
         kernel.variable.assign(new)
     return SparsityReport(
         tuple(
             LayerSparsity(kernel.path, mask.size, int(np.count_nonzero(mask)))
-            for kernel, mask in zip(kernels, masks, strict=True)
+            for kernel, mask in zip(kernels.values(), masks, strict=True)
         )
     )
 

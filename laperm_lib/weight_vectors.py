@@ -9,6 +9,7 @@ References:
 """
 
 import gc
+import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -19,8 +20,11 @@ import numpy as np
 from keras import layers
 from keras.src.layers.rnn.conv_lstm import ConvLSTMCell  # the one cell without a public name
 
+from laperm_lib._arguments import check_patterns
 from laperm_lib.errors import UnknownLayerError
 from laperm_lib.permutation import to_matrix
+
+_log = logging.getLogger(__name__)
 
 Kind = Literal["kernel", "bias", "normalization"]
 KINDS: tuple[Kind, ...] = ("kernel", "bias", "normalization")
@@ -177,15 +181,46 @@ def of(
         >>> [(v.path, v.matrix().shape) for v in of(model, kinds=("kernel", "bias"))]
         [('d/kernel', (3, 4)), ('d/bias', (1, 3))]
     """
-    if not isinstance(model_or_layer, keras.Layer):
-        raise ValueError(f"Expected a Keras model or layer, got {model_or_layer!r}.")
-    if not model_or_layer.built:
-        raise ValueError(f"'{model_or_layer.name}' is not built, so it has no weights yet.")
+    owners = _owners_in(model_or_layer)
     wanted = check_kinds(kinds)
-    owners = _owners(model_or_layer._flatten_layers())
     variables = [v for v in model_or_layer.trainable_variables if not skip(v)]
     found = [_describe(variable, owners) for variable in variables]
     return [vectors for vectors in found if vectors.kind in wanted]
+
+
+def kernels(
+    model_or_layer: keras.Layer, exclude: str | Iterable[str] = (), *, frozen: bool = False
+) -> dict[int, WeightVectors]:
+    """The kernels that are known, by their number, for what works on kernels alone.
+
+    Variables of unknown layers, which are mostly scales and offsets, are left out; matrices among
+    them are logged. `exclude` leaves the numbers of the other kernels as they are.
+    """
+    owners = _owners_in(model_or_layer)
+    variables = model_or_layer.trainable_variables
+    if frozen:
+        variables = [v for v in model_or_layer.weights if id(v) in owners]
+    patterns = check_patterns("exclude", exclude)
+    for pattern in patterns:
+        if not any(re.search(pattern, variable.path) for variable in variables):
+            _log.warning("exclude=%r is in no path of '%s'.", pattern, model_or_layer.name)
+    found, unknown = [], None
+    for variable in variables:
+        is_excluded = any(re.search(pattern, variable.path) for pattern in patterns)
+        try:
+            vectors = _describe(variable, owners)
+        except UnknownLayerError as error:
+            if not is_excluded:
+                unknown = error
+                if len(variable.shape) > 1:
+                    _log.warning("Left out: %s", error)
+        else:
+            if vectors.kind == "kernel":
+                found.append((vectors, is_excluded))
+    selected = {n: vectors for n, (vectors, is_excluded) in enumerate(found) if not is_excluded}
+    if not selected:
+        raise unknown or ValueError(f"'{model_or_layer.name}' has no kernel.")
+    return selected
 
 
 def of_variables(variables: Iterable[Any]) -> list[WeightVectors]:
@@ -197,6 +232,15 @@ def of_variables(variables: Iterable[Any]) -> list[WeightVectors]:
     alive = [o for o in gc.get_objects() if issubclass(type(o), keras.Layer)]
     owners = _owners(alive)
     return [_describe(variable, owners) for variable in variables]
+
+
+def _owners_in(model_or_layer: keras.Layer) -> dict[int, keras.Layer]:
+    """The owners of a model's variables; a ValueError for what has none yet."""
+    if not isinstance(model_or_layer, keras.Layer):
+        raise ValueError(f"Expected a Keras model or layer, got {model_or_layer!r}.")
+    if not model_or_layer.built:
+        raise ValueError(f"'{model_or_layer.name}' is not built, so it has no weights yet.")
+    return _owners(model_or_layer._flatten_layers())
 
 
 def _owners(candidates: Iterable[Any]) -> dict[int, keras.Layer]:

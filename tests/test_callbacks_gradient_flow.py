@@ -93,12 +93,14 @@ def test_a_network_trained_by_permuting_has_as_many_active_weights_at_each_synch
     assert flow.history[14] == effective_gradient_flow(model, *SAMPLE, LOSS)
 
 
-def test_another_loss_and_order_can_be_asked_for():
+def test_another_loss_order_and_weights_can_be_asked_for():
     flow = GradientFlowHistory(*SAMPLE, every=100, p=3, loss=lambda y, out: 2 * LOSS(y, out))
     model = network()
     expected = 2 * effective_gradient_flow(model, *SAMPLE, LOSS, p=3).effective
-    fit(model, flow, epochs=1)
+    weighted = GradientFlowHistory(*SAMPLE, every=100, p=3, sample_weight=np.full(20, 2.0))
+    fit(model, flow, weighted, epochs=1)
     assert flow.history[0].effective == pytest.approx(expected, rel=1e-5)
+    assert weighted.history[0].effective == pytest.approx(expected, rel=1e-5)
 
 
 def test_bad_arguments_are_named():

@@ -33,8 +33,12 @@ def network(dropout=0.5):
     )
 
 
+def numpy(variable):
+    return np.array(ops.convert_to_numpy(variable))
+
+
 def everything(model):
-    return [np.array(ops.convert_to_numpy(v)) for v in model.variables]
+    return [numpy(v) for v in model.variables]
 
 
 # -- gradients -----------------------------------------------------------------------------------
@@ -202,6 +206,51 @@ def test_zeros_are_the_pruned_weights():
     assert flow.effective < flow.norm
 
 
+def masked_tagger():
+    """Words, of which 0 is padding, to a class for each and one for all; L2 on both ends."""
+    keras.utils.set_random_seed(0)
+    words = keras.Input((6,), dtype="int32")
+    l2 = keras.regularizers.L2(0.3)
+    hidden = layers.GRU(5, return_sequences=True)(
+        layers.Embedding(9, 4, mask_zero=True, embeddings_regularizer=l2)(words)
+    )
+    each = layers.Dense(3, activation="softmax", name="each")(hidden)
+    whole = layers.Dense(1, name="whole", kernel_regularizer=l2)(
+        layers.GlobalAveragePooling1D()(hidden)
+    )
+    return keras.Model(words, [each, whole])
+
+
+WORDS = np.where(np.arange(6) < RNG.integers(1, 6, (16, 1)), RNG.integers(1, 9, (16, 6)), 0)
+BOTH = [RNG.integers(0, 3, (16, 6)), RNG.normal(size=(16, 1)).astype("float32")]
+TWO = {"each": "sparse_categorical_crossentropy", "whole": "mae"}
+
+
+@pytest.mark.parametrize("loss", [TWO, list(TWO.values())], ids=type)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_it_measures_the_step_that_training_takes(loss, weighted):
+    """Masks, weights of samples and of losses, several outputs: but for the derivative of L2."""
+    model = masked_tagger()
+    heads = {"each": 0.2, "whole": 3.0} if isinstance(loss, dict) else [0.2, 3.0]
+    model.compile(keras.optimizers.SGD(1.0), loss=loss, loss_weights=heads)
+    weights = [RNG.random(y.shape).astype("float32") for y in BOTH] if weighted else None
+    before = [numpy(v) for v in model.trainable_variables]
+    found = gradients(model, WORDS, BOTH, None, weights)
+    assert all(map(np.array_equal, found, gradients(model, WORDS, BOTH, model.loss, weights)))
+    model.train_on_batch(WORDS, BOTH, sample_weight=weights)
+    for start, gradient, variable in zip(before, found, model.trainable_variables, strict=True):
+        penalty = 0.6 * start if variable.regularizer is not None else 0
+        np.testing.assert_allclose(start - numpy(variable) - penalty, gradient, atol=2e-5)
+
+
+def test_a_function_of_all_outputs_adds_their_losses_up():
+    model = masked_tagger()
+    found = gradients(model, WORDS, BOTH, lambda y, out: ops.sum(out[1]) + 0 * ops.sum(y[1]))
+    assert found[-1] == pytest.approx(len(WORDS))
+    with pytest.raises(ValueError, match="Weigh the samples in the function"):
+        gradients(model, WORDS, BOTH, lambda y, out: ops.sum(out[1]), np.ones(16))
+
+
 class Own(keras.Layer):
     def build(self, shape):
         self.w = self.add_weight(shape=shape[1:])
@@ -216,7 +265,7 @@ def test_what_has_no_gradient_flow_is_refused():
         (X, Y[:5], LOSS, "same number"),
         (X, np.float32(1), LOSS, "same number"),
         (X, Y, None, "Got None"),
-        (X, Y, {"a": "mse", "b": "mse"}, "with several outputs"),
+        (X, Y, {"a": "mse", "b": "mse"}, "does not fit the outputs"),
         (X, Y, "no_such_loss", "no_such_loss"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -1,6 +1,7 @@
 """Sparse starts: masks, one shared value, and zeros that stay under other optimizers."""
 
 import hashlib
+import math
 
 import keras
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from keras import layers, ops
 from small_network import X, Y, train
 
+from laperm_lib.errors import UnknownLayerError
 from laperm_lib.gradient_flow import gradients
 from laperm_lib.sparsity import (
     LayerSparsity,
@@ -197,6 +199,82 @@ def test_invalid_arguments_change_nothing(function, arguments, message):
     assert bits(model) == before
 
 
+class Scale(keras.Layer):
+    """One of a user's own that the library does not know."""
+
+    def build(self, shape):
+        self.factor = self.add_weight(shape=shape[-1:], initializer="zeros")
+
+    def call(self, inputs):
+        return inputs * self.factor
+
+
+def test_unknown_layers_and_what_is_excluded_are_left_alone():
+    alone, with_others = network(), network()
+    others = keras.Sequential([*with_others.layers[:-1], Scale(), with_others.layers[-1]])
+    others.build((None, 6, 6, 2))
+    assert len(random_prune(alone, 0.5, seed=3).layers) == 3
+    first = kernels(others)[0]
+    pattern = rf"^{others.layers[0].path}/"
+    report = random_prune(others, 0.5, seed=3, exclude=pattern)
+    assert len(report.layers) == 2
+    assert keep_zeros(others, exclude=[pattern]) == pytest.approx(report.fraction_pruned)
+    assert others.layers[0].kernel.constraint is others.layers[4].factor.constraint is None
+    np.testing.assert_array_equal(kernels(others)[0], first)
+    for one, other in zip(kernels(alone)[1:], kernels(others)[1:], strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert len(agnosticize(others, 0.1, [0.5, 0.5], seed=0, exclude=pattern).layers) == 2
+    with pytest.raises(UnknownLayerError, match="register"):
+        random_prune(keras.Sequential([keras.Input((3,)), Scale()]), 0.5, seed=0)
+
+
+def test_unknown_matrices_and_patterns_without_a_match_are_logged(caplog):
+    class Table(keras.Layer):
+        def build(self, shape):
+            self.table = self.add_weight(shape=(shape[-1], 2))
+
+        def call(self, inputs):
+            return inputs
+
+    model = keras.Sequential([keras.Input((3,)), Table(), layers.Dense(4)])
+    random_prune(model, 0.5, seed=0, exclude="Table")
+    first, second = (record.getMessage() for record in caplog.records)
+    assert "'Table' is in no path" in first
+    assert "Left out: The weight vectors of" in second
+
+
+FAMILIES = {
+    "ConvNeXtTiny": 32,
+    "DenseNet121": 32,
+    "EfficientNetB0": 32,
+    "EfficientNetV2B0": 32,
+    "InceptionV3": 75,
+    "InceptionResNetV2": 75,
+    "MobileNet": 32,
+    "MobileNetV2": 32,
+    "MobileNetV3Small": 32,
+    "NASNetMobile": 32,
+    "ResNet50": 32,
+    "ResNet50V2": 32,
+    "VGG16": 32,
+    "Xception": 71,
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_all_families_of_keras_applications(name):
+    if name.startswith("NASNet") and keras.backend.backend() == "torch":
+        pytest.skip("Keras refuses it on torch")
+    side = FAMILIES[name]
+    family = getattr(keras.applications, name)
+    model = family(weights=None, input_shape=(side, side, 3), include_top=False)
+    report = random_prune(model, 0.5, seed=0)
+    assert keep_zeros(model) == pytest.approx(report.fraction_pruned, abs=1e-3)
+    # Not one kernel is missed: matrices, and the depthwise, in an order of their own.
+    matrices = sum(math.prod(v.shape) for v in model.trainable_variables if len(v.shape) > 1)
+    assert report.total == matrices
+
+
 @pytest.mark.parametrize("use", [lambda model: random_prune(model, 0.5, seed=0), keep_zeros])
 def test_models_without_kernels(use):
     with pytest.raises(ValueError, match="not built"):
@@ -263,3 +341,85 @@ def test_other_constraints_are_applied_first_and_the_latest_zeros_count():
     train(model, "adam")
     assert share_of_zeros(kernels(model)) == pytest.approx(more)
     assert np.linalg.norm(numpy(kernel), axis=0).max() < 0.1 + 1e-5
+
+
+def zeros_of(model):
+    return [kernel == 0 for kernel in kernels(model)]
+
+
+def assert_same_zeros(model, expected):
+    for found, wanted in zip(zeros_of(model), expected, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("how", [{}, {"run_eagerly": True}], ids=str)
+def test_it_acts_on_steps_that_keras_has_compiled(how):
+    """Train, prune, fine-tune, and again with more zeros; also in a model around the pruned one."""
+    inner = network()
+    model = keras.Sequential([keras.Input((6, 6, 2)), inner, layers.Activation("linear")])
+    train(model, "adam", **how)
+    for seed in (0, 1):
+        random_prune(inner, 0.4, seed=seed, first_layer_keep=0)
+        keep_zeros(inner)
+        expected = zeros_of(model)
+        train(model, "adam")
+        assert_same_zeros(model, expected)
+        model.train_on_batch(X[:10], Y[:10])
+        assert_same_zeros(model, expected)
+
+
+class PruneEachEpoch(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        random_prune(self.model, 0.3, seed=epoch, first_layer_keep=0)
+        self.share = keep_zeros(self.model)
+
+
+def test_it_acts_in_the_middle_of_a_training():
+    model, prune = network(), PruneEachEpoch()
+    train(model, "adam", epochs=3, callbacks=[prune])
+    assert share_of_zeros(kernels(model)) == pytest.approx(prune.share) == pytest.approx(0.66, 0.1)
+    expected = zeros_of(model)
+    train(model, "adam")
+    assert_same_zeros(model, expected)
+
+
+def averaging(kind):
+    if kind == "loss scaling":
+        inner = keras.optimizers.Adam(use_ema=True, ema_momentum=0.9)
+        return keras.optimizers.LossScaleOptimizer(inner, initial_scale=8)
+    if kind == "several":
+        dense = keras.optimizers.SGD(0.01, use_ema=True)
+        default = keras.optimizers.Adam(use_ema=True)
+        return keras.optimizers.MultiOptimizer(lambda v: dense if "dense" in v.path else default)
+    return keras.optimizers.AdamW(use_ema=True, ema_overwrite_frequency=kind)
+
+
+@pytest.mark.parametrize("kind", [None, 4, "loss scaling", "several"])
+@pytest.mark.parametrize("swaps", [False, True])
+def test_averages_of_the_optimizer_keep_the_zeros(kind, swaps):
+    """Also those that hold what was there before pruning; a validation may swap them in."""
+    model, shares = network(), []
+    look = keras.callbacks.LambdaCallback(
+        on_test_begin=lambda logs: shares.append(share_of_zeros(kernels(model)))
+    )
+    swapping = [keras.callbacks.SwapEMAWeights()] if swaps else []
+    train(model, averaging(kind))
+    # Keras on JAX cannot `fit` again with the averages that the first `fit` put in.
+    model.set_weights([np.array(value) for value in model.get_weights()])
+    random_prune(model, 0.5, seed=0, first_layer_keep=0)
+    expected = zeros_of(model)
+    keep_zeros(model)
+    train(model, None)  # the optimizer at hand
+    assert_same_zeros(model, expected)
+    model.set_weights([np.array(value) for value in model.get_weights()])
+    model.fit(
+        X,
+        Y,
+        validation_data=(X, Y),
+        epochs=2,
+        verbose=0,
+        batch_size=30,
+        callbacks=[*swapping, look],
+    )
+    assert_same_zeros(model, expected)
+    assert shares == [pytest.approx(share_of_zeros(kernels(model)))] * 2

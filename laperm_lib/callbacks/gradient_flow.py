@@ -27,6 +27,7 @@ class GradientFlowHistory(keras.callbacks.Callback):
             period, because between two synchronisations a sparse network has no zeros.
         p: of the norms, at least 1. Default 2.
         loss: as for `effective_gradient_flow`. Default: the one that the model is compiled with.
+        sample_weight: as for `effective_gradient_flow`. Default: all samples count the same.
 
     Attributes:
         history: the `GradientFlow` of each measured step of the latest training, from 0.
@@ -48,10 +49,19 @@ class GradientFlowHistory(keras.callbacks.Callback):
         True
     """
 
-    def __init__(self, x: Any, y: Any, *, every: int, p: float = 2, loss: Any = None) -> None:
+    def __init__(
+        self,
+        x: Any,
+        y: Any,
+        *,
+        every: int,
+        p: float = 2,
+        loss: Any = None,
+        sample_weight: Any = None,
+    ) -> None:
         super().__init__()
         self.history: dict[int, GradientFlow] = {}
-        self._x, self._y, self._loss = x, y, loss
+        self._x, self._y, self._loss, self._sample_weight = x, y, loss, sample_weight
         self._every = check_integer("every", every, at_least=1)
         self._p = check_number("p", p, at_least=1)
 
@@ -87,7 +97,7 @@ class GradientFlowHistory(keras.callbacks.Callback):
                 )
 
     def _measure(self) -> None:
-        loss = self.model.loss if self._loss is None else self._loss
+        how: Any = {"sample_weight": self._sample_weight, "p": self._p}
         self.history[steps_taken(self.model)] = effective_gradient_flow(
-            self.model, self._x, self._y, loss, p=self._p
+            self.model, self._x, self._y, self._loss, **how
         )

@@ -114,7 +114,7 @@ def test_grid_wraps_and_leaves_no_empty_panel():
 
 
 def test_a_layer_without_kernel_and_a_non_finite_weight_are_named(model):
-    with pytest.raises(ValueError, match="'flat' has no trainable kernel"):
+    with pytest.raises(ValueError, match="'flat' has no kernel"):
         plotting.weight_profile(model.get_layer("flat"))
     weights = model.get_weights()
     weights[2][0, 0] = np.nan
@@ -122,3 +122,21 @@ def test_a_layer_without_kernel_and_a_non_finite_weight_are_named(model):
     with pytest.raises(NonFiniteWeightError, match="dense/kernel"):
         plotting.weight_profile(model)
     assert plt.get_fignums() == []
+
+
+def test_frozen_kernels_unknown_layers_and_equal_names():
+    """A small ConvNeXt, frozen, and the layers that two attention layers have inside them."""
+    inputs = keras.Input((32, 32, 3))
+    convnext = keras.applications.ConvNeXtTiny
+    base = convnext(weights=None, include_top=False, input_tensor=inputs, pooling="avg")
+    base.trainable = False
+    model = keras.Sequential([base, keras.layers.Dense(2, name="head")])
+    panels = plotting.weight_profile(model, exclude=r"stage_[0-3]").axes
+    assert [ax.get_title() for ax in panels][-1] == "head/kernel: 2 × 768"
+    assert len(panels) == 5
+    x = y = keras.Input((4, 6))
+    for _ in range(2):
+        y = keras.layers.MultiHeadAttention(2, 3)(y, y)
+    titles = [ax.get_title() for ax in plotting.weight_profile(keras.Model(x, y)).axes]
+    assert titles.count("query/kernel: 6 × 6") == 2
+    assert len(titles) == 8

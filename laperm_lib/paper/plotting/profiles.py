@@ -6,6 +6,7 @@ References:
 """
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -55,22 +56,27 @@ def vector_profile(matrix: np.ndarray, *, ax: Axes | None = None) -> Axes:
     return _draw(np.sort(vectors, axis=1), "rank", ax or new_axes())
 
 
-def weight_profile(model_or_layer: keras.Layer, *, as_stored: bool = False) -> Figure:
+def weight_profile(
+    model_or_layer: keras.Layer, *, as_stored: bool = False, exclude: str | Iterable[str] = ()
+) -> Figure:
     """Draw the weight profile of a layer, or of every layer of a model in a grid.
 
     Each panel shows the weight vectors of one kernel as `vector_profile` does. Where the lines lie
-    on each other, the layer has similar weight profiles (SoWP).
+    on each other, the layer has similar weight profiles (SoWP). Frozen kernels are drawn too;
+    variables of layers that `laperm_lib.weight_vectors` does not know are not.
 
     Args:
         model_or_layer: a built Keras model or layer.
         as_stored: also draw, to the left of each panel, the weights in the order in which they are
             stored. Default: the sorted view alone.
+        exclude: regular expressions; kernels whose path contains one are left out. Default: none.
 
     Returns:
         The figure, a grid of up to four panels a row, or with `as_stored` a row per kernel.
 
     Raises:
         ValueError: if there is no kernel, or the model is not built.
+        UnknownLayerError: if there is no kernel and variables of unknown layers.
         NonFiniteWeightError: if a weight is NaN or infinite; the message names the kernel.
 
     Examples:
@@ -78,10 +84,9 @@ def weight_profile(model_or_layer: keras.Layer, *, as_stored: bool = False) -> F
         >>> [ax.get_title() for ax in weight_profile(model).axes]
         ['d/kernel: 3 × 4']
     """
-    found = weight_vectors.of(model_or_layer)
-    if not found:
-        raise ValueError(f"'{model_or_layer.name}' has no trainable kernel to draw.")
-    matrices = {vectors.path: finite(vectors.matrix(), f"'{vectors.path}'") for vectors in found}
+    found = weight_vectors.kernels(model_or_layer, exclude, frozen=True).values()
+    # A list: the layers inside several attention layers have the same names.
+    matrices = [(vectors.path, finite(vectors.matrix(), f"'{vectors.path}'")) for vectors in found]
 
     columns = 2 if as_stored else min(_GRID_COLUMNS, len(found))
     rows = len(found) if as_stored else math.ceil(len(found) / columns)
@@ -89,7 +94,7 @@ def weight_profile(model_or_layer: keras.Layer, *, as_stored: bool = False) -> F
     how: Any = {"figsize": size, "sharey": "row" if as_stored else "none", "layout": "constrained"}
     figure, grid = plt.subplots(rows, columns, squeeze=False, **how)
     panels = iter(grid.flat)
-    for path, matrix in matrices.items():
+    for path, matrix in matrices:
         title = f"{path}: {len(matrix)} × {matrix.shape[1]}"
         if as_stored:
             _draw(matrix, "place", next(panels)).set_title(f"{title}, as stored", fontsize="medium")
