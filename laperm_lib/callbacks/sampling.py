@@ -22,7 +22,7 @@ from keras import ops
 from laperm_lib import batch_statistics
 from laperm_lib._arguments import check_integer
 from laperm_lib._backend import reattach
-from laperm_lib.optimizers.laperm import LaPerm, laperms_of
+from laperm_lib.optimizers.laperm import LaPerm, laperms_of, synchronise_all
 from laperm_lib.optimizers.permuting import nested, optimizer_of, steps_taken
 
 Weights: TypeAlias = list[np.ndarray]
@@ -389,9 +389,7 @@ def _put(model: keras.Model, weights: Sequence[np.ndarray], laperms: Iterable[La
     if [array.shape for array in weights] != shapes:
         raise ValueError(f"The weights do not have the shapes of those of '{model.name}'.")
     _assign(model, weights)
-    for laperm in laperms:
-        if laperm.built:  # MultiOptimizer builds only those that have variables
-            laperm.synchronise()
+    synchronise_all(laperms)
 
 
 def _assign(model: keras.Model, weights: Sequence[np.ndarray]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from laperm_lib.optimizers.laperm import laperms_of
+from laperm_lib.optimizers.laperm import laperms_of, synchronise_all
 
 
 class SynchroniseAtEpochEnd(keras.callbacks.Callback):
@@ -61,6 +61,4 @@ class SynchroniseAtEpochEnd(keras.callbacks.Callback):
 
     def _synchronise(self) -> None:
         # Asking for `self.model` also brings its variables up to date, with JAX.
-        for laperm in laperms_of(self.model, self.optimizer):
-            if laperm.built:  # MultiOptimizer builds only those that have variables
-                laperm.synchronise()
+        synchronise_all(laperms_of(self.model, self.optimizer))

@@ -26,7 +26,6 @@ from laperm_lib import _backend as backend
 from laperm_lib.optimizers.permuting import (
     MOST_STEPS,
     PermutingOptimizer,
-    check_initial,
     nested,
     optimizer_of,
     refuse_loss_scaling,
@@ -150,8 +149,7 @@ class LaPerm(PermutingOptimizer):
         if self._is_captured:
             self.synchronise()
         else:  # by no step, or by none that could raise for what is not finite
-            for entry in self._permuted:
-                check_initial(entry.variable, ops.convert_to_numpy(entry.variable))
+            self._check_initial()
 
     def synchronise(self) -> None:
         """Synchronise now, outside of a training step; the sync period runs on undisturbed.
@@ -302,6 +300,13 @@ def laperms_of(model: keras.Model, optimizer: Any = None) -> list[LaPerm]:
             f"is {getattr(outer, 'name', 'none')}. If it has others, pass optimizer=."
         )
     return found
+
+
+def synchronise_all(laperms: Iterable[LaPerm]) -> None:
+    """Synchronise those that are built: `MultiOptimizer` builds only those with variables."""
+    for laperm in laperms:
+        if laperm.built:
+            laperm.synchronise()
 
 
 def _checked_inner_optimizer(given: Any) -> keras.optimizers.Optimizer:

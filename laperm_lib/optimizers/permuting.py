@@ -280,9 +280,9 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
         starts, weights = list(arrays[: len(captured)]), arrays[len(captured) :]
         captured, stuck = captured.copy(), [False] * len(captured)
         for number, (entry, values) in enumerate(zip(self._permuted, weights, strict=True)):
-            matrix = to_matrix(values, entry.neuron_axes)
             if captured[number]:
                 continue
+            matrix = to_matrix(values, entry.neuron_axes)
             if backend.host_callbacks_can_raise():
                 check_initial(entry.variable, matrix)
             elif not np.isfinite(matrix).all():
@@ -333,6 +333,11 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
     def _is_captured(self) -> bool:
         """Whether all initial values are known; asked outside of a training step."""
         return self.built and bool(ops.convert_to_numpy(self._captured).all())
+
+    def _check_initial(self) -> None:
+        """Refuse weights that are not finite, where they are the initial ones."""
+        for entry in self._permuted:
+            check_initial(entry.variable, ops.convert_to_numpy(entry.variable))
 
     def _require_captured(self) -> None:
         if not self._is_captured:

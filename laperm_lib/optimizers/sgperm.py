@@ -26,7 +26,6 @@ from laperm_lib.cycles.step import CycleSearch, PermutedVariable, check_finite, 
 from laperm_lib.optimizers.permuting import (
     MOST_STEPS,
     PermutingOptimizer,
-    check_initial,
     refuse_loss_scaling,
 )
 from laperm_lib.permutation import matrix_shape
@@ -182,8 +181,7 @@ class SGPerm(PermutingOptimizer):
         if not self.built or not backend.have_values([*var_list, *self.variables]):
             return
         if not self._is_captured:
-            for entry in self._permuted:
-                check_initial(entry.variable, ops.convert_to_numpy(entry.variable))
+            self._check_initial()
         wishes = [ops.convert_to_numpy(entry.recommendation) for entry in self._permuted]
         check_finite(self._permuted, wishes)
         steps = int(ops.convert_to_numpy(self._iterations))

@@ -76,6 +76,11 @@ class Task:
         object.__setattr__(self, "seed", check_seed(self.seed))
         check_name("experiment", self.experiment, PUBLISHED)
 
+    @classmethod
+    def of(cls, record: Record) -> "Task":
+        """The training that a record tells of."""
+        return cls(record.experiment, record.settings, record.seed)
+
     @property
     def name(self) -> str:
         """The name of its folder."""
@@ -245,7 +250,7 @@ def states(
     """
     found: dict[str, State] = {}
     for record in shipped_records(shipped) if shipped is not None else ():
-        task = Task(record.experiment, record.settings, record.seed)
+        task = Task.of(record)
         # The record beside a shipped network, f1-seed0.json, comes before f1.json.
         found.setdefault(task.name, State(task, 0, record))
     for task in tasks_in(root):
@@ -289,10 +294,7 @@ def add_records(
         ((['conv7-seed0-7b5760fc'], []), ([], ['conv7-seed0-7b5760fc']))
     """
     destination = Path(destination)
-    known = {
-        Task(record.experiment, record.settings, record.seed).name
-        for record in shipped_records(destination)
-    }
+    known = {Task.of(record).name for record in shipped_records(destination)}
     added: dict[str, Record] = {}
     skipped = []
     for path in map(Path, paths):
@@ -314,7 +316,7 @@ def add_records(
 def _checked(record: Record, path: Path) -> Task:
     """The task of a record; a LaPermError if the record is wrong, or the network in its folder."""
     try:
-        task = Task(record.experiment, record.settings, record.seed)
+        task = Task.of(record)
     except ValueError as error:
         raise LaPermError(f"{path}: {error}") from None
     measured = [record.final, record.final_reestimated, record.final_held_out]
