@@ -330,12 +330,10 @@ def _checked(record: Record, path: Path) -> Task:
     is_permutation = record.is_permutation
     if permuted and path.is_dir():
         initial, _ = record.settings.network.build(record.seed)
-        pairs = zip(
-            weight_vectors.of(initial, permuted),
-            weight_vectors.of(read_network(path, record), permuted),
-            strict=True,
+        is_permutation &= permutation.are_permutations(
+            weight_vectors.matrices(initial, permuted),
+            weight_vectors.matrices(read_network(path, record), permuted),
         )
-        is_permutation &= all(permutation.is_permutation(a.matrix(), b.matrix()) for a, b in pairs)
     if permuted and not is_permutation:
         raise LaPermError(f"{path}: the network is not a permutation of its initial weights.")
     return task

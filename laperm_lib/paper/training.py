@@ -170,8 +170,7 @@ def run(
     statistics = images.for_statistics(_STATISTICS_IMAGES)
 
     model, report = settings.network.build(seed)
-    initial = weight_vectors.of(model, settings.method.permuted)
-    initial_values = [vectors.matrix() for vectors in initial]
+    initial = weight_vectors.matrices(model, settings.method.permuted)
     settings.method.prepare(model)
     averages = settings.method.callbacks(statistics[:2])  # for each of many averages
     # Dropout has seeds of its own; this seeds whatever else Keras may draw.
@@ -221,7 +220,6 @@ def run(
     with batch_statistics.reestimated(model, statistics) as layers:
         reestimated = accuracy(model, images.x_test, images.y_test) if layers else None
     last = images.evaluate(model, epochs * steps_per_epoch, since_sync=0)
-    pairs = zip(initial_values, initial, strict=True)
     record = Record(
         experiment=experiment,
         settings=settings,
@@ -231,8 +229,9 @@ def run(
         final=last.accuracy,
         final_reestimated=reestimated,
         final_held_out=last.held_out,
-        is_permutation=bool(initial)
-        and all(permutation.is_permutation(values, now.matrix()) for values, now in pairs),
+        is_permutation=permutation.are_permutations(
+            initial, weight_vectors.matrices(model, settings.method.permuted)
+        ),
         data_fingerprint=images.fingerprint,
         seconds=round(progress.seconds(), 2),
         environment=progress.environment,

@@ -26,7 +26,7 @@ from laperm_lib.paper.evaluation import accuracy, images_for
 from laperm_lib.paper.networks import SmallConvNetwork
 from laperm_lib.paper.records import Evaluation, Record, save, to_json
 from laperm_lib.paper.settings import Data, Schedule, Settings
-from laperm_lib.permutation import is_permutation
+from laperm_lib.permutation import are_permutations
 
 _log = logging.getLogger(__name__)
 
@@ -91,7 +91,8 @@ def run(
         seed=seed,
         **asdict(settings.method),
     )
-    initial, deviations = _matrices(model), search.standard_deviations(model)
+    initial = weight_vectors.matrices(model, weight_vectors.KINDS)
+    deviations = search.standard_deviations(model)
     evaluations = [Evaluation(0, 0, accuracy(model, images.x_test, images.y_test))]
     measured: dict[str, list[Any]] = {"loss": [None], "changed": [0], "candidates": [0]}
     measured["seconds"] = [0.0]
@@ -123,7 +124,8 @@ def run(
             measured[name].append(getattr(cycle, name))
         right = accuracy(model, images.x_test, images.y_test)
         evaluations.append(Evaluation(cycle.number, 0, right))
-        was_permutation &= all(map(is_permutation, initial, _matrices(model)))
+        now = weight_vectors.matrices(model, weight_vectors.KINDS)
+        was_permutation &= are_permutations(initial, now)
         progress.update(cycle.number, [("loss", cycle.loss), ("accuracy", right)])
         _log.info("%s, cycle %d: test accuracy %.4f", experiment, cycle.number, right)
         if kept is not None:
@@ -172,7 +174,3 @@ def accuracy_after(record: Record, cycles: int) -> float:
         if evaluation.step == cycles:
             return evaluation.accuracy
     raise ValueError(f"There is no network after {cycles} cycles.")
-
-
-def _matrices(model: keras.Model) -> list[Any]:
-    return [vectors.matrix() for vectors in weight_vectors.of(model, weight_vectors.KINDS)]
