@@ -29,7 +29,8 @@ from laperm_lib.optimizers.permuting import nested, steps_taken
 
 _log = logging.getLogger(__name__)
 
-_NOTES, _NAMES = "notes.json", "names.json"
+_FORMAT = 2
+_HEADER, _HEADER_1 = "checkpoint.json", "notes.json"  # the latter in format 1
 _KEPT = 2
 _MODEL = "model/"
 
@@ -46,6 +47,12 @@ class Checkpoint:
 class Checkpoints:
     """The checkpoints of one training, in a folder of its own, which the first one makes.
 
+    Args:
+        folder: where they are.
+        about: what the training is, as JSON can hold it: its settings and seed, say, and a hash of
+            its data. It is saved with each checkpoint, and those of another training are refused.
+            Default: None; they are not compared.
+
     Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -55,8 +62,12 @@ class Checkpoints:
         (20, [1.0, 1.0, 1.0], {'accuracy': 0.5})
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | os.PathLike[str], about: Any = None) -> None:
+        self.folder, self.about = Path(folder), about
+
+    def path(self, step: int) -> Path:
+        """The file of the checkpoint after so many steps."""
+        return self.folder / f"checkpoint-{step:09d}.npz"
 
     def save(self, step: int, arrays: Mapping[str, np.ndarray], notes: Any = None) -> None:
         """Write a checkpoint, then delete all but it and the one before it.
@@ -65,21 +76,29 @@ class Checkpoints:
         cannot be written, as on a full disk; the earlier ones stay. A ValueError for an array of
         Python objects, a TypeError for notes that JSON cannot hold.
         """
+        new = self.path(step)
         # An archive that has lost an entry is not noticed by its checksums, hence the names.
-        texts = {_NOTES: _text(notes), _NAMES: _text(sorted(arrays))}
-        new = self.folder / f"checkpoint-{step:09d}.npz"
+        header = {"format": _FORMAT, "step": int(step), "names": sorted(arrays)}
+        text = json.dumps(header | {"about": self.about, "notes": notes}).encode()
         with files.replaced(new) as file:
-            np.savez(file, allow_pickle=False, **texts, **arrays)
+            np.savez(file, allow_pickle=False, **{_HEADER: np.frombuffer(text, np.uint8)}, **arrays)
         up_to_new = [path for path in self._paths() if path <= new]
         self._delete_all_but(up_to_new[-_KEPT:])
 
     def latest(self) -> Checkpoint | None:
-        """The latest checkpoint that can be read, or None; a damaged one is logged and skipped."""
+        """The latest checkpoint that can be read, or None; a damaged one is logged and skipped.
+
+        A WeightFileError for one that is not damaged but does not belong here: of another training,
+        of another format, or renamed.
+        """
         for path in reversed(self._paths()):
             try:
-                return _read(path)
+                header, arrays = _read(path)
             except WeightFileError as error:
                 _log.warning("%s The checkpoint before it is used, if there is one.", error)
+                continue
+            self._check(path, header)
+            return Checkpoint(header["step"], arrays, header["notes"])
         return None
 
     def steps(self) -> list[int]:
@@ -90,34 +109,55 @@ class Checkpoints:
         """Delete all of them: the training is finished."""
         self._delete_all_but([])
 
+    def _check(self, path: Path, header: dict[str, Any]) -> None:
+        """Refuse a checkpoint from which this training would not resume as what it is."""
+        if header["format"] != _FORMAT:
+            raise WeightFileError(
+                f"{path} has format {header['format']}, but this laperm_lib reads {_FORMAT}: "
+                "resume with the version that wrote it, or delete it."
+            )
+        if header["step"] != _step(path):
+            raise WeightFileError(f"{path} has been renamed: it is of step {header['step']}.")
+        said, wanted = header["about"], json.loads(json.dumps(self.about))
+        if wanted is not None and said != wanted:
+            both = isinstance(said, dict) and isinstance(wanted, dict)
+            names = sorted(said.keys() | wanted) if both else []
+            differing = [name for name in names if said.get(name) != wanted.get(name)]
+            raise WeightFileError(
+                f"{path} is from another training, which differs in "
+                f"{', '.join(differing) or 'about'}: delete it, or take another folder."
+            )
+
     def _delete_all_but(self, kept: Sequence[Path]) -> None:
         """Delete the other files, and what killed processes have left."""
-        parts = files.parts_of(self.folder, "checkpoint-*")
-        for path in {*self._paths(), *parts}.difference(kept):
+        files.delete_parts(self.folder, "checkpoint-*")
+        for path in set(self._paths()).difference(kept):
             path.unlink(missing_ok=True)
 
     def _paths(self) -> list[Path]:
         """The files, the latest step last."""
-        return sorted(self.folder.glob("checkpoint-?????????.npz"))
+        return sorted(self.folder.glob(f"checkpoint-{'[0-9]' * 9}.npz"))
 
 
 def _step(path: Path) -> int:
     return int(path.stem.removeprefix("checkpoint-"))
 
 
-def _read(path: Path) -> Checkpoint:
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The header of a file, whatever its format, and the arrays."""
     arrays = files.read_arrays(path)
+    if _HEADER_1 in arrays and _HEADER not in arrays:
+        return {"format": 1}, arrays
     try:
-        notes, names = (json.loads(arrays.pop(name).tobytes()) for name in (_NOTES, _NAMES))
-    except (KeyError, ValueError):
+        header = json.loads(arrays.pop(_HEADER).tobytes())
+        is_whole = header["format"] != _FORMAT or (
+            header["names"] == sorted(arrays) and header.keys() >= {"step", "about", "notes"}
+        )
+    except (KeyError, ValueError, TypeError, RecursionError):
         raise WeightFileError(f"{path} is not a checkpoint.") from None
-    if sorted(arrays) != names:
+    if not is_whole:
         raise WeightFileError(f"{path} is damaged: it does not hold all that was written.")
-    return Checkpoint(_step(path), arrays, notes)
-
-
-def _text(content: Any) -> np.ndarray:
-    return np.frombuffer(json.dumps(content).encode(), np.uint8)
+    return header, arrays
 
 
 # -- the state of a training -----------------------------------------------------------------------

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from laperm_lib import LaPerm
+from laperm_lib import LaPerm, checkpoints
 from laperm_lib.batches import Batches
 from laperm_lib.checkpoints import Checkpoint, Checkpoints, SaveCheckpoints, restore, state_of
 from laperm_lib.errors import WeightFileError
@@ -135,6 +135,43 @@ def test_a_damaged_one_is_skipped_and_named(damage, message, tmp_path, caplog):
     # The training that resumes from step 5 does not count it as the one before.
     checkpoints.save(6, {"w": np.zeros(1)})
     assert [path.name[-6:-4] for path in sorted(tmp_path.iterdir())] == ["05", "06"]
+
+
+def test_one_of_another_training_is_refused(tmp_path):
+    about = {"seed": 0, "data": "ab", "settings": {"sizes": (3, 4)}}
+    Checkpoints(tmp_path, about).save(np.int64(5), {"w": np.zeros(2)})
+    for same in (about, None):
+        assert Checkpoints(tmp_path, same).latest().step == 5
+    for other, what in [
+        (about | {"seed": 1}, "seed"),
+        (about | {"data": "cd", "settings": {"sizes": [3, 5]}}, "data, settings"),
+        ({"seed": 0, "more": 1}, "data, more, settings"),
+        ("text", "about"),
+    ]:
+        refused = f"000000005.npz is from another training, which differs in {what}: delete it"
+        with pytest.raises(WeightFileError, match=refused):
+            Checkpoints(tmp_path, other).latest()
+    Checkpoints(tmp_path).save(6, {})
+    with pytest.raises(WeightFileError, match=r"006\.npz is from another .* in about"):
+        Checkpoints(tmp_path, about).latest()
+
+
+def test_one_that_was_renamed_or_has_another_format_is_refused(tmp_path, monkeypatch):
+    made = Checkpoints(tmp_path)
+    file, other = made.path(5), made.path(40)
+    made.save(5, {"w": np.zeros(2)})
+    file.rename(other)
+    with pytest.raises(WeightFileError, match=f"{other} has been renamed: it is of step 5"):
+        made.latest()
+    made.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "_FORMAT", 3)
+        made.save(5, {"w": np.zeros(2)})
+    with pytest.raises(WeightFileError, match=f"{file} has format 3, .* reads 2: resume with"):
+        made.latest()
+    np.savez(file, **{"notes.json": np.zeros(2)})
+    with pytest.raises(WeightFileError, match=f"{file} has format 1"):
+        made.latest()
 
 
 def test_training_continues_on_a_full_disk(data, tmp_path, monkeypatch, caplog):

@@ -1,13 +1,16 @@
 """Run folders: trained once, resumed where they were interrupted, kill -9 included."""
 
+import errno
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import keras
@@ -17,9 +20,9 @@ from short_runs import SHORT, TASK, made
 
 from laperm_lib import files
 from laperm_lib.errors import BusyError, LaPermError, WeightFileError
-from laperm_lib.paper import records, runs
+from laperm_lib.paper import benchmark, records, runs
 from laperm_lib.paper.locks import locked
-from laperm_lib.paper.runs import RunFolder, Task, add_records, states, tasks_in
+from laperm_lib.paper.runs import RunFolder, State, Task, add_records, states, tasks_in
 from laperm_lib.paper.settings import PUBLISHED
 
 
@@ -80,7 +83,7 @@ def test_two_processes_do_not_train_the_same_run(tmp_path):
         folder.run()
 
 
-def test_a_folder_of_another_training_is_refused(tmp_path):
+def test_a_folder_of_another_training_is_refused(tmp_path, caplog):
     folder = begun(tmp_path)
     file = folder.path / "configuration.json"
     content = json.loads(file.read_text())
@@ -95,9 +98,33 @@ def test_a_folder_of_another_training_is_refused(tmp_path):
         (json.dumps({**content, "experiment": "f3"}), "Unknown experiment 'f3'"),
     ):
         file.write_text(text)
-        for read in (lambda: RunFolder(tmp_path, TASK), lambda: tasks_in(tmp_path)):
-            with pytest.raises(LaPermError, match=why):
-                read()
+        with pytest.raises(LaPermError, match=why):
+            RunFolder(tmp_path, TASK)
+        caplog.clear()
+        assert tasks_in(tmp_path) == []
+        assert f"{folder.path} is skipped" in caplog.text
+        assert why in caplog.text
+
+
+def test_folders_that_cannot_be_read_are_skipped_with_a_warning(run_folder, tmp_path, caplog):
+    good = begun(tmp_path, step=7)
+    other = begun(tmp_path, replace(TASK, seed=4))
+    shutil.copy(run_folder.path / "record.json", other.path)
+    half = begun(tmp_path, replace(TASK, seed=5))
+    (half.path / "record.json").write_text("[")
+    (tmp_path / "folder" / "configuration.json").mkdir(parents=True)
+    (tmp_path / "no_run").mkdir()
+    assert states(tmp_path) == [State(good.task, 7, None)]
+    for path, why in [
+        (other.path, "is the record of another training"),
+        (half.path, "does not hold records"),
+        (tmp_path / "folder", "cannot be read"),
+    ]:
+        assert re.search(f"{path} is skipped: .*{why}", caplog.text)
+    assert "no_run" not in caplog.text
+    # Nor are they trained over, or taken for finished.
+    report = benchmark.run_missing([other.task, half.task], tmp_path)
+    assert list(report.failed) == [other.task.name, half.task.name]
 
 
 @pytest.mark.parametrize("experiment", PUBLISHED)
@@ -135,6 +162,64 @@ def test_a_folder_is_made_when_training_begins_and_skipped_once_renamed(tmp_path
     folder.path.rename(tmp_path / "kept")
     assert tasks_in(tmp_path) == []
     assert f"it was named {TASK.name}" in caplog.text
+
+
+def test_what_a_killed_process_leaves_is_deleted_by_the_next_to_get_the_lock(run_folder, tmp_path):
+    folder = RunFolder(tmp_path, TASK)
+    shutil.copytree(run_folder.path, folder.path)
+    finished = set(folder.path.iterdir())
+    folder.checkpoints.save(48, {})
+    (folder.path / ".network.npz.0123456789abcdef.part").write_bytes(b"half")
+    left = set(folder.path.iterdir())
+    with locked(folder.path / "lock"), pytest.raises(BusyError):
+        folder.run()
+    assert set(folder.path.iterdir()) == left > finished  # it may be at work on them
+    folder.run()
+    assert set(folder.path.iterdir()) == finished
+
+
+@pytest.fixture
+def full(run_folder, tmp_path, monkeypatch):
+    """A run with two checkpoints of 50 kB that ends, with a network of 31 kB, on a full disk."""
+
+    def end(size):
+        def measured(descriptor):
+            if sum(path.stat().st_size for path in folder.path.iterdir()) > size:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+        folder = begun(tmp_path)
+        for step in (1, 2):
+            folder.checkpoints.save(step, {"w": np.zeros(12_500, "float32")})
+        monkeypatch.setattr(os, "fsync", measured)
+        monkeypatch.setattr(runs, "run", lambda *_, **__: runs.read(run_folder.path))
+        return folder
+
+    return end
+
+
+@pytest.mark.parametrize(("size", "deleted"), [(150_000, 0), (110_000, 1), (60_000, 2)])
+def test_a_network_on_a_full_disk_takes_the_space_of_checkpoints(full, size, deleted, caplog):
+    folder = full(size)
+    folder.run()
+    assert caplog.text.count("is deleted to make room") == deleted
+    assert caplog.text.count("network.npz'") == deleted
+    assert folder.network().count_params()
+    assert not folder.checkpoints.steps()
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt()])
+def test_a_network_that_cannot_be_written_leaves_the_latest_checkpoint(full, monkeypatch, error):
+    folder = full(1_000_000)
+    latest = folder.checkpoints.path(2).read_bytes()
+
+    def fail(*_):
+        raise error if not folder.checkpoints.steps() else OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(runs, "write", fail)
+    with pytest.raises(type(error)):
+        folder.run()
+    assert folder.checkpoints.path(2).read_bytes() == latest
+    assert not folder.is_finished
 
 
 def test_the_network_of_a_run_that_cannot_be_recorded_is_not_lost(
@@ -190,6 +275,16 @@ def test_records_made_elsewhere_are_added_once(run_folder, tmp_path):
     before = {p.name: p.read_bytes() for p in (tmp_path / "pretrained").iterdir()}
     assert add_records(given, tmp_path / "pretrained") == ([], [*names, TASK.name])
     assert before == {p.name: p.read_bytes() for p in (tmp_path / "pretrained").iterdir()}
+
+
+def test_imports_at_the_same_time_add_a_record_once(tmp_path):
+    records.save([made("f1", seed) for seed in range(4)], tmp_path / "more.json")
+    with ThreadPoolExecutor(8) as threads:
+        found = list(
+            threads.map(lambda _: add_records([tmp_path / "more.json"], tmp_path / "new"), range(8))
+        )
+    assert sorted(len(added) for added, _ in found) == [0] * 7 + [4]
+    assert len(records.load(tmp_path / "new" / "f1.json")) == 4
 
 
 @pytest.mark.parametrize(
