@@ -49,9 +49,9 @@ class Checkpoints:
 
     Args:
         folder: where they are.
-        about: what the training is, as JSON can hold it: its settings and seed, say, and a hash of
-            its data. It is saved with each checkpoint, and those of another training are refused.
-            Default: None; they are not compared.
+        about: what the training is, by name, as JSON can hold it: its settings, its seed and a hash
+            of its data, say. It is saved with each checkpoint, and one saved with another value of
+            these is refused. Default: nothing; then none is.
 
     Examples:
         >>> import tempfile
@@ -62,8 +62,8 @@ class Checkpoints:
         (20, [1.0, 1.0, 1.0], {'accuracy': 0.5})
     """
 
-    def __init__(self, folder: str | os.PathLike[str], about: Any = None) -> None:
-        self.folder, self.about = Path(folder), about
+    def __init__(self, folder: str | os.PathLike[str], about: dict[str, Any] | None = None) -> None:
+        self.folder, self.about = Path(folder), dict(about or {})
 
     def path(self, step: int) -> Path:
         """The file of the checkpoint after so many steps."""
@@ -76,14 +76,12 @@ class Checkpoints:
         cannot be written, as on a full disk; the earlier ones stay. A ValueError for an array of
         Python objects, a TypeError for notes that JSON cannot hold.
         """
-        new = self.path(step)
         # An archive that has lost an entry is not noticed by its checksums, hence the names.
         header = {"format": _FORMAT, "step": int(step), "names": sorted(arrays)}
         text = json.dumps(header | {"about": self.about, "notes": notes}).encode()
-        with files.replaced(new) as file:
+        with files.replaced(self.path(step)) as file:
             np.savez(file, allow_pickle=False, **{_HEADER: np.frombuffer(text, np.uint8)}, **arrays)
-        up_to_new = [path for path in self._paths() if path <= new]
-        self._delete_all_but(up_to_new[-_KEPT:])
+        self._delete_all_but([each for each in self.steps() if each <= step][-_KEPT:])
 
     def latest(self) -> Checkpoint | None:
         """The latest checkpoint that can be read, or None; a damaged one is logged and skipped.
@@ -91,56 +89,43 @@ class Checkpoints:
         A WeightFileError for one that is not damaged but does not belong here: of another training,
         of another format, or renamed.
         """
-        for path in reversed(self._paths()):
+        for step in reversed(self.steps()):
             try:
-                header, arrays = _read(path)
+                header, arrays = _read(self.path(step))
             except WeightFileError as error:
                 _log.warning("%s The checkpoint before it is used, if there is one.", error)
                 continue
-            self._check(path, header)
-            return Checkpoint(header["step"], arrays, header["notes"])
+            self._check(step, header)
+            return Checkpoint(step, arrays, header["notes"])
         return None
 
     def steps(self) -> list[int]:
         """The steps of all checkpoints, damaged or not, the latest last."""
-        return [_step(path) for path in self._paths()]
+        names = self.folder.glob(f"checkpoint-{'[0-9]' * 9}.npz")
+        return sorted(int(path.stem.removeprefix("checkpoint-")) for path in names)
 
     def clear(self) -> None:
         """Delete all of them: the training is finished."""
         self._delete_all_but([])
 
-    def _check(self, path: Path, header: dict[str, Any]) -> None:
+    def _check(self, step: int, header: dict[str, Any]) -> None:
         """Refuse a checkpoint from which this training would not resume as what it is."""
+        about = json.loads(json.dumps(self.about))  # tuples are lists there
         if header["format"] != _FORMAT:
-            raise WeightFileError(
-                f"{path} has format {header['format']}, but this laperm_lib reads {_FORMAT}: "
-                "resume with the version that wrote it, or delete it."
-            )
-        if header["step"] != _step(path):
-            raise WeightFileError(f"{path} has been renamed: it is of step {header['step']}.")
-        said, wanted = header["about"], json.loads(json.dumps(self.about))
-        if wanted is not None and said != wanted:
-            both = isinstance(said, dict) and isinstance(wanted, dict)
-            names = sorted(said.keys() | wanted) if both else []
-            differing = [name for name in names if said.get(name) != wanted.get(name)]
-            raise WeightFileError(
-                f"{path} is from another training, which differs in "
-                f"{', '.join(differing) or 'about'}: delete it, or take another folder."
-            )
+            why = f"is of format {header['format']}, not {_FORMAT}: use the version that wrote it"
+        elif header["step"] != step:
+            why = f"has been renamed: it is of step {header['step']}; name it so"
+        elif differing := [name for name in about if header["about"].get(name) != about[name]]:
+            why = f"is from another training, with another {', '.join(differing)}: resume that one"
+        else:
+            return
+        raise WeightFileError(f"{self.path(step)} {why}, or delete it.")
 
-    def _delete_all_but(self, kept: Sequence[Path]) -> None:
-        """Delete the other files, and what killed processes have left."""
+    def _delete_all_but(self, kept: Sequence[int]) -> None:
+        """Delete the others, and what killed processes have left."""
         files.delete_parts(self.folder, "checkpoint-*")
-        for path in set(self._paths()).difference(kept):
-            path.unlink(missing_ok=True)
-
-    def _paths(self) -> list[Path]:
-        """The files, the latest step last."""
-        return sorted(self.folder.glob(f"checkpoint-{'[0-9]' * 9}.npz"))
-
-
-def _step(path: Path) -> int:
-    return int(path.stem.removeprefix("checkpoint-"))
+        for step in set(self.steps()).difference(kept):
+            self.path(step).unlink(missing_ok=True)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -29,9 +29,10 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     and the new one is deleted; only a killed process leaves its half, for `delete_parts`. Of a link
     the file that it leads to is replaced; a LaPermError if that is a folder, a device or a pipe.
     """
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise LaPermError(f"{path} is not a regular file and cannot be replaced: name another one.")
-    path = Path(os.path.realpath(path))
+    given, path = path, Path(os.path.realpath(path))
+    # Links that lead in a circle have no end: that one is a link still.
+    if path.is_symlink() or (os.path.exists(given) and not os.path.isfile(given)):
+        raise LaPermError(f"{given} is not a regular file, so it is not replaced: name another.")
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not by tempfile, whose files only their owner may read.
     part = path.with_name(f".{path.name}.{secrets.token_hex(8)}{_PART}")
@@ -50,16 +51,12 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     _sync_folder(path.parent)
 
 
-class _Tried(Exception):
-    """Nothing was wrong."""
-
-
 def check_replaceable(path: str | os.PathLike[str]) -> None:
     """Raise what `replaced` would raise, an OSError or a LaPermError; nothing is left behind."""
     new = [folder for folder in Path(os.path.realpath(path)).parents if not folder.exists()]
     try:
-        with suppress(_Tried), replaced(path):
-            raise _Tried
+        with suppress(EOFError), replaced(path):
+            raise EOFError  # so that it gives up, having opened the new file
     finally:
         for folder in new:
             with suppress(OSError):

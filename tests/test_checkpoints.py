@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import re
 
 import keras
 import numpy as np
@@ -140,20 +141,15 @@ def test_a_damaged_one_is_skipped_and_named(damage, message, tmp_path, caplog):
 def test_one_of_another_training_is_refused(tmp_path):
     about = {"seed": 0, "data": "ab", "settings": {"sizes": (3, 4)}}
     Checkpoints(tmp_path, about).save(np.int64(5), {"w": np.zeros(2)})
-    for same in (about, None):
+    for same in (about, {"seed": 0}, None):
         assert Checkpoints(tmp_path, same).latest().step == 5
     for other, what in [
-        (about | {"seed": 1}, "seed"),
+        ({"seed": 1}, "seed"),
         (about | {"data": "cd", "settings": {"sizes": [3, 5]}}, "data, settings"),
-        ({"seed": 0, "more": 1}, "data, more, settings"),
-        ("text", "about"),
+        ({"seed": 0, "more": 1}, "more"),
     ]:
-        refused = f"000000005.npz is from another training, which differs in {what}: delete it"
-        with pytest.raises(WeightFileError, match=refused):
+        with pytest.raises(WeightFileError, match=f"5.npz is from another .* another {what}: res"):
             Checkpoints(tmp_path, other).latest()
-    Checkpoints(tmp_path).save(6, {})
-    with pytest.raises(WeightFileError, match=r"006\.npz is from another .* in about"):
-        Checkpoints(tmp_path, about).latest()
 
 
 def test_one_that_was_renamed_or_has_another_format_is_refused(tmp_path, monkeypatch):
@@ -163,14 +159,13 @@ def test_one_that_was_renamed_or_has_another_format_is_refused(tmp_path, monkeyp
     file.rename(other)
     with pytest.raises(WeightFileError, match=f"{other} has been renamed: it is of step 5"):
         made.latest()
-    made.clear()
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "_FORMAT", 3)
-        made.save(5, {"w": np.zeros(2)})
-    with pytest.raises(WeightFileError, match=f"{file} has format 3, .* reads 2: resume with"):
+        made.save(40, {"w": np.zeros(2)})
+    with pytest.raises(WeightFileError, match=f"{other} is of format 3, not 2"):
         made.latest()
-    np.savez(file, **{"notes.json": np.zeros(2)})
-    with pytest.raises(WeightFileError, match=f"{file} has format 1"):
+    np.savez(other, **{"notes.json": np.zeros(2)})
+    with pytest.raises(WeightFileError, match=f"{other} is of format 1, not 2"):
         made.latest()
 
 
@@ -190,7 +185,7 @@ def test_training_continues_on_a_full_disk(data, tmp_path, monkeypatch, caplog):
     model = compiled()
     with caplog.at_level(logging.WARNING):
         train(model, data, callbacks=[SaveCheckpoints(checkpoints, every_seconds=0)])
-    assert "No space left" in caplog.text
+    assert re.search("No space left on device: .*checkpoint-", caplog.text)
     assert checkpoints.latest() is not None
     assert {path.suffix for path in tmp_path.iterdir()} == {".npz"}
     assert_state(model, uncut)

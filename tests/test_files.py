@@ -150,19 +150,15 @@ def test_a_link_is_followed_and_what_is_no_file_is_refused(tmp_path):
             file.write(content)
         assert link.is_symlink()
         assert target.read_bytes() == content
-    pipe, to_pipe = tmp_path / "pipe", tmp_path / "to_pipe"
+    pipe, to_pipe, circle = (tmp_path / name for name in ("pipe", "to_pipe", "circle"))
     os.mkfifo(pipe)
     to_pipe.symlink_to(pipe)
-    ends = os.openpty()
-    device = os.ttyname(ends[1])
-    for path in (pipe, to_pipe, tmp_path, device):
+    circle.symlink_to(circle)
+    device = os.ttyname(os.openpty()[1])
+    for path in (pipe, to_pipe, circle, tmp_path, device):
         with pytest.raises(LaPermError, match=f"{path} is not a regular file"):
-            files.check_replaceable(path)
-        with pytest.raises(LaPermError, match="not a regular file"):
             files.write_json(path, [])
     assert pipe.is_fifo()
-    for end in ends:
-        os.close(end)
 
 
 def test_whether_a_file_can_be_written_is_known_before_and_nothing_is_left(tmp_path):
@@ -171,8 +167,8 @@ def test_whether_a_file_can_be_written_is_known_before_and_nothing_is_left(tmp_p
     for possible in (path, tmp_path / "new" / "er" / "b.bin"):
         files.check_replaceable(possible)
     # The name of the half is longer than that of the file.
-    for impossible in (path / "b.bin", tmp_path / ("a" * 240), tmp_path / ("a" * 300) / "b.bin"):
-        with pytest.raises(OSError, match="a"):
+    for impossible in (tmp_path, path / "b.bin", tmp_path / ("b" * 240), tmp_path / ("b" * 300)):
+        with pytest.raises((OSError, LaPermError), match=str(tmp_path)):
             files.check_replaceable(impossible)
     assert list(tmp_path.iterdir()) == [path]
     assert path.read_bytes() == b"old"
