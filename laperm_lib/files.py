@@ -7,7 +7,7 @@ import secrets
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -26,9 +26,13 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """Open a new binary file that takes the place of `path` once it is complete and on the disk.
 
     Readers see the old file meanwhile. If anything fails, a full disk included, the old file stays
-    and the new one is deleted; only a killed process leaves its half, which `parts_of` finds.
+    and the new one is deleted; only a killed process leaves its half, for `delete_parts`. Of a link
+    the file that it leads to is replaced; a LaPermError if that is a folder, a device or a pipe.
     """
-    path = Path(path)
+    given, path = path, Path(os.path.realpath(path))
+    # Links that lead in a circle have no end: that one is a link still.
+    if path.is_symlink() or (os.path.exists(given) and not os.path.isfile(given)):
+        raise LaPermError(f"{given} is not a regular file, so it is not replaced: name another.")
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not by tempfile, whose files only their owner may read.
     part = path.with_name(f".{path.name}.{secrets.token_hex(8)}{_PART}")
@@ -38,10 +42,25 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)  # once it is closed: Windows moves no open file
-    except BaseException:
+    except BaseException as error:
         part.unlink(missing_ok=True)
+        # A full disk's error has no name, a folder's that cannot be written one nobody knows.
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(part)):
+            error.filename = str(path)
         raise
     _sync_folder(path.parent)
+
+
+def check_replaceable(path: str | os.PathLike[str]) -> None:
+    """Raise what `replaced` would raise, an OSError or a LaPermError; nothing is left behind."""
+    new = [folder for folder in Path(os.path.realpath(path)).parents if not folder.exists()]
+    try:
+        with suppress(EOFError), replaced(path):
+            raise EOFError  # so that it gives up, having opened the new file
+    finally:
+        for folder in new:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def _sync_folder(folder: Path) -> None:
@@ -56,9 +75,13 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def parts_of(folder: Path, name: str = "*") -> list[Path]:
-    """What killed processes have left of files (of that name, a pattern) to be `replaced`."""
-    return sorted(folder.glob(f".{name}.*{_PART}"))
+def delete_parts(folder: Path, name: str = "*") -> None:
+    """Delete what killed processes have left of files (of that name, a pattern) to be `replaced`.
+
+    Only where no other process can be writing such a file now.
+    """
+    for part in folder.glob(f".{name}.*{_PART}"):
+        part.unlink(missing_ok=True)
 
 
 def write_json(path: str | os.PathLike[str], content: Any, *, indent: int | None = 1) -> None:

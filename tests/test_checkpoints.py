@@ -3,12 +3,13 @@
 import io
 import logging
 import os
+import re
 
 import keras
 import numpy as np
 import pytest
 
-from laperm_lib import LaPerm
+from laperm_lib import LaPerm, checkpoints
 from laperm_lib.batches import Batches
 from laperm_lib.checkpoints import Checkpoint, Checkpoints, SaveCheckpoints, restore, state_of
 from laperm_lib.errors import WeightFileError
@@ -137,6 +138,37 @@ def test_a_damaged_one_is_skipped_and_named(damage, message, tmp_path, caplog):
     assert [path.name[-6:-4] for path in sorted(tmp_path.iterdir())] == ["05", "06"]
 
 
+def test_one_of_another_training_is_refused(tmp_path):
+    about = {"seed": 0, "data": "ab", "settings": {"sizes": (3, 4)}}
+    Checkpoints(tmp_path, about).save(np.int64(5), {"w": np.zeros(2)})
+    for same in (about, {"seed": 0}, None):
+        assert Checkpoints(tmp_path, same).latest().step == 5
+    for other, what in [
+        ({"seed": 1}, "seed"),
+        (about | {"data": "cd", "settings": {"sizes": [3, 5]}}, "data, settings"),
+        ({"seed": 0, "more": 1}, "more"),
+    ]:
+        with pytest.raises(WeightFileError, match=f"5.npz is from another .* another {what}: res"):
+            Checkpoints(tmp_path, other).latest()
+
+
+def test_one_that_was_renamed_or_has_another_format_is_refused(tmp_path, monkeypatch):
+    made = Checkpoints(tmp_path)
+    file, other = made.path(5), made.path(40)
+    made.save(5, {"w": np.zeros(2)})
+    file.rename(other)
+    with pytest.raises(WeightFileError, match=f"{other} has been renamed: it is of step 5"):
+        made.latest()
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "_FORMAT", 3)
+        made.save(40, {"w": np.zeros(2)})
+    with pytest.raises(WeightFileError, match=f"{other} is of format 3, not 2"):
+        made.latest()
+    np.savez(other, **{"notes.json": np.zeros(2)})
+    with pytest.raises(WeightFileError, match=f"{other} is of format 1, not 2"):
+        made.latest()
+
+
 def test_training_continues_on_a_full_disk(data, tmp_path, monkeypatch, caplog):
     uncut = train(compiled(), data)
     checkpoints = Checkpoints(tmp_path)
@@ -153,7 +185,7 @@ def test_training_continues_on_a_full_disk(data, tmp_path, monkeypatch, caplog):
     model = compiled()
     with caplog.at_level(logging.WARNING):
         train(model, data, callbacks=[SaveCheckpoints(checkpoints, every_seconds=0)])
-    assert "No space left" in caplog.text
+    assert re.search("No space left on device: .*checkpoint-", caplog.text)
     assert checkpoints.latest() is not None
     assert {path.suffix for path in tmp_path.iterdir()} == {".npz"}
     assert_state(model, uncut)

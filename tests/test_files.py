@@ -125,7 +125,7 @@ def test_json_comes_back_as_it_was_written_and_other_files_are_refused(tmp_path)
             files.read_json(path, dict, holds="numbers")
 
 
-def test_what_a_killed_process_leaves_can_be_found(tmp_path):
+def test_what_a_killed_process_leaves_can_be_deleted(tmp_path):
     program = """
 import os, signal, sys
 from pathlib import Path
@@ -136,5 +136,39 @@ with files.replaced(Path(sys.argv[1], "a.bin")) as file:
 """
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False)
     (part,) = tmp_path.iterdir()
-    assert files.parts_of(tmp_path) == files.parts_of(tmp_path, "a.*") == [part]
-    assert files.parts_of(tmp_path, "b.*") == []
+    files.delete_parts(tmp_path, "b.*")
+    assert part.exists()
+    files.delete_parts(tmp_path, "a.*")
+    assert not part.exists()
+
+
+def test_a_link_is_followed_and_what_is_no_file_is_refused(tmp_path):
+    link, target = tmp_path / "link", tmp_path / "new" / "a.bin"
+    link.symlink_to(target)
+    for content in (b"first", b"second"):
+        with files.replaced(link) as file:
+            file.write(content)
+        assert link.is_symlink()
+        assert target.read_bytes() == content
+    pipe, to_pipe, circle = (tmp_path / name for name in ("pipe", "to_pipe", "circle"))
+    os.mkfifo(pipe)
+    to_pipe.symlink_to(pipe)
+    circle.symlink_to(circle)
+    device = os.ttyname(os.openpty()[1])
+    for path in (pipe, to_pipe, circle, tmp_path, device):
+        with pytest.raises(LaPermError, match=f"{path} is not a regular file"):
+            files.write_json(path, [])
+    assert pipe.is_fifo()
+
+
+def test_whether_a_file_can_be_written_is_known_before_and_nothing_is_left(tmp_path):
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    for possible in (path, tmp_path / "new" / "er" / "b.bin"):
+        files.check_replaceable(possible)
+    # The name of the half is longer than that of the file.
+    for impossible in (tmp_path, path / "b.bin", tmp_path / ("b" * 240), tmp_path / ("b" * 300)):
+        with pytest.raises((OSError, LaPermError), match=str(tmp_path)):
+            files.check_replaceable(impossible)
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == b"old"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from laperm_lib import _backend
+from laperm_lib import _backend, files
 from laperm_lib.errors import LaPermError, WeightFileError
 from laperm_lib.paper import benchmark, manifest, queue, records, runs, table, verification
 from laperm_lib.paper.pretrained import is_path
@@ -379,9 +379,11 @@ def _known_folder(text: str) -> Path:
 def _new_file(text: str) -> Path:
     """A file that can be written: known before a training rather than after it."""
     path = Path(text)
-    if path.is_dir():
-        raise argparse.ArgumentTypeError(f"a file, but {text} is a folder")
-    _folder(str(path.absolute().parent))
+    try:
+        _folder(str(path.absolute().parent))
+        files.check_replaceable(path)
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"a file that can be written, but {error}") from None
     return path
 
 

@@ -93,9 +93,13 @@ def find(name: str, folder: str | os.PathLike[str] | None = None) -> Entry:
 
 
 def add(entry: Entry, folder: str | os.PathLike[str]) -> None:
-    """Write an entry into the manifest of a folder, in the place of one of that name."""
+    """Write an entry into the manifest of a folder, in the place of one of that name.
+
+    Others that are writing it are waited for, a minute at most; then it is a BusyError.
+    """
     path = _path(folder, new=True)
-    with locked(path.with_name(".manifest.lock")):
+    with locked(path.with_name(".manifest.lock"), wait=60):
+        files.delete_parts(path.parent, path.name)
         others = [each for each in read(folder) if each.name != entry.name] if path.exists() else []
         entries = sorted([*others, entry], key=_rank)
         values = {"format": _FORMAT, "networks": [asdict(each) for each in entries]}

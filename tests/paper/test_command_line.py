@@ -92,7 +92,7 @@ def test_what_cannot_be_run_leaves_nothing(command, tmp_path, words, why):
         (["sweep", "conv3"], "invalid choice: 'conv3'"),
         (["run", "f1", "--seeds", "x"], "an integer of at least 1, not 'x'"),
         (["run", "f1", "--seeds", "0"], "an integer of at least 1, not '0'"),
-        (["run", "f1", "--output", "FOLDER"], "a file, but"),
+        (["run", "f1", "--output", "FOLDER"], "is not a regular file"),
         (["run", "f1", "--output", "FILE/records.json"], "is none"),
         (["run", "f1", "--runs", "FILE"], "a folder, but"),
         (["list", "--runs", "FILE/runs"], "a folder, but"),

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -69,6 +70,15 @@ def test_what_is_added_to_the_checkout_goes_into_the_package(monkeypatch, tmp_pa
     assert manifest.read() == (ENTRY,)
     assert json.loads(packaged.read_text())["format"] == 2
     assert not (tmp_path / "pretrained").exists()
+
+
+def test_additions_at_the_same_time_all_survive(tmp_path):
+    (tmp_path / ".manifest.json.0123456789abcdef.part").write_text("a killed process's half")
+    entries = [replace(ENTRY, name=f"f1-seed{seed}") for seed in range(40)]
+    with ThreadPoolExecutor(40) as threads:
+        list(threads.map(lambda entry: manifest.add(entry, tmp_path), entries))
+    assert manifest.read(tmp_path) == tuple(entries)
+    assert not list(tmp_path.glob(".*.part"))
 
 
 def test_a_file_is_the_one_that_the_manifest_lists(tmp_path):

@@ -74,7 +74,7 @@ def run(
         candidates and seconds for each cycle, and the number of parameters.
 
     Raises:
-        ValueError: if the folder holds the state of another search.
+        WeightFileError: if the folder holds the state of another search.
 
     Examples:
         >>> settings = SETTINGS["mnist_exchange"].replace(dataset="digits", batch_size=200)
@@ -97,12 +97,10 @@ def run(
     measured: dict[str, list[Any]] = {"loss": [None], "changed": [0], "candidates": [0]}
     measured["seconds"] = [0.0]
     was_permutation = True
-    kept = None if folder is None else Checkpoints(folder)
-    latest = None if kept is None else kept.latest()
     about = {"settings": to_json(settings), "seed": seed, "data": images.fingerprint}
+    kept = None if folder is None else Checkpoints(folder, about)
+    latest = None if kept is None else kept.latest()
     if latest is not None:
-        if latest.notes["about"] != about:
-            raise ValueError(f"{folder} holds the state of another search.")
         model.set_weights([latest.arrays[name] for name in sorted(latest.arrays)])
         evaluations = [Evaluation(**each) for each in latest.notes["evaluations"]]
         measured = latest.notes["measured"]
@@ -130,7 +128,7 @@ def run(
         _log.info("%s, cycle %d: test accuracy %.4f", experiment, cycle.number, right)
         if kept is not None:
             arrays = {f"{number:04d}": value for number, value in enumerate(model.get_weights())}
-            notes: dict[str, Any] = {"about": about, "measured": measured}
+            notes: dict[str, Any] = {"measured": measured}
             notes["evaluations"] = [asdict(each) for each in evaluations]
             notes["was_permutation"] = was_permutation
             kept.save(cycle.number, arrays, notes)
