@@ -7,12 +7,13 @@ References:
 import itertools
 import logging
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from laperm_lib._arguments import check_name
-from laperm_lib.errors import BusyError
+from laperm_lib.errors import BusyError, LaPermError
 from laperm_lib.paper._extras import extra
 from laperm_lib.paper.records import Record
 from laperm_lib.paper.runs import RunFolder, State, Task, states
@@ -255,11 +256,66 @@ def missing(planned: Iterable[Task], found: Iterable[State]) -> list[State]:
 
 @dataclass(frozen=True)
 class Report:
-    """What `run_missing` has done: records, what is still left, and what failed, by name."""
+    """What became of trainings: records, what is left, and what failed, and why, by name.
+
+    Left is what was stopped, or another process is training.
+    """
 
     finished: tuple[Record, ...]
     left: tuple[State, ...]
     failed: dict[str, str]
+
+
+def report(
+    planned: Iterable[Task], root: str | os.PathLike[str], failed: Mapping[str, str]
+) -> Report:
+    """How far these trainings are, whichever process has done them."""
+    finished, left, failed = [], [], dict(failed)
+    for task in planned:
+        if task.name in failed:
+            continue
+        try:
+            folder = RunFolder(root, task)
+            if folder.is_finished:
+                finished.append(folder.record())
+            else:
+                left.append(State(task, max(folder.checkpoints.steps(), default=0), None))
+        except LaPermError as error:
+            failed[task.name] = str(error)
+    return Report(tuple(finished), tuple(left), failed)
+
+
+def run_each(
+    planned: Iterable[Task], root: str | os.PathLike[str], *, stop: StopCheck = never, **how: Any
+) -> Report:
+    """Train one after the other; what fails, or is trained elsewhere, does not stop the others.
+
+    Args:
+        planned: the trainings.
+        root: where all run folders are.
+        stop: asked after steps and between trainings; when it says yes, this ends.
+        **how: as for `RunFolder.run`.
+    """
+    planned, failed = tuple(planned), {}
+    for task in planned:
+        if stop():
+            break
+        try:
+            RunFolder(root, task).run(stop=stop, **how)
+        except Stopped:
+            break
+        except BusyError as error:
+            _log.info("%s", error)
+        except Exception as error:  # backends have errors of their own, for too little memory say
+            failed[task.name] = _why(error)
+    return report(planned, root, failed)
+
+
+def _why(error: Exception) -> str:
+    """The message of an error, without the pages that TensorFlow puts around it."""
+    inner = re.search(r"(?:laperm_lib\.errors\.\w+: )?(\S.*)\s+\[\[\{\{node", str(error))
+    known = isinstance(error, (ValueError, OSError, ImportError))
+    return inner[1] if inner else str(error) if known else f"{type(error).__name__}: {error}"
 
 
 def run_missing(
@@ -267,7 +323,6 @@ def run_missing(
     root: str | os.PathLike[str],
     *,
     shipped: str | os.PathLike[str] | None = None,
-    stop: StopCheck = never,
     **how: Any,
 ) -> Report:
     """Train what is missing of a plan, cheapest first, and resume what was interrupted.
@@ -276,8 +331,7 @@ def run_missing(
         planned: the trainings.
         root: where all run folders are.
         shipped: a folder with records of runs that need not be done again. Default: none.
-        stop: asked after steps and between trainings; when it says yes, this ends.
-        **how: as for `RunFolder.run`.
+        **how: as for `run_each`.
 
     Examples:
         >>> import tempfile
@@ -287,23 +341,10 @@ def run_missing(
         >>> len(report.finished), report.left, report.failed
         (2, (), {})
     """
-    finished: list[Record] = []
-    failed: dict[str, str] = {}
-    for state in missing(planned, states(root, shipped)):
-        if stop():
-            break
-        name = state.task.name
-        _log.info("%s: about %.2f h on 2 cores", name, seconds(state.task.settings) / 3600)
-        try:
-            finished.append(RunFolder(root, state.task).run(stop=stop, **how))
-        except Stopped:
-            break
-        except BusyError as error:
-            _log.info("%s", error)
-        except Exception as error:  # backends have errors of their own, for too little memory say
-            _log.error("%s: %s", name, error)
-            failed[name] = str(error)
-    return Report(tuple(finished), tuple(missing(planned, states(root, shipped))), failed)
+    left = missing(planned, states(root, shipped))
+    hours = sum(map(seconds_left, left)) / 3600
+    _log.info("%d trainings are missing, about %.2f h on 2 cores", len(left), hours)
+    return run_each([state.task for state in left], root, **how)
 
 
 def overview(planned: Iterable[Task], found: Iterable[State]) -> pd.DataFrame:

@@ -5,7 +5,7 @@ import logging
 import re
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,11 @@ from laperm_lib import _backend, files
 from laperm_lib.errors import LaPermError, WeightFileError
 from laperm_lib.paper import benchmark, manifest, queue, records, runs, table, verification
 from laperm_lib.paper.pretrained import is_path
-from laperm_lib.paper.records import Record, summarise
-from laperm_lib.paper.runs import RunFolder, Task
+from laperm_lib.paper.records import summarise
+from laperm_lib.paper.runs import Task
 from laperm_lib.paper.settings import PROFILES, PUBLISHED
 from laperm_lib.paper.studies import shared_value
-from laperm_lib.paper.training import Stop, Stopped
+from laperm_lib.paper.training import Stop
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,54 +52,38 @@ def _run(options: argparse.Namespace) -> int:
         "stop": stop,
         "verbose": 1,
     }
-    found: list[Record] = []
     with stop.on_signals():
-        if options.all:
-            return _run_all(options, stop, how)
-        tasks = _tasks(options)
-        try:
-            for task in tasks:
-                found.append(RunFolder(options.runs, task).run(**how))
-                _save(options, found)
-        except Stopped:
-            return _stopped(stop, len(tasks) - len(found))
-    return _report(options, found, {})
-
-
-def _run_all(options: argparse.Namespace, stop: Stop, how: dict[str, Any]) -> int:
-    if options.seed is not None:
-        raise ValueError("--seed is for one experiment; --all takes seeds 0, 1, ..., --seeds many.")
-    planned = benchmark.plan(
-        options.profile or "paper",
-        seeds=options.seeds,
-        evaluate_after=options.evaluate_after,
-        **_values(options),
-    )
-    done = benchmark.run_missing(planned, options.runs, shipped=_shipped(options), **how)
-    _save(options, done.finished)
-    status = _report(options, done.finished, done.failed)
-    return max(_stopped(stop, len(done.left)), status) if stop() and done.left else status
-
-
-def _stopped(stop: Stop, left: int) -> int:
-    _say(f"Stopped. Runs left: {left}; the same command resumes them.")
-    return 0 if stop.signal is None else 128 + stop.signal
+        if not options.all:
+            done = benchmark.run_each(_tasks(options), options.runs, **how)
+            return _report(options, stop, done)
+        if options.seed is not None:
+            raise ValueError(
+                "--seed is for one experiment; --all takes seeds 0, ..., --seeds many."
+            )
+        planned = benchmark.plan(
+            options.profile or "paper",
+            seeds=options.seeds,
+            evaluate_after=options.evaluate_after,
+            **_values(options),
+        )
+        done = benchmark.run_missing(planned, options.runs, shipped=_shipped(options), **how)
+        return _report(options, stop, done)
 
 
 def _sweep(options: argparse.Namespace) -> int:
     """Train all combinations of seeds and values on Dask's workers."""
-    found = queue.sweep(
-        _tasks(options),
-        options.runs,
-        scheduler=options.scheduler,
-        workers=options.workers,
-        data_dir=options.data_dir,
-        every_seconds=options.checkpoint_every,
-    )
-    finished = [result for result in found.values() if not isinstance(result, str)]
-    failed = {name: error for name, error in found.items() if isinstance(error, str)}
-    _save(options, finished)
-    return _report(options, finished, failed)
+    stop = Stop()
+    with stop.on_signals():
+        done = queue.sweep(
+            _tasks(options),
+            options.runs,
+            scheduler=options.scheduler,
+            workers=options.workers,
+            data_dir=options.data_dir,
+            every_seconds=options.checkpoint_every,
+            stop=stop,
+        )
+    return _report(options, stop, done)
 
 
 def _search(options: argparse.Namespace) -> int:
@@ -231,20 +215,25 @@ def _shipped(options: argparse.Namespace) -> Path | None:
         return None
 
 
-def _save(options: argparse.Namespace, found: Sequence[Record]) -> None:
-    if options.output and found:
-        records.save(found, options.output)
-
-
-def _report(options: argparse.Namespace, found: Sequence[Record], failed: Mapping[str, str]) -> int:
-    for _, row in table.by_settings(found).iterrows():
+def _report(options: argparse.Namespace, stop: Stop, done: benchmark.Report) -> int:
+    if options.output and done.finished:
+        records.save(done.finished, options.output)
+    for _, row in table.by_settings(done.finished).iterrows():
         _say(
             f"{row['experiment']} ({row['settings']}): final test accuracy {row['final']:.4f} "
             f"± {row['final_std']:.4f} over {row['seeds']} runs, in {options.runs}"
         )
-    for name, error in failed.items():
-        _complain(f"{name}: {error}")
-    return 1 if failed else 0
+    for error in dict.fromkeys(done.failed.values()):
+        names = [name for name, why in done.failed.items() if why == error]
+        _complain(f"{', '.join(names)}: {error}")
+    status = 1 if done.failed else 0
+    if done.left and stop():
+        _say(f"Stopped. Runs left: {len(done.left)}; the same command resumes them.")
+        return status if stop.signal is None else 128 + stop.signal
+    if done.left:
+        names = [state.task.name for state in done.left]
+        _say(f"Being trained by another process, and not waited for: {', '.join(names)}.")
+    return status
 
 
 def _say(text: str) -> None:

@@ -1,5 +1,7 @@
 """The paper's table and sweeps as tasks, their cost, and what is missing of them."""
 
+import shutil
+
 import keras
 import pytest
 from short_runs import SHORT, TASK, made
@@ -12,6 +14,7 @@ from laperm_lib.paper.benchmark import (
     missing,
     overview,
     plan,
+    run_each,
     run_missing,
     steps,
     variant,
@@ -204,7 +207,22 @@ def test_a_run_that_fails_or_is_another_process_s_does_not_stop_the_others(tmp_p
     assert [record.seed for record in report.finished] == [1]
     assert list(report.failed) == [no_data.name]
     assert "mnist.npz" in report.failed[no_data.name]
-    assert set(tasks(report.left)) == {no_data, TASKS[0]}
+    assert tasks(report.left) == [TASKS[0]]
+
+
+def test_a_run_that_another_process_finishes_meanwhile_counts(run_folder, tmp_path):
+    asked = []
+
+    def stop():
+        asked.append(None)
+        if len(asked) == 2:  # before the second training: the first was found busy
+            shutil.copytree(run_folder.path, tmp_path / TASK.name, dirs_exist_ok=True)
+        return len(asked) == 2
+
+    with RunFolder(tmp_path, TASK).lock():
+        report = run_each([TASK, LONGER], tmp_path, stop=stop)
+    assert report.finished == (run_folder.record(),)
+    assert (tasks(report.left), report.failed) == ([LONGER], {})
 
 
 def test_the_overview_has_what_is_wanted_and_what_is_there():

@@ -4,6 +4,7 @@ import argparse
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -148,6 +149,14 @@ def test_all_says_what_has_failed(command, tmp_path, monkeypatch):
     assert "laperm_lib: f1-seed0: There is no" in err
 
 
+def test_a_run_that_diverges_is_a_sentence_and_does_not_stop_the_others(command):
+    status, out, err = command("run", "f1", "--seeds", "2", "--set", "learning_rate=1e30,0.001")
+    assert status == 1
+    assert "over 2 runs" in out
+    assert re.fullmatch(r"laperm_lib: f1-seed0-\w+, f1-seed1-\w+: \S.*(NaN|infinit).*\n", err)
+    assert "Error" not in err
+
+
 def test_list_has_all_experiments_and_what_is_done(command):
     command("run", "f1")
     status, out, _ = command("list", "--profile", "paper")
@@ -266,6 +275,7 @@ def process(*words, **environment):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
 
 
@@ -284,13 +294,13 @@ def test_jax_without_tensorflow(tmp_path):
     assert "jax" in record.environment
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_with_a_checkpoint(tmp_path, number):
-    words = ("run", "f1", "--runs", str(tmp_path), "--set", "epochs=20000")
+@pytest.mark.parametrize(("name", "number"), [("run", signal.SIGINT), ("sweep", signal.SIGTERM)])
+def test_a_signal_stops_with_a_checkpoint(tmp_path, name, number):
+    words = (name, "f1", "--runs", str(tmp_path), "--set", "epochs=20000")
     with process(*words, "--checkpoint-every", "0.2") as run:
         while not list(tmp_path.glob("*/checkpoint-*.npz")) and run.poll() is None:
             time.sleep(0.05)
-        run.send_signal(number)
+        os.killpg(run.pid, number)  # as a terminal or `timeout` does it: to a sweep's workers too
         out, err = run.communicate(timeout=60)
     assert run.returncode == 128 + number
     assert "Stopped. Runs left: 1" in out
