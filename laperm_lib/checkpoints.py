@@ -109,7 +109,7 @@ def _read(path: Path) -> Checkpoint:
     arrays = files.read_arrays(path)
     try:
         notes, names = (json.loads(arrays.pop(name).tobytes()) for name in (_NOTES, _NAMES))
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, RecursionError):
         raise WeightFileError(f"{path} is not a checkpoint.") from None
     if sorted(arrays) != names:
         raise WeightFileError(f"{path} is damaged: it does not hold all that was written.")

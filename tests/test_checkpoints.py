@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import zipfile
 
 import keras
 import numpy as np
@@ -114,12 +115,20 @@ def foreign(content):
     return changed.getvalue()
 
 
+def with_deep_notes(content):
+    arrays = dict(np.load(io.BytesIO(content)))
+    arrays["notes.json"] = np.frombuffer(b"[" * 100_000, np.uint8)
+    np.savez(changed := io.BytesIO(), **arrays)
+    return changed.getvalue()
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda content: content[:-100], "is damaged"),
         (without_an_array, "does not hold all that was written"),
         (foreign, "is not a checkpoint"),
+        (with_deep_notes, "is not a checkpoint"),
     ],
 )
 def test_a_damaged_one_is_skipped_and_named(damage, message, tmp_path, caplog):
@@ -135,6 +144,39 @@ def test_a_damaged_one_is_skipped_and_named(damage, message, tmp_path, caplog):
     # The training that resumes from step 5 does not count it as the one before.
     checkpoints.save(6, {"w": np.zeros(1)})
     assert [path.name[-6:-4] for path in sorted(tmp_path.iterdir())] == ["05", "06"]
+
+
+def test_whatever_has_happened_to_the_latest_the_one_before_is_used(tmp_path, monkeypatch, caplog):
+    checkpoints = Checkpoints(tmp_path)
+    for step in (5, 10):
+        checkpoints.save(step, {"w": np.full(9, float(step))}, notes=[step])
+    path = tmp_path / "checkpoint-000000010.npz"
+    whole = path.read_bytes()
+    damaged = [whole[:size] for size in range(0, len(whole), 29)]
+    for place in range(0, len(whole), 7):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << place % 8
+        damaged.append(flipped)
+    skipped = 0
+    for content in damaged:
+        path.write_bytes(content)
+        latest = checkpoints.latest()
+        # Dates and the like may be altered, values not.
+        assert latest.notes == [latest.step]
+        assert latest.arrays["w"].tolist() == [latest.step] * 9
+        skipped += latest.step == 5
+    assert len(caplog.records) == skipped > len(damaged) / 2
+    path.write_bytes(whole)
+    read, errors = zipfile.ZipFile.read, [MemoryError(), OSError(5, "Input/output error")]
+
+    def failing(archive, *arguments):
+        if archive.filename.endswith("10.npz"):
+            raise error
+        return read(archive, *arguments)
+
+    monkeypatch.setattr(zipfile.ZipFile, "read", failing)
+    for error in errors:
+        assert checkpoints.latest().step == 5
 
 
 def test_training_continues_on_a_full_disk(data, tmp_path, monkeypatch, caplog):

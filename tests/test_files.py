@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -110,6 +111,61 @@ def test_a_bare_array_and_pickled_objects_are_refused(tmp_path):
     for name in ("bare.npy", "objects.npz", "zip.npz", "missing.npz"):
         with pytest.raises(WeightFileError, match=name):
             files.read_arrays(tmp_path / name)
+
+
+def entry(shape="(3,)", descr="'<f8'", data=bytes(24), version=1):
+    """An array as an npz file holds it, with whatever header."""
+    header = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}}}\n".encode()
+    size = len(header).to_bytes(2 if version == 1 else 4, "little")
+    return b"\x93NUMPY" + bytes([version, 0]) + size + header + data
+
+
+def write_entry(path, content, compression=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("w.npy", content)
+    return path
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_every_version_of_numpys_format_is_read(version, tmp_path):
+    path = write_entry(tmp_path / "a.npz", entry(version=version))
+    assert files.read_arrays(path)["w"].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(entry(shape) for shape in (f"({2**37},)", f"({2**30},)", f"({2**20}, 2, {2**30})")),
+        *(entry(shape) for shape in ("(2,)", "(4,)", "(-3,)", "(-1, -3)", "3", "(3.0,)", "None")),
+        *(entry(shape) for shape in ("-" * 5000 + "3", "(" * 300, "[" * 300, "\0")),
+        *(entry(descr=descr) for descr in ("()", "((),)", "'O'", "'V'", "'(2f8'", "[3]", "{}")),
+        *(entry(f"({2**70}, 0)", data=b""), entry(version=9), entry()[:9], b""),
+    ],
+)
+def test_what_an_entry_says_of_itself_is_checked_before_it_is_allocated(content, tmp_path):
+    """Its checksum is right, as in a file that was made to deceive."""
+    path = write_entry(tmp_path / "a.npz", content)
+    tracemalloc.start()
+    try:
+        with pytest.raises(WeightFileError, match=r"a\.npz is damaged"):
+            files.read_arrays(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
+
+
+def test_files_that_claim_to_unpack_to_far_more_than_they_can_hold_are_refused(tmp_path):
+    path = write_entry(tmp_path / "a.npz", bytes(2**26), zipfile.ZIP_DEFLATED)
+    with pytest.raises(WeightFileError, match="claims to unpack to"):
+        files.read_arrays(path)
+    content = bytearray(write_entry(path, entry()).read_bytes())
+    size = content.index(b"PK\x01\x02") + 24
+    content[size : size + 4] = b"\xfe" * 4
+    path.write_bytes(content)
+    with pytest.raises(WeightFileError, match="claims to unpack to"):
+        files.read_arrays(path)
+    np.savez_compressed(path, mask=np.ones(10**6))
+    assert files.read_arrays(path)["mask"].all()
 
 
 def test_json_comes_back_as_it_was_written_and_other_files_are_refused(tmp_path):

@@ -87,6 +87,29 @@ def test_a_file_is_the_one_that_the_manifest_lists(tmp_path):
         manifest.locate(replace(ENTRY, size=path.stat().st_size), tmp_path)
 
 
+def test_a_link_out_of_the_folder_is_not_followed(tmp_path):
+    folder = tmp_path / "networks"
+    folder.mkdir()
+    (folder / "stored").write_bytes(CONTENT)
+    (tmp_path / "secret").write_bytes(CONTENT)
+    path = folder / ENTRY.file
+    for target in ("../secret", tmp_path / "secret"):
+        path.symlink_to(target)
+        with pytest.raises(
+            WeightFileError, match=r"f1-seed0\.safetensors is a link out of its folder"
+        ):
+            manifest.locate(ENTRY, folder)
+        path.unlink()
+    path.symlink_to("stored")
+    (tmp_path / "link").symlink_to(folder)
+    assert manifest.locate(ENTRY, tmp_path / "link") == tmp_path / "link" / ENTRY.file
+    path.unlink()
+    path.symlink_to(path)
+    for unreadable in (folder, "a\0b", "\ud800"):
+        with pytest.raises(WeightFileError, match="cannot be read"):
+            manifest.locate(ENTRY, unreadable)
+
+
 def test_a_file_that_is_not_at_its_address(monkeypatch, tmp_path):
     """One that is there is downloaded in test_packaging.py."""
     monkeypatch.setenv(manifest.PRETRAINED_DIR, tmp_path.as_uri() + "/")
@@ -104,6 +127,8 @@ def text(**changes):
         "", "{", "3", "[]", "{}", "\x00", '{"format": 2}', '{"format": 1, "networks": []}',
         '{"format": 2, "networks": [3]}', '{"format": 2, "networks": [{}]}', "[" * 100_000,
         text(more=1), text(file="../f1.safetensors"), text(file=3), text(sha256=None),
+        text(name="../f1"), text(name="f\0"), text(file="f\0"), text(experiment=["f1"]),
+        text(size="9"), text(permuted_weights=True), text(bits_per_weight="1"),
     ],
 )  # fmt: skip
 def test_damaged_manifests(damaged, tmp_path):

@@ -1,3 +1,5 @@
+import hashlib
+import logging
 import os
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 from laperm_lib.errors import WeightFileError
 from laperm_lib.paper import datasets, networks
 from laperm_lib.paper.evaluation import accuracy
-from laperm_lib.paper.published import load_published
+from laperm_lib.paper.published import _SHA256, load_published
 
 
 @pytest.fixture
@@ -38,11 +40,25 @@ def test_published_networks_have_their_published_accuracy(
     path = published(filename)
     dataset_name = networks.spec(name).dataset
     dataset = datasets.load(dataset_name, data_dir(f"{dataset_name}.npz"))
-    model = load_published(networks.build(name, seed=0), path)
+    model = load_published(networks.build(name, seed=0), path, known_only=True)
     _, x_test = networks.preprocess(name, dataset)
     # Of CIFAR-10's test set 34 images may be decoded from JPEG; one image on MNIST is 0.01 %.
     tolerance = 0.0005 if dataset_name == "cifar10" else 0.00005
     assert accuracy(model, x_test, dataset.y_test) == pytest.approx(expected, abs=tolerance)
+
+
+@pytest.mark.parametrize("filename", _SHA256)
+def test_the_authors_files_are_known(filename, published):
+    assert hashlib.sha256(published(filename).read_bytes()).hexdigest() == _SHA256[filename]
+
+
+def test_other_files_are_loaded_with_a_warning_or_refused(tmp_path, caplog):
+    path = write(tmp_path / "w.h5", contents())
+    assert_refused(path, "none of the authors' files", known_only=True)
+    with caplog.at_level(logging.WARNING):
+        load_published(network(), path)
+    assert [str(path) in message for message in caplog.messages] == [True]
+    assert "SHA-256" in caplog.text
 
 
 def bits(model):
@@ -189,12 +205,12 @@ def test_zero_bias_that_the_model_lacks(tmp_path):
         load_published(network(use_bias=False), path)
 
 
-def assert_refused(path, message):
+def assert_refused(path, message, **how):
     """Loading fails, names the file and leaves the model as it was."""
     model = network()
     before = bits(model)
     with pytest.raises(WeightFileError, match=message) as caught:
-        load_published(model, path)
+        load_published(model, path, **how)
     assert str(path) in str(caught.value)
     assert bits(model) == before
 
@@ -262,6 +278,74 @@ TWICE = [b"dense_7/kernel:0"] * 2
 def test_foreign_files_change_nothing(make, message, tmp_path):
     make(tmp_path / "w.h5", contents())
     assert_refused(tmp_path / "w.h5", message)
+
+
+BIAS = "dense_7/dense_7/bias:0"
+
+
+def instead(path, value):
+    """Another link in the place of one of the file."""
+
+    def change(file):
+        file.move(path, "old")
+        file[path] = value
+
+    return change
+
+
+def bias(file, **how):
+    """Another dataset of three numbers in the place of the bias, with nothing written into it."""
+    del file[BIAS]
+    return file.create_dataset(BIAS, (3,), "f4", **how)
+
+
+def virtual(file):
+    del file[BIAS]
+    layout = h5py.VirtualLayout((3,), "f4")
+    layout[:] = h5py.VirtualSource("/etc/passwd", "x", (3,))
+    file.create_virtual_dataset(BIAS, layout)
+
+
+def one_chunk_of_two(file):
+    bias(file, chunks=(2,))[:2] = 1
+
+
+LINKS = [h5py.ExternalLink("other.h5", "/"), h5py.SoftLink("/old"), h5py.SoftLink("/nowhere")]
+
+
+@pytest.mark.parametrize("link", LINKS)
+@pytest.mark.parametrize("place", ["dense_7", "dense_7/dense_7", BIAS, "model_weights"])
+def test_links_are_not_followed(link, place, tmp_path):
+    """Not though what they lead to could be loaded."""
+    group = "model_weights" if place == "model_weights" else ""
+    edited(instead(place, link), group=group)(tmp_path / "w.h5", contents())
+    write(tmp_path / "other.h5", contents())
+    assert_refused(tmp_path / "w.h5", f"'{place.removeprefix('dense_7/')}.* is a link")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda file: bias(file, external=[("/etc/passwd", 0, 12)]), "dense_7.*bias.*another file"),
+        (virtual, "dense_7.*bias.*another file"),
+        (one_chunk_of_two, "bias.*in chunks"),
+        (lambda file: bias(file, compression="gzip"), "bias.*compressed"),
+        (bias, "dense_7.*bias: it holds less than it says"),
+    ],
+)
+def test_values_that_are_not_in_the_file_are_not_made_up(change, message, tmp_path):
+    edited(change)(tmp_path / "w.h5", contents())
+    assert_refused(tmp_path / "w.h5", message)
+
+
+def test_the_shape_of_a_bias_that_the_model_lacks_is_checked_before_it_is_read(tmp_path):
+    def change(file):
+        del file[BIAS]
+        file.create_dataset(BIAS, (2**30,), "f4")
+
+    edited(change)(tmp_path / "w.h5", contents())
+    with pytest.raises(WeightFileError, match=r"bias: the shape is \(1073741824,\), the model's"):
+        load_published(network(use_bias=False), tmp_path / "w.h5")
 
 
 def test_truncated_files_change_nothing(tmp_path):
