@@ -102,7 +102,9 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     except FileNotFoundError:
         raise WeightFileError(f"{path}: there is no such file.") from None
     except Exception as error:  # zipfile, zlib and NumPy raise nearly every kind
-        raise WeightFileError(f"{path} is damaged, or no npz file: {error}") from None
+        raise WeightFileError(
+            f"{path} is damaged, or no npz file: {str(error) or error!r}"
+        ) from None
 
 
 def _array(content: bytes) -> np.ndarray:

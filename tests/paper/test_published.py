@@ -57,8 +57,7 @@ def test_other_files_are_loaded_with_a_warning_or_refused(tmp_path, caplog):
     assert_refused(path, "none of the authors' files", known_only=True)
     with caplog.at_level(logging.WARNING):
         load_published(network(), path)
-    assert [str(path) in message for message in caplog.messages] == [True]
-    assert "SHA-256" in caplog.text
+    assert f"{path}: it is none of the authors' files" in caplog.text
 
 
 def bits(model):
@@ -203,6 +202,10 @@ def test_zero_bias_that_the_model_lacks(tmp_path):
     write(path, layers)
     with pytest.raises(WeightFileError, match=r"dense_7.*bias.*not zero"):
         load_published(network(use_bias=False), path)
+    for shape in ((2**30,), (2**40,)):  # no such memory is asked for
+        instead(shape=shape)(tmp_path / "w.h5", contents())
+        with pytest.raises(WeightFileError, match=rf"bias: the shape is \({shape[0]},\)"):
+            load_published(network(use_bias=False), path)
 
 
 def assert_refused(path, message, **how):
@@ -254,6 +257,26 @@ def keras_3(path, layers):
 
 
 TWICE = [b"dense_7/kernel:0"] * 2
+BIAS = "dense_7/dense_7/bias:0"
+LINKS = [h5py.ExternalLink("/etc/other.h5", "/"), h5py.SoftLink("/old"), h5py.SoftLink("/none")]
+
+
+def instead(link=None, place=BIAS, group="", **dataset):
+    """As `options`, with a link, or a dataset that nothing is written into, in another's place."""
+
+    def change(file):
+        file.move(place, "old")
+        if link is None:
+            file.create_dataset(place, dataset.pop("shape", (3,)), "f4", **dataset)
+        else:
+            file[place] = link
+
+    return edited(change, group=group)
+
+
+def virtual(file):
+    del file[BIAS]
+    file.create_virtual_dataset(BIAS, h5py.VirtualLayout((3,), "f4"))
 
 
 @pytest.mark.parametrize(
@@ -273,79 +296,20 @@ TWICE = [b"dense_7/kernel:0"] * 2
         ),
         (keras_3, "layer_names.*tf.keras did not write it"),
         (edited(lambda file: file.attrs.update(layer_names=3)), "damaged or not an HDF5 file"),
+        *((instead(link), "'dense_7/bias:0' is a link") for link in LINKS),
+        *((instead(link, "dense_7/dense_7"), "'dense_7/kernel:0' is a link") for link in LINKS),
+        *((instead(link, "dense_7"), "'dense_7' is a link") for link in LINKS),
+        (instead(LINKS[1], "model_weights", "model_weights"), "'model_weights' is a link"),
+        (instead(external=[("/etc/passwd", 0, 12)]), "dense_7.*bias.*in another file"),
+        (edited(virtual), "dense_7.*bias.*in another file"),
+        (instead(chunks=(2,)), "dense_7.*bias.*in chunks"),
+        (instead(compression="gzip"), "dense_7.*bias.*compressed"),
+        (instead(), "'dense_7', bias: it holds less than it says"),
     ],
 )
 def test_foreign_files_change_nothing(make, message, tmp_path):
     make(tmp_path / "w.h5", contents())
     assert_refused(tmp_path / "w.h5", message)
-
-
-BIAS = "dense_7/dense_7/bias:0"
-
-
-def instead(path, value):
-    """Another link in the place of one of the file."""
-
-    def change(file):
-        file.move(path, "old")
-        file[path] = value
-
-    return change
-
-
-def bias(file, **how):
-    """Another dataset of three numbers in the place of the bias, with nothing written into it."""
-    del file[BIAS]
-    return file.create_dataset(BIAS, (3,), "f4", **how)
-
-
-def virtual(file):
-    del file[BIAS]
-    layout = h5py.VirtualLayout((3,), "f4")
-    layout[:] = h5py.VirtualSource("/etc/passwd", "x", (3,))
-    file.create_virtual_dataset(BIAS, layout)
-
-
-def one_chunk_of_two(file):
-    bias(file, chunks=(2,))[:2] = 1
-
-
-LINKS = [h5py.ExternalLink("other.h5", "/"), h5py.SoftLink("/old"), h5py.SoftLink("/nowhere")]
-
-
-@pytest.mark.parametrize("link", LINKS)
-@pytest.mark.parametrize("place", ["dense_7", "dense_7/dense_7", BIAS, "model_weights"])
-def test_links_are_not_followed(link, place, tmp_path):
-    """Not though what they lead to could be loaded."""
-    group = "model_weights" if place == "model_weights" else ""
-    edited(instead(place, link), group=group)(tmp_path / "w.h5", contents())
-    write(tmp_path / "other.h5", contents())
-    assert_refused(tmp_path / "w.h5", f"'{place.removeprefix('dense_7/')}.* is a link")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda file: bias(file, external=[("/etc/passwd", 0, 12)]), "dense_7.*bias.*another file"),
-        (virtual, "dense_7.*bias.*another file"),
-        (one_chunk_of_two, "bias.*in chunks"),
-        (lambda file: bias(file, compression="gzip"), "bias.*compressed"),
-        (bias, "dense_7.*bias: it holds less than it says"),
-    ],
-)
-def test_values_that_are_not_in_the_file_are_not_made_up(change, message, tmp_path):
-    edited(change)(tmp_path / "w.h5", contents())
-    assert_refused(tmp_path / "w.h5", message)
-
-
-def test_the_shape_of_a_bias_that_the_model_lacks_is_checked_before_it_is_read(tmp_path):
-    def change(file):
-        del file[BIAS]
-        file.create_dataset(BIAS, (2**30,), "f4")
-
-    edited(change)(tmp_path / "w.h5", contents())
-    with pytest.raises(WeightFileError, match=r"bias: the shape is \(1073741824,\), the model's"):
-        load_published(network(use_bias=False), tmp_path / "w.h5")
 
 
 def test_truncated_files_change_nothing(tmp_path):
