@@ -166,8 +166,9 @@ def load_pretrained(name_or_path: str | os.PathLike[str]) -> keras.Model:
         7840
     """
     path = locate(name_or_path)
+    stored = read(path)
     try:
-        return read(path).build()
+        return stored.build()
     except WeightFileError as error:
         raise WeightFileError(f"{path}: {error}") from None
 
@@ -215,7 +216,7 @@ def read(path: str | os.PathLike[str]) -> Stored:
         kinds, weights_sha256 = tuple(header["kinds"]), header["weights_sha256"]
     except WeightFileError:
         raise
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError) as error:
         raise WeightFileError(f"{path} is damaged: {error!r}") from None
     return Stored(network, seed, kinds, tensors.pop(_CODE).tobytes(), tensors, weights_sha256)
 

@@ -134,7 +134,7 @@ def _stored(file: h5py.File) -> dict[str, dict[str, h5py.Dataset]]:
 def _member(group: Any, path: str) -> Any:
     """What lies in a group under a path, or None; h5py would follow a link into another file."""
     for name in path.encode().split(b"/"):
-        if not isinstance(group, h5py.Group) or not group.id.links.exists(name):
+        if b"\0" in name or not isinstance(group, h5py.Group) or not group.id.links.exists(name):
             return None
         if group.id.links.get_info(name).type != h5py.h5l.TYPE_HARD:
             raise WeightFileError(f"'{path}' is a link, which tf.keras never writes.")
