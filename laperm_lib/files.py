@@ -2,10 +2,10 @@
 
 import io
 import json
+import math
 import os
 import secrets
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,7 +18,8 @@ from laperm_lib.errors import LaPermError, WeightFileError
 _Read = TypeVar("_Read")
 
 _PART = ".part"
-_BROKEN_ZIP = (zipfile.BadZipFile, zlib.error)
+_SMALL = 2**24  # bytes that any file may unpack to
+_PLAUSIBLE_RATIO = 100  # of unpacked to packed bytes: images and weights reach a tenth of it
 
 
 @contextmanager
@@ -107,19 +108,36 @@ def read_json(path: str | os.PathLike[str], parse: Callable[[Any], _Read], *, ho
 
 
 def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """The arrays of an npz file by name, checksums compared, nothing unpickled; or an error."""
-    arrays = {}
+    """The arrays of an npz file by name, checksums compared, nothing unpickled; or an error.
+
+    No more is allocated than a file of its size can plausibly hold.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                # Whole: NumPy reads as much as the header of the array asks for, and only at the
-                # end of an entry is its checksum compared.
-                entry = io.BytesIO(archive.read(name))
-                array = np.lib.format.read_array(entry, allow_pickle=False)
-                arrays[name.removesuffix(".npy")] = array
+            entries = archive.infolist()
+            unpacked = sum(entry.file_size for entry in entries)
+            if unpacked > _SMALL + _PLAUSIBLE_RATIO * os.path.getsize(path):
+                raise ValueError(f"it claims to unpack to {unpacked} bytes.")
+            # Whole entries: only at the end of one is its checksum compared.
+            return {
+                each.filename.removesuffix(".npy"): _array(archive.read(each)) for each in entries
+            }
     except FileNotFoundError:
         raise WeightFileError(f"{path}: there is no such file.") from None
-    # A RuntimeError where a bit says that an entry is encrypted, a NotImplementedError is one too.
-    except (OSError, ValueError, KeyError, EOFError, RuntimeError, *_BROKEN_ZIP) as error:
-        raise WeightFileError(f"{path} is damaged, or no npz file: {error}") from None
-    return arrays
+    except Exception as error:  # zipfile, zlib and NumPy raise nearly every kind
+        raise WeightFileError(
+            f"{path} is damaged, or no npz file: {str(error) or error!r}"
+        ) from None
+
+
+def _array(content: bytes) -> np.ndarray:
+    """The array of an entry; NumPy alone would allocate whatever its header asks for."""
+    file = io.BytesIO(content)
+    version = np.lib.format.read_magic(file)
+    # The header of version 3 has the layout of version 2.
+    is_first, npy = version == (1, 0), np.lib.format
+    shape, _, dtype = (npy.read_array_header_1_0 if is_first else npy.read_array_header_2_0)(file)
+    if math.prod(shape) * dtype.itemsize != len(content) - file.tell():
+        raise ValueError(f"an array of shape {shape} is not as large as its header says.")
+    file.seek(0)
+    return np.lib.format.read_array(file, allow_pickle=False)

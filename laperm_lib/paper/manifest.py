@@ -41,11 +41,13 @@ class Entry:
     bound_per_weight: float  # the binary logarithm of the number of arrangements, for each
 
     def __post_init__(self) -> None:
-        for text in (self.name, self.file, self.sha256, self.experiment):
-            if not isinstance(text, str):
-                raise ValueError(f"{text!r} is not text")
-        if Path(self.file).name != self.file:
-            raise ValueError(f"{self.file!r} is not a file beside the manifest")
+        for name, kind in Entry.__annotations__.items():
+            value = getattr(self, name)
+            if type(value) is not kind:
+                raise ValueError(f"{name} is {value!r}, which is no {kind.__name__}")
+        for text in (self.name, self.file):
+            if Path(text).name != text or "\0" in text:
+                raise ValueError(f"{text!r} is not a file beside the manifest")
 
 
 def default_folder() -> Path:
@@ -124,13 +126,18 @@ def locate(entry: Entry, folder: str | os.PathLike[str] | None = None) -> Path:
     else:
         path = Path(folder or default_folder(), entry.file)
     try:
-        if path.stat().st_size == entry.size:
+        size = path.stat().st_size
+        if not path.resolve().is_relative_to(path.parent.resolve()):
+            raise WeightFileError(f"{path} is a link out of its folder: put the file itself there.")
+        if size == entry.size:
             with path.open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() == entry.sha256:
                     return path
     except FileNotFoundError:
         raise WeightFileError(f"{path}: there is no such file.") from None
-    except OSError as error:
+    except WeightFileError:
+        raise
+    except (OSError, ValueError) as error:
         raise WeightFileError(f"{path} cannot be read: {error}") from None
     raise WeightFileError(f"{path} is damaged: it is not the file that the manifest lists.")
 
@@ -139,7 +146,7 @@ def _path(folder: str | os.PathLike[str] | None, new: bool = False) -> Path:
     """The manifest of a folder: its own, or the project's for the project's networks."""
     folder = folder or os.environ.get(PRETRAINED_DIR) or _CHECKOUT
     own = Path(folder, "manifest.json")
-    is_own = Path(folder).resolve() != _CHECKOUT and (new or own.exists())
+    is_own = (new or own.exists()) and Path(folder).resolve() != _CHECKOUT
     return own if is_own else _PACKAGED
 
 

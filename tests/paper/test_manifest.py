@@ -97,6 +97,23 @@ def test_a_file_is_the_one_that_the_manifest_lists(tmp_path):
         manifest.locate(replace(ENTRY, size=path.stat().st_size), tmp_path)
 
 
+def test_a_link_out_of_the_folder_is_not_followed(tmp_path):
+    (tmp_path / "outside").write_bytes(CONTENT)
+    folder, link = tmp_path / "networks", tmp_path / "link"
+    folder.mkdir()
+    (folder / "inside").write_bytes(CONTENT)
+    (folder / ENTRY.file).symlink_to("inside")
+    link.symlink_to(folder)
+    assert manifest.locate(ENTRY, link) == link / ENTRY.file
+    for target, why in [("../outside", "is a link out of its folder"), (ENTRY.file, "be read")]:
+        (folder / ENTRY.file).unlink()
+        (folder / ENTRY.file).symlink_to(target)
+        with pytest.raises(WeightFileError, match=rf"f1-seed0\.safetensors .*{why}"):
+            manifest.locate(ENTRY, link)
+    with pytest.raises(WeightFileError, match="cannot be read"):
+        manifest.locate(ENTRY, "a\0b")
+
+
 def test_a_file_that_is_not_at_its_address(monkeypatch, tmp_path):
     """One that is there is downloaded in test_packaging.py."""
     monkeypatch.setenv(manifest.PRETRAINED_DIR, tmp_path.as_uri() + "/")
@@ -114,6 +131,8 @@ def text(**changes):
         "", "{", "3", "[]", "{}", "\x00", '{"format": 2}', '{"format": 1, "networks": []}',
         '{"format": 2, "networks": [3]}', '{"format": 2, "networks": [{}]}', "[" * 100_000,
         text(more=1), text(file="../f1.safetensors"), text(file=3), text(sha256=None),
+        text(name="../f1"), text(name="f\0"), text(file="f\0"), text(experiment=["f1"]),
+        text(size="9"), text(permuted_weights=True), text(bits_per_weight="1"),
     ],
 )  # fmt: skip
 def test_damaged_manifests(damaged, tmp_path):
