@@ -1,17 +1,25 @@
 """What the book's pages tell a reader to type: the Python runs, the commands are understood."""
 
 import doctest
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import keras
+import nbformat
 import pytest
+import yaml
 
 from laperm_lib.paper import command_line, datasets
 
 BOOK = Path(__file__).resolve().parent.parent / "book"
-PAGES = [BOOK / "intro.md", *sorted((BOOK / "how_to").glob("*.md"))]
+# That for continuous integration has no Python; its commands are run below.
+CI = BOOK / "how_to" / "continuous_integration.md"
+PAGES = [BOOK / "intro.md", *sorted({*(BOOK / "how_to").glob("*.md")} - {CI})]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 OUTPUT = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 COMMAND = re.compile(r"^ *python -m laperm_lib +(.*)$", re.MULTILINE)
@@ -51,3 +59,37 @@ def test_the_commands_of_a_page_are_understood(page):
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
     for command in COMMAND.findall(text):
         command_line._parser().parse_args(shlex.split(command, comments=True))
+
+
+def test_the_workflow_runs_what_the_page_on_continuous_integration_says(repository):
+    blocks = [text for _, text in BLOCK.findall(CI.read_text(encoding="utf-8"))]
+    workflow = yaml.safe_load((repository / ".github" / "workflows" / "tests.yml").read_text())
+    steps = workflow["jobs"]["notebooks"]["steps"]
+    assert [step["run"] for step in steps if "run" in step] == blocks
+
+
+@pytest.mark.skipif(shutil.which("timeout") is None, reason="the page is for Linux")
+def test_its_commands_run_notebooks_where_nothing_can_be_written(repository, tmp_path):
+    """Neither HOME nor pytest's cache; a cell needs those before it."""
+    for name in ("conftest.py", "pyproject.toml"):
+        shutil.copy(repository / name, tmp_path)
+    sources = ["import os\na = 1", "assert not os.access(os.environ['HOME'], os.W_OK)", "print(a)"]
+    cells = [nbformat.v4.new_code_cell(source, id=f"cell{i}") for i, source in enumerate(sources)]
+    cells[-1].outputs = [nbformat.v4.new_output("stream", text="1\n")]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    (tmp_path / "notebooks").mkdir()
+    for name in ("a", "b"):
+        notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+        nbformat.write(notebook, tmp_path / "notebooks" / f"{name}.ipynb")
+    _, commands, _ = [text for _, text in BLOCK.findall(CI.read_text(encoding="utf-8"))]
+    environment = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "HOME": "/dev/null/nobody",
+        "PYTEST_ADDOPTS": "-o cache_dir=/dev/null/cache",
+    }
+    done = subprocess.run(
+        ["bash", "-e", "-c", commands], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"\n=+ 6 passed", done.stdout)
+    assert sorted(path.name for path in (tmp_path / "executed").iterdir()) == ["a.ipynb", "b.ipynb"]
