@@ -1,11 +1,14 @@
-"""Makes warnings errors in the project's own tests.
+"""What holds in the whole checkout, also for people who only validate the notebooks.
 
-Not by pytest's settings, which would hold for people who validate the notebooks too: there, a
-folder that cannot be written or another plugin is no reason to fail.
+Warnings are errors in the project's own tests. pytest's settings would make them errors for those
+people too: a folder that cannot be written, or another plugin, is no reason to fail.
 """
 
 import warnings
 
+# Kernels inherit the folder that it finds where HOME cannot be written. They need not look for one,
+# nor for fonts, which Matplotlib would mention among a cell's outputs.
+import matplotlib.font_manager  # noqa: F401
 import pytest
 
 STRICT = pytest.mark.filterwarnings(
