@@ -1,33 +1,22 @@
-"""Warnings are errors in the project's own tests."""
+"""Warnings are errors in the project's own tests, and not for those who validate notebooks."""
 
-import shutil
-import subprocess
-import sys
 import warnings
+from contextlib import closing
+from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 
-def test_here():
-    with pytest.raises(UserWarning, match="of a test"):
-        warnings.warn("of a test", stacklevel=1)
-
-
-@pytest.mark.filterwarnings("ignore:of a test")
-def test_unless_a_mark_says_otherwise():
-    warnings.warn("of a test", stacklevel=1)
-
-
-def test_in_doctests_and_in_what_is_imported_too(repository, tmp_path):
-    for name in ("conftest.py", "pyproject.toml"):
-        shutil.copy(repository / name, tmp_path)
-    warn = 'warnings.warn("{}", UserWarning)'
-    (tmp_path / "test_doctests.py").write_text(
-        f'"""\n>>> import warnings\n>>> {warn.format("of a doctest")}\n"""\n'
-    )
-    (tmp_path / "test_imported.py").write_text(f"import warnings\n{warn.format('of an import')}\n")
-    command = [sys.executable, "-m", "pytest", "--continue-on-collection-errors", "."]
-    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stdout
-    assert "1 failed, 1 error" in said
-    assert "UserWarning: of a doctest" in said
-    assert "UserWarning: of an import" in said
+@pytest.mark.filterwarnings("ignore:imported")
+def test_in_tests_in_doctests_and_in_what_is_imported_for_them(request, repository):
+    with pytest.raises(UserWarning, match="here"):
+        warnings.warn("here", stacklevel=1)
+    conftest = request.config.pluginmanager.getplugin(str(repository / "conftest.py"))
+    doctest, cell = Mock(path=Path("module.py")), Mock(path=Path("notebook.ipynb"))
+    conftest.pytest_collection_modifyitems([doctest, cell])
+    assert (doctest.add_marker.call_count, cell.add_marker.call_count) == (1, 0)
+    with closing(conftest.pytest_make_collect_report(doctest)) as importing:
+        next(importing)
+        with pytest.raises(UserWarning, match="imported"):
+            warnings.warn("imported", stacklevel=1)

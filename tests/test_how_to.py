@@ -61,39 +61,26 @@ def test_the_commands_of_a_page_are_understood(page):
         command_line._parser().parse_args(shlex.split(command, comments=True))
 
 
-def test_the_workflow_runs_what_the_page_on_continuous_integration_says(repository):
+@pytest.mark.skipif(sys.platform != "linux", reason="the commands are for Linux")
+def test_the_commands_for_continuous_integration_are_run(repository, tmp_path):
+    """By the workflow; and here, where neither HOME nor a cache can be written."""
     blocks = [text for _, text in BLOCK.findall(CI.read_text(encoding="utf-8"))]
     workflow = yaml.safe_load((repository / ".github" / "workflows" / "tests.yml").read_text())
     steps = workflow["jobs"]["notebooks"]["steps"]
     assert [step["run"] for step in steps if "run" in step] == blocks
-
-
-@pytest.mark.skipif(shutil.which("timeout") is None, reason="the page is for Linux")
-def test_its_commands_run_notebooks_where_nothing_can_be_written(repository, tmp_path):
-    """Neither HOME nor the cache of pytest. A cell needs those before it, and Matplotlib is silent."""
     for name in ("conftest.py", "pyproject.toml"):
         shutil.copy(repository / name, tmp_path)
-    sources = ["a = 1", "import matplotlib", "print(a)"]
-    cells = [nbformat.v4.new_code_cell(source, execution_count=1) for source in sources]
-    cells[-1].outputs = [nbformat.v4.new_output("stream", text="1\n")]
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = nbformat.v4.new_notebook()
+    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3"}
+    for text in ("a = 1", "import matplotlib", "print(a)"):  # it would speak of HOME
+        notebook.cells.append(nbformat.v4.new_code_cell(text, execution_count=1))
+    notebook.cells[-1].outputs = [nbformat.v4.new_output("stream", text="1\n")]
     (tmp_path / "notebooks").mkdir()
-    for name in ("a", "b"):
-        notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
-        nbformat.write(notebook, tmp_path / "notebooks" / f"{name}.ipynb")
-    _, commands, _ = [text for _, text in BLOCK.findall(CI.read_text(encoding="utf-8"))]
-    environment = {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "HOME": "/dev/null/nobody",
-        "PYTEST_ADDOPTS": "-o cache_dir=/dev/null/cache",
-    }
-    done = subprocess.run(
-        ["bash", "-e", "-c", commands],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+    nbformat.write(notebook, tmp_path / "notebooks" / "a.ipynb")
+    environment = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment |= {"HOME": "/dev/null/x", "PYTEST_ADDOPTS": "-o cache_dir=/dev/null/x"}
+    command = ["bash", "-e", "-c", blocks[1]]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"\n=+ 6 passed", done.stdout)
-    assert sorted(path.name for path in (tmp_path / "executed").iterdir()) == ["a.ipynb", "b.ipynb"]
+    assert " 3 passed" in done.stdout
+    assert (tmp_path / "executed" / "a.ipynb").exists()
