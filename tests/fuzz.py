@@ -54,20 +54,19 @@ class StartedToTrain(BaseException):
 @contextlib.contextmanager
 def bounded(seconds):
     """Raise TooSlow after some seconds and, on Linux, MemoryError beyond a gigabyte more."""
-    import resource  # not on Windows
-
-    late = mock.Mock(side_effect=TooSlow)
-    handler, limits = signal.signal(signal.SIGALRM, late), resource.getrlimit(resource.RLIMIT_AS)
+    handler = signal.signal(signal.SIGALRM, mock.Mock(side_effect=TooSlow))
     others = signal.alarm(seconds)  # pytest-timeout's
-    if sys.platform == "linux":
-        now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (now + 2**30, limits[1]))
-    try:
+    with contextlib.ExitStack() as after:
+        after.callback(signal.signal, signal.SIGALRM, handler)
+        after.callback(signal.alarm, others)
+        if sys.platform == "linux":
+            import resource
+
+            limits = resource.getrlimit(resource.RLIMIT_AS)
+            now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (now + 2**30, limits[1]))
+            after.callback(resource.setrlimit, resource.RLIMIT_AS, limits)
         yield
-    finally:
-        signal.alarm(others)
-        signal.signal(signal.SIGALRM, handler)
-        resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
 # -- damage: each kind says whether another content may be read then -------------------------------
@@ -197,7 +196,7 @@ def write(folder):
 
 
 def bits(model):
-    return [(weight.path, np.array(weight).tobytes()) for weight in model.weights]
+    return [(w.path, keras.ops.convert_to_numpy(w).tobytes()) for w in model.weights]
 
 
 def checkpoint(path):
