@@ -344,7 +344,7 @@ NONSENSE = {
     **dict.fromkeys(["--seeds", "--workers", "--trials"], COUNTS),
     **dict.fromkeys(["--runs", "--pretrained"], (*PATHS, "pipe", "file")),
     "--output": [*PATHS, "pipe", "folder"],
-    "--storage": [*PATHS, "pipe", "folder", "file", "cut.log"],
+    "--storage": [*PATHS, "pipe", "folder", "file"],
     "--seed": ["-1", "1.5", "x", "", 400 * "9", 5000 * "9"],
     "--profile": ["", "fast", "QUICK"],
     "--backend": ["", "theano"],
@@ -384,7 +384,6 @@ OF_FILES = {"verify", "publish", "import", "--storage", "--output", "--runs", "-
 
 def commands(seed, numbers, folder):
     write(folder / "whole")
-    storage = (folder / "whole/search/storage.log").read_text()
     places = {"LAPERM_RUNS_DIR": "runs", "LAPERM_PRETRAINED_DIR": "networks"}
     for number in numbers:
         words, statuses = nonsense(random.Random(f"{seed}/{number}"))
@@ -392,7 +391,6 @@ def commands(seed, numbers, folder):
         shutil.copytree(folder / "whole", here)
         (here / "folder").mkdir()
         (here / "file").write_text("[]")
-        (here / "cut.log").write_text(storage[:-9])
         (here / "loop").symlink_to("loop")
         os.mkfifo(here / "pipe")
         before = there(here)
