@@ -1,5 +1,7 @@
 # make book   runs every notebook and builds the HTML book
 # make test   lint, unit tests, doctests, notebook tests and book checks
+# make test-all   the same, then what takes minutes
+# make fuzz   damaged files, killed trainings and nonsense commands by the thousand
 # make test-backends   unit tests and doctests with TensorFlow, JAX and torch
 # They set up their own virtual environment first; nothing else is needed but Python 3.11-3.13.
 #
@@ -41,7 +43,7 @@ RUN := __import__("runpy").run_path("$(CURDIR)/tests/data_without_autotuning.py"
 unexport PYTHONDONTWRITEBYTECODE
 
 .DELETE_ON_ERROR:
-.PHONY: help setup book executed test tests test-backends smoke-backends unit lint notebooks bench lock clean FORCE
+.PHONY: help setup book executed test test-all tests fuzz test-backends smoke-backends unit lint notebooks bench lock clean FORCE
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -136,9 +138,16 @@ test: $(SETUP)
 	$(MAKE) $(PARALLEL) lint tests
 
 tests: $(SETUP) $(KERNEL_CONFIG)
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder \
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow" \
 	    --nbval --nbval-current-env tests/paper/test_published_settings.py tests/test_notebooks.py \
 	    tests/test_browser.py notebooks tests laperm_lib
+
+test-all: test
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m slow tests
+
+# Some minutes; FUZZ="--seed 1 --files 10000" for others, FUZZ="--only files:123" for one case again.
+fuzz: $(SETUP)
+	$(BIN)/python tests/fuzz.py $(FUZZ)
 
 unit: $(SETUP)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile laperm_lib tests \
