@@ -113,7 +113,7 @@ def test_whatever_is_damaged_is_skipped_and_named(tmp_path, caplog):
         damaged.append(bytearray(whole))
         damaged[-1][place] ^= 1 << place % 8
     without = {name: array for name, array in arrays.items() if name != "w"}
-    deep = arrays | {"notes.json": np.frombuffer(b"[" * 10**5, np.uint8)}
+    deep = arrays | {"checkpoint.json": np.frombuffer(b"[" * 10**5, np.uint8)}
     for content in (without, {"w": np.zeros(1)}, deep):
         np.savez(path, **content)
         damaged.append(path.read_bytes())

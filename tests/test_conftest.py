@@ -12,7 +12,7 @@ import pytest
 def test_in_tests_in_doctests_and_in_what_is_imported_for_them(request, repository):
     with pytest.raises(UserWarning, match="here"):
         warnings.warn("here", stacklevel=1)
-    conftest = request.config.pluginmanager.getplugin(str(repository / "conftest.py"))
+    conftest = request.config.pluginmanager.getplugin(str(repository / "tests" / "conftest.py"))
     doctest, cell = Mock(path=Path("module.py")), Mock(path=Path("notebook.ipynb"))
     conftest.pytest_collection_modifyitems([doctest, cell])
     assert (doctest.add_marker.call_count, cell.add_marker.call_count) == (1, 0)

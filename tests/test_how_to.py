@@ -68,8 +68,7 @@ def test_the_commands_for_continuous_integration_are_run(repository, tmp_path):
     workflow = yaml.safe_load((repository / ".github" / "workflows" / "tests.yml").read_text())
     steps = workflow["jobs"]["notebooks"]["steps"]
     assert [step["run"] for step in steps if "run" in step] == blocks
-    for name in ("conftest.py", "pyproject.toml"):
-        shutil.copy(repository / name, tmp_path)
+    shutil.copy(repository / "pyproject.toml", tmp_path)
     notebook = nbformat.v4.new_notebook()
     notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3"}
     for text in ("a = 1", "import matplotlib", "print(a)"):  # it would speak of HOME
