@@ -26,7 +26,7 @@ matplotlib.use("Agg")
 if keras.backend.backend() == "tensorflow":
     import data_without_autotuning  # noqa: F401
 
-# Not in pytest's settings: there they would also hold for people who only validate the notebooks, and
+# Not in pytest's settings: there they would hold for people who only validate the notebooks too, and
 # a folder that cannot be written, or another plugin, is no reason to fail.
 STRICT = pytest.mark.filterwarnings(
     "error",
