@@ -26,8 +26,8 @@ matplotlib.use("Agg")
 if keras.backend.backend() == "tensorflow":
     import data_without_autotuning  # noqa: F401
 
-# Not in pytest's settings: there they would hold for people who only validate the notebooks too, and
-# a folder that cannot be written, or another plugin, is no reason to fail.
+# Not in pytest's settings, where they would hold for people who only validate the notebooks too: a
+# folder that cannot be written, or another plugin, is no reason to fail.
 STRICT = pytest.mark.filterwarnings(
     "error",
     # Keras 3.15 turns TensorFlow variables into NumPy arrays the old way.
