@@ -56,10 +56,14 @@ $(KERNEL_CONFIG): tests/data_without_autotuning.py Makefile
 	@echo 'c.IPKernelApp.capture_fd_output = False' > $@
 	@echo 'c.InteractiveShellApp.exec_lines = ["""$(RUN)"""]' >> $@
 
-# A virtual environment with what a lock says. The lock is complete; tf-keras would ask for the
-# tensorflow that tensorflow-cpu stands for. uv takes a tenth of pip's time, but knows nothing of pip's
-# settings (a mirror, say): where it fails, and for torch, of which there are many builds, it is pip.
-UV := uv==0.13.9
+# A virtual environment with what a lock says, which is complete; tf-keras would ask for the tensorflow
+# that tensorflow-cpu stands for. Nothing is installed that has not the hash it had when it was locked,
+# but torch, of which there are many builds. uv takes a tenth of pip's time, but knows nothing of pip's
+# settings (a mirror, say): where it fails it is pip.
+LOCKED := --disable-pip-version-check --quiet --no-deps --require-hashes -r
+# uv itself, in the virtual environment $(1).
+install_uv = sed -n '/^uv==/,/[^\\]$$/p' requirements.txt > $(1)/uv.txt && \
+    $(1)/bin/python -m pip install $(LOCKED) $(1)/uv.txt
 define environment
 @test -n "$(PYTHON)" || { echo "No Python 3.11-3.13 found (tried python3, python3.13, python3.12," \
     "python3.11). Install one, or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; }
@@ -67,11 +71,10 @@ define environment
     "3.11-3.13 is needed. Name another: make PYTHON=/path/to/python3.12" >&2; exit 1; }
 "$(PYTHON)" -m venv --clear $(@D)
 @echo '*' > $(@D)/.gitignore
-@grep -v "^torch==" $< > $(@D)/requirements.txt
-{ $(@D)/bin/python -m pip install --disable-pip-version-check --quiet '$(UV)' && \
-    $(@D)/bin/uv pip install --system-certs --quiet --python $(@D)/bin/python --no-deps \
-        -r $(@D)/requirements.txt; } || \
-    $(@D)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps -r $(@D)/requirements.txt
+@sed '/^torch==/,/[^\\]$$/d' $< > $(@D)/requirements.txt
+{ $(call install_uv,$(@D)) && $(@D)/bin/uv pip install --system-certs --quiet \
+    --python $(@D)/bin/python --no-deps --require-hashes -r $(@D)/requirements.txt; } || \
+    $(@D)/bin/python -m pip install $(LOCKED) $(@D)/requirements.txt
 endef
 
 .venv/requirements.stamp: requirements.txt
@@ -81,7 +84,9 @@ endef
 # Where the torch was built for CUDA, it needs more than the lock holds.
 .venv-backends/requirements.stamp: tests/requirements-backends.txt
 	$(environment)
-	$(BACKENDS_BIN)/python -m pip install --disable-pip-version-check --quiet torch -c $<
+	grep == $< | tr -d '\\' > $(@D)/constraints.txt  # where there are hashes, pip wants them of all
+	$(BACKENDS_BIN)/python -m pip install --disable-pip-version-check --quiet torch \
+	    -c $(@D)/constraints.txt
 	@touch $@
 
 $(SETUP) $(BACKENDS_SETUP): %/package.stamp: %/requirements.stamp pyproject.toml
@@ -173,7 +178,7 @@ lint: $(SETUP)
 bench: $(SETUP)
 	@rm -rf build/benchmarks && mkdir -p build/benchmarks
 	@for file in benchmarks/test_*.py; do \
-	    $(BIN)/python -m pytest $$file -W "ignore:Not saving anything" \
+	    $(BIN)/python -m pytest $$file \
 	        --benchmark-json build/benchmarks/$$(basename $$file .py).json || exit 1; \
 	done
 	$(BIN)/python benchmarks/table.py build/benchmarks/*.json benchmarks/results.md
@@ -185,10 +190,10 @@ bench: $(SETUP)
 # lock has what the tests need, at the versions of the first, and the other backends.
 COMPILE := UV_CUSTOM_COMPILE_COMMAND="make lock" build/lock/bin/uv pip compile pyproject.toml \
     --universal --python-version 3.11 --extra paper --extra tensorflow --group dev \
-    --no-annotate --no-emit-index-url --quiet
+    --generate-hashes --no-annotate --no-emit-index-url --quiet
 lock:
 	"$(PYTHON)" -m venv --clear build/lock
-	build/lock/bin/python -m pip install --quiet '$(UV)'
+	$(call install_uv,build/lock)
 	$(COMPILE) $(LOCK_FLAGS) --extra docs --output-file requirements.txt
 	$(COMPILE) $(LOCK_FLAGS) --group backends --constraint requirements.txt \
 	    --output-file tests/requirements-backends.txt
