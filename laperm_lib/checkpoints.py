@@ -116,7 +116,7 @@ class Checkpoints:
         elif header["step"] != step:
             why = f"has been renamed: it is of step {header['step']}; name it so"
         elif differing := [name for name in about if header["about"].get(name) != about[name]]:
-            why = f"is from another training, with another {', '.join(differing)}: resume that one"
+            why = f"is from a training that differs in {', '.join(differing)}: resume that one"
         else:
             return
         raise WeightFileError(f"{self.path(step)} {why}, or delete it.")

@@ -145,7 +145,7 @@ def test_one_of_another_training_is_refused(tmp_path):
         (about | {"data": "cd", "settings": {"sizes": [3, 5]}}, "data, settings"),
         ({"seed": 0, "more": 1}, "more"),
     ]:
-        with pytest.raises(WeightFileError, match=f"5.npz is from another .* another {what}: res"):
+        with pytest.raises(WeightFileError, match=f"5.npz is from a .* differs in {what}: res"):
             Checkpoints(tmp_path, other).latest()
 
 

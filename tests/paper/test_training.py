@@ -143,12 +143,12 @@ def test_the_checkpoint_of_another_training_is_refused(tmp_path, monkeypatch):
         ("settings", SHORT.replace(sync_period=10)),
         ("settings", quick("f2")),
     ]:
-        with pytest.raises(WeightFileError, match=f"from another .* another {what}: resume"):
+        with pytest.raises(WeightFileError, match=f"a training that differs in {what}: resume"):
             resume(**{what: value})
     images = evaluation.images_for(SHORT)
     with monkeypatch.context() as patch:
         patch.setattr(training, "images_for", lambda *_: replace(images, fingerprint="other"))
-        with pytest.raises(WeightFileError, match="with another data:"):
+        with pytest.raises(WeightFileError, match="differs in data:"):
             resume()
     with pytest.raises(WeightFileError, match=r"000000048\.npz: The optimizer has counted"):
         resume()
