@@ -266,7 +266,7 @@ def outcome(read, path):
     log = logging.handlers.BufferingHandler(1000)
     logging.getLogger("laperm_lib").addHandler(log)
     try:
-        with bounded(10), warnings.catch_warnings(action="ignore"):
+        with bounded(30), warnings.catch_warnings(action="ignore"):
             return repr(read(path)), bool(log.buffer), ""
     except (TooSlow, Exception) as error:
         raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
@@ -427,7 +427,7 @@ def called(words):
     sweep = mock.patch.object(queue, "sweep", side_effect=StartedToTrain)
     said = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
     try:
-        with said[0], said[1], fit, sweep, bounded(5):
+        with said[0], said[1], fit, sweep, bounded(10):
             status = command_line.main(words)
     except SystemExit as ended:
         status = ended.code
