@@ -36,7 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 is success, 1 failure, 2 something that was asked for and cannot be; 128 + n is a signal's.
     """
-    options = _parser().parse_args(arguments)
+    parser, words = _parser(), sys.argv[1:] if arguments is None else arguments
+    for word in words:
+        if word.endswith("=--"):  # argparse's own value would be a list
+            parser.error(f"{word} has no value")
+    options = parser.parse_args(words)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("laperm_lib").setLevel(logging.INFO)
     try:
@@ -307,7 +311,7 @@ def _parser() -> argparse.ArgumentParser:
         "--all", action="store_true", help="whatever is missing of the whole table, cheapest first"
     )
     add("sweep", "experiment", **experiment)
-    count = _number(int, 1, 10_000)
+    count = _number(int, 1, 1000)
     add("run sweep", "--seed", type=_number(int, 0, 2**63 - 1), help="the first (default 0)")
     add("run sweep", "--seeds", type=count, help="how many (default 1; --all: as planned)")
     profile = "(default: quick for an experiment, paper for --all)"
@@ -340,7 +344,7 @@ def _parser() -> argparse.ArgumentParser:
     add("sweep", "--workers", type=count, default=1, help="of that cluster (default 1)")
 
     add("search", "space", choices=shared_value.SPACES)
-    add("search", "--trials", type=count, default=100, help="(default 100)")
+    add("search", "--trials", type=_number(int, 1, 100_000), default=100, help="(default 100)")
     add("search", "--dataset", choices=("mnist", "digits"), default="mnist")
     seeds = "of the best trial on all images (default 10)"
     add("search", "--seeds", type=count, default=10, help=seeds)

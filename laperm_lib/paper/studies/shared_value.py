@@ -316,6 +316,8 @@ def _journal(path: str | os.PathLike[str]) -> Any:
     from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
     path = os.path.abspath(path)  # with a relative one Optuna waits for ever for a killed process
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError(f"{path} is not a regular file.")
     backend, lock = JournalFileBackend(path), JournalFileSymlinkLock(path)
     lock.acquire()
     try:
