@@ -340,7 +340,8 @@ def _parser() -> argparse.ArgumentParser:
     add("run sweep", "--output", type=_new_file, help="a JSON file for all records together")
     budget = "stop with a checkpoint after 90s, 25m, 2h or 1h30m (default: never)"
     add("run", "--time-budget", type=_duration, metavar="TIME", help=budget)
-    add("sweep", "--scheduler", help="its address (default: a cluster on this machine)")
+    scheduler = "its address (default: a cluster on this machine)"
+    add("sweep", "--scheduler", type=_address, help=scheduler)
     add("sweep", "--workers", type=count, default=1, help="of that cluster (default 1)")
 
     add("search", "space", choices=shared_value.SPACES)
@@ -431,6 +432,12 @@ def _new_file(text: str) -> Path:
         raise argparse.ArgumentTypeError(f"a file, but {text} is a folder")
     _folder(str(path.absolute().parent))
     return path
+
+
+def _address(text: str) -> str:
+    if not re.fullmatch(r"(\w+://)?([\w.-]{1,253}|\[[\w:.%]+\]):\d{1,5}", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"an address such as tcp://10.0.0.1:8786, not {text!r}")
+    return text
 
 
 def _duration(text: str) -> float:
