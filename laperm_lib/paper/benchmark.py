@@ -17,7 +17,7 @@ from laperm_lib.errors import BusyError, LaPermError
 from laperm_lib.paper._extras import extra
 from laperm_lib.paper.records import Record
 from laperm_lib.paper.runs import RunFolder, State, Task, states
-from laperm_lib.paper.settings import PROFILES, PUBLISHED, Settings
+from laperm_lib.paper.settings import PROFILES, PUBLISHED, TRAINING_IMAGES, Settings
 from laperm_lib.paper.training import StopCheck, Stopped, never
 
 with extra("paper"):
@@ -94,7 +94,7 @@ MILLISECONDS_PER_IMAGE = {
 Measured by `benchmarks/test_training_cost.py`; evaluations are not counted, and other machines
 differ by half."""
 
-_TRAINING_IMAGES = {"mnist": 60_000, "cifar10": 50_000, "digits": 1437}
+_MOST_TASKS = 10_000
 # What may differ between runs of one row: how they are computed and measured.
 _BESIDE = {"precision", "held_out", "evaluate_every"}
 
@@ -151,6 +151,8 @@ def tasks(
                     f"Two tasks are the same training, {task.name}: is a value given twice?"
                 )
             found[task.name] = task
+            if len(found) > _MOST_TASKS:
+                raise ValueError(f"These are more than {_MOST_TASKS} trainings of {name}.")
     return list(found.values())
 
 
@@ -184,7 +186,7 @@ def plan(
 
 def steps(settings: Settings) -> int:
     """How many steps a training has: 54,000 that of conv7."""
-    images = _TRAINING_IMAGES[settings.data.dataset] - settings.data.held_out
+    images = TRAINING_IMAGES[settings.data.dataset] - settings.data.held_out
     return settings.schedule.epochs * -(-images // settings.schedule.batch_size)
 
 

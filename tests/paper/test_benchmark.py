@@ -97,9 +97,11 @@ def test_tasks_are_all_combinations():
         ({"seeds": 3}, "seeds is a list"),
         ({"sync_period": [20, 20]}, r"the same training, f1-seed0-.*given twice"),
         ({"seeds": [3, 3]}, "given twice"),
+        ({"seeds": range(10**30)}, "more than 9 trainings of f1"),
     ],
 )
-def test_impossible_tasks(wrong, why):
+def test_impossible_tasks(wrong, why, monkeypatch):
+    monkeypatch.setattr(benchmark, "_MOST_TASKS", 9)
     with pytest.raises(ValueError, match=why):
         benchmark.tasks("f1", **wrong)
     with pytest.raises(ValueError, match="Unknown experiment"):
