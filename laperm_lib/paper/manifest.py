@@ -1,9 +1,10 @@
 """The list of the trained networks that come with the project, and where their files are.
 
 The list, `manifest.json`, lies beside this module and travels with the package. The networks are in
-the folder `pretrained` of the repository, which a checkout finds by itself. Elsewhere the
-environment variable LAPERM_PRETRAINED_DIR names a folder that holds them, or an https address. A
-folder with a `manifest.json` of its own is listed by that.
+the folder `pretrained` of the repository, with the records of all recorded runs. It is found from
+within a checkout, also by an installed package. Elsewhere the environment variable
+LAPERM_PRETRAINED_DIR names it, or for networks alone its https address. A folder with a
+`manifest.json` of its own is listed by that.
 """
 
 import hashlib
@@ -25,6 +26,10 @@ PRETRAINED_DIR = "LAPERM_PRETRAINED_DIR"
 _PACKAGED = Path(__file__).with_name("manifest.json")
 _CHECKOUT = Path(__file__).resolve().parents[2] / "pretrained"
 _FORMAT = 2
+_WHAT_TO_SET = (
+    f"set the environment variable {PRETRAINED_DIR} to a folder that holds them, such as "
+    "pretrained of the project's repository"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,15 +60,43 @@ def default_folder() -> Path:
     given = os.environ.get(PRETRAINED_DIR)
     if given and "://" in given:
         raise WeightFileError(
-            f"{PRETRAINED_DIR} is {given}; records are read from a folder: download them to one."
+            f"{PRETRAINED_DIR} is {given}, but records are read from a folder: download them to "
+            "one, and set it to that."
         )
-    if not given and not _CHECKOUT.is_dir():
-        raise WeightFileError(
-            "The trained networks do not come with the package: set the environment variable "
-            f"{PRETRAINED_DIR} to a folder that holds them, such as pretrained of the project's "
-            "repository, or to its https address."
-        )
-    return Path(given) if given else _CHECKOUT
+    if given:
+        return Path(given)
+    here = Path.cwd()
+    # A notebook may run in a checkout with the package installed elsewhere.
+    around = [each / "pretrained" for each in (here, here.parent) if (each / "laperm_lib").is_dir()]
+    for folder in filter(Path.is_dir, [_CHECKOUT, *around]):
+        return folder
+    raise WeightFileError(
+        f"The networks and records do not come with the package: {_WHAT_TO_SET} (for networks "
+        "alone, its https address will do)."
+    )
+
+
+def recorded(name: str = "") -> Path:
+    """The records of recorded runs that come with the project.
+
+    Args:
+        name: a JSON file of records, such as "f1.json", or a folder with such files, such as "rso",
+            within `default_folder()`. Default: that folder itself.
+
+    Returns:
+        The path, at which there are records.
+
+    Raises:
+        WeightFileError: if there are none; says what to set.
+
+    Examples:
+        >>> recorded("rso/mnist_addition.json").name
+        'mnist_addition.json'
+    """
+    path = default_folder() / name
+    if not path.is_file() and not any(path.glob("*.json")):
+        raise WeightFileError(f"There are no records in {path}: {_WHAT_TO_SET}.")
+    return path
 
 
 def read(folder: str | os.PathLike[str] | None = None) -> tuple[Entry, ...]:

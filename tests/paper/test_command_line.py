@@ -268,6 +268,7 @@ def test_import(command, tmp_path, run_folder):
 
 def test_a_package_without_networks_trains_all_the_same(command, tmp_path, monkeypatch):
     """From a wheel, or with an address in the place of a folder."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(manifest, "_CHECKOUT", tmp_path / "none")
     for address in ("", "https://a.b/networks"):
         monkeypatch.setenv("LAPERM_PRETRAINED_DIR", address)

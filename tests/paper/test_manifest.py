@@ -44,13 +44,38 @@ def test_where_the_networks_are(monkeypatch, repository, tmp_path):
     assert manifest.read(repository / "pretrained") == manifest.read(tmp_path) == project
     assert {"conv2-seed0-7b5760fc", "conv7-seed1-dd9fd7a5"} < {entry.name for entry in project}
     monkeypatch.setattr(manifest, "_CHECKOUT", tmp_path / "none")
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(WeightFileError, match="set the environment variable LAPERM_PRETRAINED_DIR"):
         manifest.default_folder()
     monkeypatch.setenv(manifest.PRETRAINED_DIR, str(tmp_path))
     assert manifest.default_folder() == Path(tmp_path)
     monkeypatch.setenv(manifest.PRETRAINED_DIR, "https://a.b/networks")
-    with pytest.raises(WeightFileError, match="download them to one"):
-        manifest.default_folder()
+    with pytest.raises(WeightFileError, match="read from a folder: download them to one"):
+        manifest.recorded("f1.json")
+
+
+@pytest.mark.parametrize("place", ["", "notebooks"])
+def test_an_installed_package_finds_the_checkout_that_is_worked_in(monkeypatch, tmp_path, place):
+    monkeypatch.delenv(manifest.PRETRAINED_DIR, raising=False)
+    monkeypatch.setattr(manifest, "_CHECKOUT", tmp_path / "site-packages" / "pretrained")
+    for name in ("pretrained", "notebooks"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / place)
+    with pytest.raises(WeightFileError, match="do not come with the package"):
+        manifest.default_folder()  # that of another project
+    (tmp_path / "laperm_lib").mkdir()
+    assert manifest.default_folder() == tmp_path / "pretrained"
+
+
+@pytest.mark.parametrize("name", ["", "rso", "masks", "f1.json", "masks/f2.json"])
+def test_records_are_found_or_it_is_said_what_to_set(monkeypatch, repository, tmp_path, name):
+    (tmp_path / "rso").mkdir()
+    for folder in (tmp_path, tmp_path / "missing"):
+        monkeypatch.setenv(manifest.PRETRAINED_DIR, str(folder))
+        with pytest.raises(WeightFileError, match="set the environment variable LAPERM_PRETRAINED"):
+            manifest.recorded(name)
+    monkeypatch.setenv(manifest.PRETRAINED_DIR, str(repository / "pretrained"))
+    assert manifest.recorded(name) == repository / "pretrained" / name
 
 
 def test_a_folder_with_a_manifest_of_its_own_is_listed_by_that(monkeypatch, tmp_path):
