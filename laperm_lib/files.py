@@ -119,15 +119,12 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             if unpacked > _SMALL + _PLAUSIBLE_RATIO * os.path.getsize(path):
                 raise ValueError(f"it claims to unpack to {unpacked} bytes.")
             # Whole entries: only at the end of one is its checksum compared.
-            return {
-                each.filename.removesuffix(".npy"): _array(archive.read(each)) for each in entries
-            }
+            return {e.filename.removesuffix(".npy"): _array(archive.read(e)) for e in entries}
     except FileNotFoundError:
         raise WeightFileError(f"{path}: there is no such file.") from None
     except Exception as error:  # zipfile, zlib and NumPy raise nearly every kind
-        raise WeightFileError(
-            f"{path} is damaged, or no npz file: {str(error) or error!r}"
-        ) from None
+        why = str(error) or repr(error)
+        raise WeightFileError(f"{path} is damaged, or no npz file: {why}") from None
 
 
 def _array(content: bytes) -> np.ndarray:
@@ -137,7 +134,8 @@ def _array(content: bytes) -> np.ndarray:
     # The header of version 3 has the layout of version 2.
     is_first, npy = version == (1, 0), np.lib.format
     shape, _, dtype = (npy.read_array_header_1_0 if is_first else npy.read_array_header_2_0)(file)
-    if math.prod(shape) * dtype.itemsize != len(content) - file.tell():
+    says = math.prod(shape) * dtype.itemsize
+    if says != len(content) - file.tell() and not dtype.hasobject:  # which read_array refuses
         raise ValueError(f"an array of shape {shape} is not as large as its header says.")
     file.seek(0)
     return np.lib.format.read_array(file, allow_pickle=False)
