@@ -9,6 +9,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -343,7 +344,12 @@ def run_missing(
         >>> len(report.finished), report.left, report.failed
         (2, (), {})
     """
-    left = missing(planned, states(root, shipped))
+    found = states(root, shipped)
+    for folder in (RunFolder(root, state.task) for state in found if state.record is not None):
+        if folder.is_finished:
+            with suppress(BusyError):
+                folder.run()  # deletes what killed processes have left
+    left = missing(planned, found)
     hours = sum(map(seconds_left, left)) / 3600
     _log.info("%d trainings are missing, about %.2f h on 2 cores", len(left), hours)
     return run_each([state.task for state in left], root, **how)

@@ -177,8 +177,11 @@ def test_what_is_missing_is_trained_and_what_is_finished_or_shipped_is_not(run_f
     assert [(r.seed, r.settings.schedule.epochs) for r in report.finished] == [(0, 4), (0, 8)]
     assert (report.left, report.failed) == ((), {})
     assert RunFolder(tmp_path, TASKS[1]).record() == done
+    left = RunFolder(tmp_path, TASKS[1]).path / ".network.npz.0123456789abcdef.part"
+    left.write_bytes(b"half")  # by a process that was killed
     again = run_missing(planned, tmp_path, shipped=tmp_path / "pretrained")
     assert again == Report((), (), {})
+    assert not left.exists()
 
 
 def test_a_plan_that_is_stopped_resumes(tmp_path):
