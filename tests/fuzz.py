@@ -390,7 +390,7 @@ def commands(seed, numbers, folder):
         here = folder / str(number)
         shutil.copytree(folder / "whole", here)
         (here / "folder").mkdir()
-        (here / "file").write_text("[]")
+        (here / "file").write_text("nonsense")
         (here / "loop").symlink_to("loop")
         os.mkfifo(here / "pipe")
         before = there(here)
