@@ -28,3 +28,9 @@ class BusyError(LaPermError):
 
 class WeightFileError(LaPermError):
     """A weight file that is damaged, foreign, or does not fit the model."""
+
+
+def in_short(error: BaseException) -> str:
+    """The message of another library's error, which may repeat a whole file, on one line."""
+    words = " ".join(str(error).split()) or repr(error)
+    return words if len(words) <= 300 else f"{words[:300]} ..."

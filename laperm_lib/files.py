@@ -13,7 +13,7 @@ from typing import IO, Any, TypeVar
 
 import numpy as np
 
-from laperm_lib.errors import LaPermError, WeightFileError
+from laperm_lib.errors import LaPermError, WeightFileError, in_short
 
 _Read = TypeVar("_Read")
 
@@ -102,9 +102,9 @@ def read_json(path: str | os.PathLike[str], parse: Callable[[Any], _Read], *, ho
     except FileNotFoundError:
         raise LaPermError(f"{path}: there is no such file.") from None
     except OSError as error:
-        raise LaPermError(f"{path} cannot be read: {error}") from None
+        raise LaPermError(f"{path} cannot be read: {in_short(error)}") from None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise LaPermError(f"{path} does not hold {holds}: {error}") from None
+        raise LaPermError(f"{path} does not hold {holds}: {in_short(error)}") from None
 
 
 def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ Count = Annotated[int, partial(check_integer, at_least=1, at_most=INT32)]
 Share = Annotated[float, partial(check_number, at_least=0, at_most=1)]
 Positive = Annotated[float, partial(check_number, above=0, at_most=FLOAT32)]
 NonNegative = Annotated[float, partial(check_number, at_least=0, at_most=FLOAT32)]
-_ANY: dict[Any, Callable[[str, Any], Any]] = {
+_PLAIN: dict[Any, Callable[[str, Any], Any]] = {
     bool: check_bool,
     int: partial(check_integer, at_least=-INT32, at_most=INT32),
     float: partial(check_number, at_least=-FLOAT32, at_most=FLOAT32),
@@ -33,17 +33,13 @@ def check_fields(instance: Any) -> None:
 
 
 def check_type(name: str, value: Any, kind: Any) -> Any:
-    """A value as a type has it; a type of numbers with limits is `Annotated` by their check."""
+    """A value as a type has it; a number with limits is `Annotated` by what checks it."""
     origin, inside = get_origin(kind), get_args(kind)
     if type(None) in inside:
         return None if value is None else check_type(name, value, inside[0])
-    if origin is Annotated:
-        return inside[1](name, value)
-    if kind in _ANY:
-        return _ANY[kind](name, value)
-    if origin is Literal:
-        check_name(name, value, inside)
-    elif origin is tuple:
+    if origin is Annotated or kind in _PLAIN:
+        return (_PLAIN.get(kind) or inside[1])(name, value)
+    if origin is tuple:
         if isinstance(value, str | bytes) or not isinstance(value, Iterable):
             raise ValueError(f"{name} takes several values, as in ({value!r},).")
         value = tuple(value)
@@ -51,6 +47,8 @@ def check_type(name: str, value: Any, kind: Any) -> Any:
         if len(value) != len(kinds):
             raise ValueError(f"{name} takes {len(kinds)} values, got {value!r}.")
         return tuple(check_type(name, each, one) for each, one in zip(value, kinds, strict=True))
+    if origin is Literal:
+        check_name(name, value, inside)
     elif not isinstance(value, kind):
         raise ValueError(f"{name} takes a value of type {kind.__name__}, got {value!r}.")
     return value

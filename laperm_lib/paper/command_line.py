@@ -7,22 +7,15 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from laperm_lib import _backend, files
 from laperm_lib.errors import LaPermError, WeightFileError
-from laperm_lib.paper import (
-    benchmark,
-    evaluation,
-    manifest,
-    queue,
-    records,
-    runs,
-    table,
-    verification,
-)
+from laperm_lib.paper import benchmark, manifest, queue, records, runs, table, verification
 from laperm_lib.paper._fields import INT32
+from laperm_lib.paper.evaluation import schedule
 from laperm_lib.paper.pretrained import is_path
 from laperm_lib.paper.records import summarise
 from laperm_lib.paper.runs import Task
@@ -37,9 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 is success, 1 failure, 2 something that was asked for and cannot be; 128 + n is a signal's.
     """
     parser, words = _parser(), sys.argv[1:] if arguments is None else arguments
-    for word in words:
-        if word.endswith("=--"):  # argparse's own value would be a list
-            parser.error(f"{word} has no value")
+    if any(word.endswith("=--") for word in words):  # argparse would make a list of it
+        parser.error("an option that ends in =-- has no value")
     options = parser.parse_args(words)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("laperm_lib").setLevel(logging.INFO)
@@ -219,7 +211,7 @@ def _tasks(options: argparse.Namespace) -> list[Task]:
         **_values(options),
     )
     for task in tasks:  # before data are loaded, and not in a worker
-        evaluation.schedule(task.settings, 0, task.evaluate_after)
+        schedule(task.settings, 0, task.evaluate_after)
     return tasks
 
 
@@ -322,9 +314,13 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME=VALUE[,VALUE...]",
         help="another value, or several, for a setting, as in sync_period=20,100; there are "
-        + ", ".join(_READERS),
+        + ", ".join(_SETTINGS),
     )
-    seconds: dict[str, Any] = {"type": _number(float, 0, 1e9), "default": 60, "metavar": "SECONDS"}
+    seconds: dict[str, Any] = {
+        "type": _number(float, 0, 10**9),
+        "default": 60,
+        "metavar": "SECONDS",
+    }
     add("run sweep", "--checkpoint-every", help="(default 60)", **seconds)
     add("run sweep", "--output", type=_new_file, help="a JSON file for all records together")
     budget = "stop with a checkpoint after 90s, 25m, 2h or 1h30m (default: never)"
@@ -372,14 +368,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _number(kind: type, least: float, most: float) -> Callable[[str], Any]:
     def read(text: str) -> Any:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        if value is None or not least <= value <= most:
-            word = "an integer" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"{word} from {least} to {most}, not {text!r}")
-        return value
+        with suppress(ValueError):
+            if least <= kind(text) <= most:
+                return kind(text)
+        raise argparse.ArgumentTypeError(f"{kind.__name__} from {least} to {most}, not {text!r}")
 
     return read
 
@@ -387,21 +379,19 @@ def _number(kind: type, least: float, most: float) -> Callable[[str], Any]:
 def _path(text: str) -> Path:
     """A path that can be, whether there is something or not."""
     try:
-        path = Path(text).expanduser()
-        os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        pass
+        path = Path(text or "\0").expanduser()
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.lstat(path)
     except (OSError, RuntimeError, ValueError) as error:
         raise argparse.ArgumentTypeError(f"a path, but {text!r} is none: {error}") from None
-    if not text:
-        raise argparse.ArgumentTypeError("a path, not ''")
     return path
 
 
 def _folder(text: str) -> Path:
     """A folder, which need not be there yet."""
     path = _path(text)
-    above = next(each for each in (path, *path.absolute().parents) if each.exists())
+    # A link that leads nowhere is there too.
+    above = next(each for each in (path, *path.absolute().parents) if os.path.lexists(each))
     if not above.is_dir():
         raise argparse.ArgumentTypeError(f"a folder, but {above} is none")
     return path
@@ -416,7 +406,7 @@ def _known_folder(text: str) -> Path:
 
 def _new_file(text: str) -> Path:
     """A file that can be written: known before a training rather than after it."""
-    path = Path(text)
+    path = _path(text)
     try:
         _folder(str(path.absolute().parent))
         files.check_replaceable(path)
@@ -440,32 +430,30 @@ def _duration(text: str) -> float:
     return 3600 * hours + 60 * minutes + seconds
 
 
-def _or_none(read: Callable[[str], Any]) -> Callable[[str], Any]:
-    return lambda text: None if text == "none" else read(text)
-
-
-_READERS: dict[str, Callable[[str], Any]] = {
-    **dict.fromkeys(("model", "initializer", "precision", "dataset"), str),
-    **dict.fromkeys(("epochs", "batch_size", "decay_every", "held_out", "evaluate_every"), int),
-    **dict.fromkeys(("learning_rate", "decay", "pruned"), float),
-    **dict.fromkeys(("permute_biases", "constant_fan_in"), {"yes": True, "no": False}.__getitem__),
-    "sync_period": _or_none(int),
-    "pixels": _or_none(str),
-}
-"""The settings that a word can give, and how it is read."""
-assert set(_READERS) <= {n for each in PUBLISHED.values() for n in each.values()}
+_WORDS = {"yes": True, "no": False, "none": None}
+_SETTINGS = (
+    *("model", "initializer", "precision", "dataset", "pixels", "held_out", "evaluate_every"),
+    *("epochs", "batch_size", "learning_rate", "decay", "decay_every", "pruned"),
+    *("permute_biases", "constant_fan_in", "sync_period"),
+)
+"""The settings that a word can give."""
+assert set(_SETTINGS) <= {n for each in PUBLISHED.values() for n in each.values()}
 
 
 def setting(text: str) -> tuple[str, list[Any]]:
-    """Read `name=value,value` by the type of the setting.
+    """Read `name=value,value`; the settings say themselves what they can be.
 
     >>> setting("sync_period=20,none")
     ('sync_period', [20, None])
     """
     name, _, values = text.partition("=")
-    if name not in _READERS or not values:
-        raise argparse.ArgumentTypeError(f"NAME=VALUE, where NAME is one of {', '.join(_READERS)}")
-    try:
-        return name, [_READERS[name](value) for value in values.split(",")]
-    except (KeyError, ValueError):
-        raise argparse.ArgumentTypeError(f"{name} does not take {values!r}") from None
+    if name not in _SETTINGS or not values:
+        raise argparse.ArgumentTypeError(f"NAME=VALUE, where NAME is one of {', '.join(_SETTINGS)}")
+    return name, [_value(value) for value in values.split(",")]
+
+
+def _value(text: str) -> Any:
+    for read in (_WORDS.__getitem__, int, float):
+        with suppress(KeyError, ValueError):
+            return read(text)
+    return text

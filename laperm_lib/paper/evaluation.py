@@ -20,7 +20,6 @@ from laperm_lib.paper.settings import Settings
 # Outside a compiled program, Keras keeps what every layer gives until the last is done: 3 GB for
 # 500 images and resnet50 in float32.
 _BATCH = 500
-_MOST_EVALUATIONS = 1_000_000
 
 
 def schedule(
@@ -40,10 +39,9 @@ def schedule(
     offsets = sorted(set(evaluate_after))
     if not all(0 <= offset < period for offset in offsets):
         raise ValueError(f"evaluate_after={offsets} does not fit a period of {period}.")
-    if total_steps // settings.evaluate_every > _MOST_EVALUATIONS:
+    if total_steps // settings.evaluate_every > 10**6:
         raise ValueError(
-            f"evaluate_every={settings.evaluate_every} is too short for {total_steps} steps: that "
-            f"is more than {_MOST_EVALUATIONS} evaluations."
+            f"evaluate_every={settings.evaluate_every} is too short for {total_steps} steps."
         )
     steps = {}
     for multiple in range(settings.evaluate_every, total_steps + 1, settings.evaluate_every):

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 
 from laperm_lib import coding, files, weight_vectors
-from laperm_lib.errors import WeightFileError
+from laperm_lib.errors import WeightFileError, in_short
 from laperm_lib.paper import manifest
 from laperm_lib.paper._extras import extra
 from laperm_lib.paper.networks import PaperNetwork
@@ -53,7 +53,9 @@ class Stored:
             model, _ = self.network.build(self.seed)
             return model, weight_vectors.of(model, self.kinds)
         except (ValueError, TypeError) as error:
-            raise WeightFileError(f"its initial network cannot be built: {error}") from None
+            raise WeightFileError(
+                f"its initial network cannot be built: {in_short(error)}"
+            ) from None
 
     def build(self) -> keras.Model:
         """The trained network, whose weights are compared with their hash."""
@@ -201,7 +203,9 @@ def read(path: str | os.PathLike[str]) -> Stored:
         raise WeightFileError(f"{path}: there is no such file.") from None
     except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
         # The last four are raised for tensors of types that NumPy does not have.
-        raise WeightFileError(f"{path} is damaged or no safetensors file: {error}") from None
+        raise WeightFileError(
+            f"{path} is damaged or no safetensors file: {in_short(error)}"
+        ) from None
     if _KEY not in metadata or _CODE not in tensors:
         raise WeightFileError(f"{path} holds no network of this library.")
     try:
@@ -217,7 +221,7 @@ def read(path: str | os.PathLike[str]) -> Stored:
     except WeightFileError:
         raise
     except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError) as error:
-        raise WeightFileError(f"{path} is damaged: {error!r}") from None
+        raise WeightFileError(f"{path} is damaged: {in_short(error)}") from None
     return Stored(network, seed, kinds, tensors.pop(_CODE).tobytes(), tensors, weights_sha256)
 
 

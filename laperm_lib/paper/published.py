@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import keras
 import numpy as np
 
-from laperm_lib.errors import WeightFileError
+from laperm_lib.errors import WeightFileError, in_short
 from laperm_lib.paper._extras import extra
 
 with extra("paper"):
@@ -93,7 +93,7 @@ def load_published(
     except WeightFileError as error:
         raise WeightFileError(f"{path}: {error}") from None
     except Exception as error:  # h5py raises many kinds, depending on where a file is damaged
-        raise WeightFileError(f"{path} is damaged or not an HDF5 file ({error}).") from None
+        raise WeightFileError(f"{path} is damaged, or no HDF5 file: {in_short(error)}") from None
     for variable, value in new:
         variable.assign(value)
     return model

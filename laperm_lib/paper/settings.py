@@ -19,15 +19,7 @@ from typing import Annotated, Any, TypeVar
 
 from laperm_lib._arguments import check_integer, check_name, check_number
 from laperm_lib.paper import datasets
-from laperm_lib.paper._fields import (
-    FLOAT32,
-    INT32,
-    Count,
-    Natural,
-    NonNegative,
-    check_fields,
-    check_type,
-)
+from laperm_lib.paper._fields import FLOAT32, Count, Natural, NonNegative, check_fields, check_type
 from laperm_lib.paper.augmentation import Augmentation
 from laperm_lib.paper.methods import LaPerm, Method
 from laperm_lib.paper.networks import Network, PaperNetwork, Pixels
@@ -37,10 +29,8 @@ _Part = TypeVar("_Part", bound=Any)
 TRAINING_IMAGES = {"mnist": 60_000, "cifar10": 50_000, "digits": 1437}
 """How many training images each dataset has."""
 
-# So that the steps, one for each image at most, are an int32, and the rates a short list.
-_Epochs = Annotated[
-    int, partial(check_integer, at_least=1, at_most=INT32 // max(TRAINING_IMAGES.values()))
-]
+# Steps, one for each image at most, are counted in int32, and rates are listed.
+_Epochs = Annotated[int, partial(check_integer, at_least=1, at_most=2**31 // 60_000)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +143,6 @@ class Settings:
         if data.held_out >= count:
             raise ValueError(f"{data.held_out} images cannot be held out of {count}.")
         if data.pixels is None:
-            # Not by assignment: it is frozen.
             object.__setattr__(self, "data", dataclasses.replace(data, pixels=spec.pixels))
 
     def replace(self, **values: Any) -> "Settings":

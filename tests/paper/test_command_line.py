@@ -66,6 +66,8 @@ def test_errors_are_one_line(command, tmp_path):
         (["run", "f1", "--set", "pruned=0.5"], "keep says what is pruned"),
         (["run", "f1", "--set", "epochs=1,1"], "given twice"),
         (["run", "f1", "--set", "epochs=1", "--set", "epochs=2"], "--set epochs is given twice"),
+        (["run", "f1", "--set", "sync_period=fast"], "sync_period is an integer"),
+        (["run", "f1", "--set", "epochs=none"], "epochs is an integer"),
         (["run", "--all", "--seed", "7"], "--seed is for one experiment"),
         (["run", "f1", "--set", "epochs=1" + 25 * "0"], "epochs is an integer of at least 1 and"),
         (
@@ -73,6 +75,8 @@ def test_errors_are_one_line(command, tmp_path):
             "epochs is an integer of at least 1 and",
         ),
         (["sweep", "f1", "--set", "sync_period=1" + 400 * "0"], "sync_period is an integer"),
+        (["run", "f1", "--set", "epochs=" + 5000 * "9"], "epochs is an integer"),
+        (["run", "f1", "--set", "permute_biases=maybe"], "permute_biases is True or False"),
         (["run", "f1", "--set", "learning_rate=1e300"], "learning_rate is a number at least 0 and"),
         (["run", "f1", "--set", "decay=1e30"], "highest learning rate of all epochs"),
         (["run", "f1", "--set", "held_out=1437"], "1437 images cannot be held out of 1437"),
@@ -95,8 +99,6 @@ def test_what_cannot_be_run_leaves_nothing(command, tmp_path, words, why):
         (["run", "f1", "--all"], "not allowed with argument"),
         (["run", "f1", "--set", "speed=1"], "--set: NAME=VALUE, where NAME is one of model"),
         (["run", "f1", "--set", "sync_period"], "--set: NAME=VALUE"),
-        (["run", "f1", "--set", "sync_period=fast"], "sync_period does not take 'fast'"),
-        (["run", "f1", "--set", "epochs=none"], "epochs does not take 'none'"),
         (["run", "conv3"], "invalid choice: 'conv3'"),
         (["sweep", "conv3"], "invalid choice: 'conv3'"),
         *(
@@ -109,19 +111,19 @@ def test_what_cannot_be_run_leaves_nothing(command, tmp_path, words, why):
                 "runs": (300 * "x", "~nouser", "", "a\0b"),
                 "pretrained": (300 * "x", "~nouser"),
                 "data-dir": (300 * "x", "~nouser", "FILE"),
-                "set": ("epochs=" + 5000 * "9", "permute_biases=", "decay=1e", "=", "\0=1"),
+                "set": ("permute_biases=", "=", "\0=1"),
             }.items()
             for value in values
         ),
-        (["run", "f1", "--seed=--"], "--seed=-- has no value"),
-        (["sweep", "f1", "--workers", "1" + 30 * "0"], "an integer from 1 to 1000"),
+        (["run", "f1", "--seed=--"], "ends in =-- has no value"),
+        (["sweep", "f1", "--workers", "1" + 30 * "0"], "int from 1 to 1000"),
         *(
             (["sweep", "f1", "--scheduler", address], "an address such as tcp://10.0.0.1:8786")
             for address in ("", "x", "tcp://", "tcp://a:" + 20 * "9", f"tcp://{300 * 'x'}:80")
         ),
         (
             ["search", "f1", "--output", "FOLDER/a", "--trials", "1e9"],
-            "an integer from 1 to 100000",
+            "int from 1 to 100000",
         ),
         (["search", "f1", "--output", "FOLDER/a", "--storage", "FOLDER"], "a file"),
         *(

@@ -20,6 +20,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -27,6 +28,7 @@ import numpy as np
 
 from laperm_lib import files, weight_vectors
 from laperm_lib._arguments import check_integer, check_name
+from laperm_lib.errors import in_short
 from laperm_lib.paper._extras import extra
 from laperm_lib.paper.environment import environment
 from laperm_lib.paper.manifest import Entry
@@ -54,7 +56,7 @@ _FINALISTS = 5
 _MASKS = 3
 _HELD_OUT = {"mnist": 10_000, "digits": 359}
 _NO_EVALUATION = 10**9
-_BEGINNING = b'{"op_code":'  # of each line of a journal, as Optuna writes it
+_STUDY = "{}-{}-0"  # its name in the journals that there are
 
 
 def write(folder: str | os.PathLike[str], seeds: Iterable[int] = range(10)) -> Entry:
@@ -260,7 +262,7 @@ def search(
     suggest, first = SPACES[space]
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
-        study_name=_study_name(space, dataset),
+        study_name=_STUDY.format(space, dataset),
         storage=None if storage is None else _journal(storage),
         load_if_exists=True,
         direction="maximize",
@@ -289,7 +291,10 @@ def search(
     done = [t for t in study.trials if "result" in t.user_attrs]
     enough = len(done) >= _TRIALS_FOR_IMPORTANCE
     importance = optuna.importance.get_param_importances(study) if enough else {}
-    results = tuple(from_json(t.user_attrs["result"], Record) for t in done)
+    try:
+        results = tuple(from_json(t.user_attrs["result"], Record) for t in done)
+    except ValueError as error:
+        raise ValueError(f"{storage} is damaged: {in_short(error)}") from None
     ranked = sorted(results, key=lambda record: -(record.final_held_out or 0.0))
     published = suggest(optuna.trial.FixedTrial(first))
     published = published.replace(dataset=dataset, held_out=_HELD_OUT[dataset])
@@ -306,41 +311,32 @@ def search(
     )
 
 
-def _study_name(space: str, dataset: str) -> str:
-    return f"{space}-{dataset}-0"  # as in the journals that there are
-
-
 def _journal(path: str | os.PathLike[str]) -> Any:
     """Optuna's storage in a file; what a killed process has written of its last line is cut off."""
     import optuna
     from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
     path = os.path.abspath(path)  # with a relative one Optuna waits for ever for a killed process
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise ValueError(f"{path} is not a regular file.")
     backend, lock = JournalFileBackend(path), JournalFileSymlinkLock(path)
     lock.acquire()
     try:
-        with open(path, "r+b") as file:
-            *lines, cut = file.read().split(b"\n")
-            if not all("op_code" in json.loads(line) for line in lines):
-                raise ValueError("it has other lines")
-            if not _BEGINNING.startswith(cut[: len(_BEGINNING)]):
-                raise ValueError("its last line is another")
-            found = optuna.storages.JournalStorage(backend)
-            foreign = {*optuna.get_all_study_names(found)} - {
-                _study_name(space, dataset) for space in SPACES for dataset in _HELD_OUT
-            }
-            if foreign:
-                raise ValueError(f"{min(foreign)!r} is of another program")
-            if cut:
-                file.seek(-len(cut), os.SEEK_END)
-                file.truncate()
-                _log.warning("%s: the last line, which a killed process left, is cut off.", path)
-    except OSError:
-        raise
+        content = Path(path).read_bytes() if os.path.isfile(path) else b"no file"
+        *lines, cut = content.split(b"\n")
+        whole = all("op_code" in json.loads(line) for line in lines)
+        found = optuna.storages.JournalStorage(backend)
+        known = {_STUDY.format(space, dataset) for space in SPACES for dataset in _HELD_OUT}
+        begins = b'{"op_code":'  # as Optuna writes each line
+        if (
+            not whole
+            or cut[:11] != begins[: len(cut)]
+            or set(optuna.get_all_study_names(found)) - known
+        ):
+            raise ValueError("another program has written it")
+        if cut:
+            os.truncate(path, len(content) - len(cut))
+            _log.warning("%s: the last line, which a killed process left, is cut off.", path)
     except Exception as error:  # whatever Optuna makes of a foreign file
-        raise ValueError(f"{path} does not hold searches of this kind: {error}") from None
+        raise ValueError(f"{path} does not hold searches of this kind: {in_short(error)}") from None
     finally:
         lock.release()
     return found
