@@ -284,7 +284,7 @@ def virtual(file):
     [
         (lambda path, layers: None, "no such file"),
         (lambda path, layers: path.mkdir(), "no such file"),
-        (lambda path, layers: path.write_bytes(b"PK" * 100), "damaged or not an HDF5 file"),
+        (lambda path, layers: path.write_bytes(b"PK" * 100), "damaged, or no HDF5 file"),
         (options(order=[*SHAPES, "dense_8"]), "lists a layer 'dense_8' but does not hold it"),
         (
             edited(lambda file: file.pop("dense_7/dense_7/kernel:0")),
@@ -295,7 +295,7 @@ def virtual(file):
             "'dense_7' has two variables 'kernel'",
         ),
         (keras_3, "layer_names.*tf.keras did not write it"),
-        (edited(lambda file: file.attrs.update(layer_names=3)), "damaged or not an HDF5 file"),
+        (edited(lambda file: file.attrs.update(layer_names=3)), "damaged, or no HDF5 file"),
         *((instead(link), "'dense_7/bias:0' is a link") for link in LINKS),
         *((instead(link, "dense_7/dense_7"), "'dense_7/kernel:0' is a link") for link in LINKS),
         *((instead(link, "dense_7"), "'dense_7' is a link") for link in LINKS),
