@@ -1,5 +1,7 @@
 # make book   runs every notebook and builds the HTML book
 # make test   lint, unit tests, doctests, notebook tests and book checks
+# make test-all   the same, then what takes minutes
+# make fuzz   damaged files, killed trainings and nonsense commands by the thousand
 # make test-backends   unit tests and doctests with TensorFlow, JAX and torch
 # They set up their own virtual environment first; nothing else is needed but Python 3.11-3.13.
 #
@@ -41,7 +43,7 @@ RUN := __import__("runpy").run_path("$(CURDIR)/tests/data_without_autotuning.py"
 unexport PYTHONDONTWRITEBYTECODE
 
 .DELETE_ON_ERROR:
-.PHONY: help setup book executed test tests test-backends smoke-backends unit lint notebooks bench lock clean FORCE
+.PHONY: help setup book executed test test-all tests fuzz test-backends smoke-backends unit lint notebooks bench lock clean FORCE
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -56,10 +58,14 @@ $(KERNEL_CONFIG): tests/data_without_autotuning.py Makefile
 	@echo 'c.IPKernelApp.capture_fd_output = False' > $@
 	@echo 'c.InteractiveShellApp.exec_lines = ["""$(RUN)"""]' >> $@
 
-# A virtual environment with what a lock says. The lock is complete; tf-keras would ask for the
-# tensorflow that tensorflow-cpu stands for. uv takes a tenth of pip's time, but knows nothing of pip's
-# settings (a mirror, say): where it fails, and for torch, of which there are many builds, it is pip.
-UV := uv==0.13.9
+# A virtual environment with what a lock says, which is complete; tf-keras would ask for the tensorflow
+# that tensorflow-cpu stands for. Nothing is installed that has not the hash it had when it was locked,
+# but torch, of which there are many builds. uv takes a tenth of pip's time, but knows nothing of pip's
+# settings (a mirror, say): where it fails it is pip.
+LOCKED := --disable-pip-version-check --quiet --no-deps --require-hashes -r
+# uv itself, in the virtual environment $(1).
+install_uv = sed -n '/^uv==/,/[^\\]$$/p' requirements.txt > $(1)/uv.txt && \
+    $(1)/bin/python -m pip install $(LOCKED) $(1)/uv.txt
 define environment
 @test -n "$(PYTHON)" || { echo "No Python 3.11-3.13 found (tried python3, python3.13, python3.12," \
     "python3.11). Install one, or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; }
@@ -67,11 +73,10 @@ define environment
     "3.11-3.13 is needed. Name another: make PYTHON=/path/to/python3.12" >&2; exit 1; }
 "$(PYTHON)" -m venv --clear $(@D)
 @echo '*' > $(@D)/.gitignore
-@grep -v "^torch==" $< > $(@D)/requirements.txt
-{ $(@D)/bin/python -m pip install --disable-pip-version-check --quiet '$(UV)' && \
-    $(@D)/bin/uv pip install --system-certs --quiet --python $(@D)/bin/python --no-deps \
-        -r $(@D)/requirements.txt; } || \
-    $(@D)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps -r $(@D)/requirements.txt
+@sed '/^torch==/,/[^\\]$$/d' $< > $(@D)/requirements.txt
+{ $(call install_uv,$(@D)) && $(@D)/bin/uv pip install --system-certs --quiet \
+    --python $(@D)/bin/python --no-deps --require-hashes -r $(@D)/requirements.txt; } || \
+    $(@D)/bin/python -m pip install $(LOCKED) $(@D)/requirements.txt
 endef
 
 .venv/requirements.stamp: requirements.txt
@@ -81,7 +86,9 @@ endef
 # Where the torch was built for CUDA, it needs more than the lock holds.
 .venv-backends/requirements.stamp: tests/requirements-backends.txt
 	$(environment)
-	$(BACKENDS_BIN)/python -m pip install --disable-pip-version-check --quiet torch -c $<
+	grep == $< | tr -d '\\' > $(@D)/constraints.txt  # where there are hashes, pip wants them of all
+	$(BACKENDS_BIN)/python -m pip install --disable-pip-version-check --quiet torch \
+	    -c $(@D)/constraints.txt
 	@touch $@
 
 $(SETUP) $(BACKENDS_SETUP): %/package.stamp: %/requirements.stamp pyproject.toml
@@ -120,6 +127,7 @@ notebooks: $(SETUP) $(KERNEL_CONFIG)
 	    --NotebookExporter.preprocessors=nbconvert.preprocessors.CoalesceStreamsPreprocessor \
 	    --ClearMetadataPreprocessor.enabled=True \
 	    --ClearMetadataPreprocessor.preserve_nb_metadata_mask=kernelspec \
+	    --ClearMetadataPreprocessor.preserve_nb_metadata_mask=language_info \
 	    --ClearMetadataPreprocessor.preserve_cell_metadata_mask=tags \
 	    --ClearMetadataPreprocessor.preserve_cell_metadata_mask=mystnb \
 	    $(NOTEBOOKS)
@@ -131,9 +139,16 @@ test: $(SETUP)
 	$(MAKE) $(PARALLEL) lint tests
 
 tests: $(SETUP) $(KERNEL_CONFIG)
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder \
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow" \
 	    --nbval --nbval-current-env tests/paper/test_published_settings.py tests/test_notebooks.py \
 	    tests/test_browser.py notebooks tests laperm_lib
+
+test-all: test
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m slow tests
+
+# Some minutes; FUZZ="--seed 1 --files 10000" for others, FUZZ="--only files:123" for one case again.
+fuzz: $(SETUP)
+	$(BIN)/python tests/fuzz.py $(FUZZ)
 
 unit: $(SETUP)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile laperm_lib tests \
@@ -173,7 +188,7 @@ lint: $(SETUP)
 bench: $(SETUP)
 	@rm -rf build/benchmarks && mkdir -p build/benchmarks
 	@for file in benchmarks/test_*.py; do \
-	    $(BIN)/python -m pytest $$file -W "ignore:Not saving anything" \
+	    $(BIN)/python -m pytest $$file \
 	        --benchmark-json build/benchmarks/$$(basename $$file .py).json || exit 1; \
 	done
 	$(BIN)/python benchmarks/table.py build/benchmarks/*.json benchmarks/results.md
@@ -185,10 +200,10 @@ bench: $(SETUP)
 # lock has what the tests need, at the versions of the first, and the other backends.
 COMPILE := UV_CUSTOM_COMPILE_COMMAND="make lock" build/lock/bin/uv pip compile pyproject.toml \
     --universal --python-version 3.11 --extra paper --extra tensorflow --group dev \
-    --no-annotate --no-emit-index-url --quiet
+    --generate-hashes --no-annotate --no-emit-index-url --quiet
 lock:
 	"$(PYTHON)" -m venv --clear build/lock
-	build/lock/bin/python -m pip install --quiet '$(UV)'
+	$(call install_uv,build/lock)
 	$(COMPILE) $(LOCK_FLAGS) --extra docs --output-file requirements.txt
 	$(COMPILE) $(LOCK_FLAGS) --group backends --constraint requirements.txt \
 	    --output-file tests/requirements-backends.txt

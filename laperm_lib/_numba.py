@@ -1,5 +1,6 @@
 """Functions compiled by Numba, and the threads that share their work."""
 
+import logging
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -7,6 +8,7 @@ from functools import cache
 from itertools import pairwise
 from typing import Any
 
+_log = logging.getLogger(__name__)
 _BLOCKS_PER_CORE = 16  # so that no thread waits long for the last block of another
 
 # Not all of the machine's: a job on a cluster may be held to a few of them.
@@ -21,7 +23,24 @@ def compiled(**options: Any) -> Callable[[Any], Any]:
     """
     from numba import njit
 
-    return njit(cache=True, nogil=True, error_model="numpy", **options)
+    options |= {"nogil": True, "error_model": "numpy"}
+
+    def decorate(function: Any) -> Any:
+        try:
+            return njit(cache=True, **options)(function)
+        except RuntimeError:  # no folder that could hold the cache
+            _say_that_nothing_is_cached()
+            return njit(**options)(function)
+
+    return decorate
+
+
+@cache  # once is enough
+def _say_that_nothing_is_cached() -> None:
+    _log.info(
+        "Neither the folder of laperm_lib nor HOME can be written, so each process compiles its "
+        "functions again. To keep them, set NUMBA_CACHE_DIR to a folder that can be written."
+    )
 
 
 @cache

@@ -29,7 +29,8 @@ from laperm_lib.optimizers.permuting import nested, steps_taken
 
 _log = logging.getLogger(__name__)
 
-_NOTES, _NAMES = "notes.json", "names.json"
+_FORMAT = 2
+_HEADER, _HEADER_1 = "checkpoint.json", "notes.json"  # the latter in format 1
 _KEPT = 2
 _MODEL = "model/"
 
@@ -46,6 +47,12 @@ class Checkpoint:
 class Checkpoints:
     """The checkpoints of one training, in a folder of its own, which the first one makes.
 
+    Args:
+        folder: where they are.
+        about: what the training is, by name, as JSON can hold it: its settings, its seed and a hash
+            of its data, say. It is saved with each checkpoint, and one saved with another value of
+            these is refused. Default: nothing; then none is.
+
     Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -55,8 +62,12 @@ class Checkpoints:
         (20, [1.0, 1.0, 1.0], {'accuracy': 0.5})
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | os.PathLike[str], about: dict[str, Any] | None = None) -> None:
+        self.folder, self.about = Path(folder), dict(about or {})
+
+    def path(self, step: int) -> Path:
+        """The file of the checkpoint after so many steps."""
+        return self.folder / f"checkpoint-{step:09d}.npz"
 
     def save(self, step: int, arrays: Mapping[str, np.ndarray], notes: Any = None) -> None:
         """Write a checkpoint, then delete all but it and the one before it.
@@ -66,58 +77,72 @@ class Checkpoints:
         Python objects, a TypeError for notes that JSON cannot hold.
         """
         # An archive that has lost an entry is not noticed by its checksums, hence the names.
-        texts = {_NOTES: _text(notes), _NAMES: _text(sorted(arrays))}
-        new = self.folder / f"checkpoint-{step:09d}.npz"
-        with files.replaced(new) as file:
-            np.savez(file, allow_pickle=False, **texts, **arrays)
-        up_to_new = [path for path in self._paths() if path <= new]
-        self._delete_all_but(up_to_new[-_KEPT:])
+        header = {"format": _FORMAT, "step": int(step), "names": sorted(arrays)}
+        text = json.dumps(header | {"about": self.about, "notes": notes}).encode()
+        with files.replaced(self.path(step)) as file:
+            np.savez(file, allow_pickle=False, **{_HEADER: np.frombuffer(text, np.uint8)}, **arrays)
+        self._delete_all_but([each for each in self.steps() if each <= step][-_KEPT:])
 
     def latest(self) -> Checkpoint | None:
-        """The latest checkpoint that can be read, or None; a damaged one is logged and skipped."""
-        for path in reversed(self._paths()):
+        """The latest checkpoint that can be read, or None; a damaged one is logged and skipped.
+
+        A WeightFileError for one that is not damaged but does not belong here: of another training,
+        of another format, or renamed.
+        """
+        for step in reversed(self.steps()):
             try:
-                return _read(path)
+                header, arrays = _read(self.path(step))
             except WeightFileError as error:
                 _log.warning("%s The checkpoint before it is used, if there is one.", error)
+                continue
+            self._check(step, header)
+            return Checkpoint(step, arrays, header["notes"])
         return None
 
     def steps(self) -> list[int]:
         """The steps of all checkpoints, damaged or not, the latest last."""
-        return [_step(path) for path in self._paths()]
+        names = self.folder.glob(f"checkpoint-{'[0-9]' * 9}.npz")
+        return sorted(int(path.stem.removeprefix("checkpoint-")) for path in names)
 
     def clear(self) -> None:
         """Delete all of them: the training is finished."""
         self._delete_all_but([])
 
-    def _delete_all_but(self, kept: Sequence[Path]) -> None:
-        """Delete the other files, and what killed processes have left."""
-        parts = files.parts_of(self.folder, "checkpoint-*")
-        for path in {*self._paths(), *parts}.difference(kept):
-            path.unlink(missing_ok=True)
+    def _check(self, step: int, header: dict[str, Any]) -> None:
+        """Refuse a checkpoint from which this training would not resume as what it is."""
+        about = json.loads(json.dumps(self.about))  # tuples are lists there
+        if header["format"] != _FORMAT:
+            why = f"is of format {header['format']}, not {_FORMAT}: use the version that wrote it"
+        elif header["step"] != step:
+            why = f"has been renamed: it is of step {header['step']}; name it so"
+        elif differing := [name for name in about if header["about"].get(name) != about[name]]:
+            why = f"is from a training that differs in {', '.join(differing)}: resume that one"
+        else:
+            return
+        raise WeightFileError(f"{self.path(step)} {why}, or delete it.")
 
-    def _paths(self) -> list[Path]:
-        """The files, the latest step last."""
-        return sorted(self.folder.glob("checkpoint-?????????.npz"))
+    def _delete_all_but(self, kept: Sequence[int]) -> None:
+        """Delete the others, and what killed processes have left."""
+        files.delete_parts(self.folder, "checkpoint-*")
+        for step in set(self.steps()).difference(kept):
+            self.path(step).unlink(missing_ok=True)
 
 
-def _step(path: Path) -> int:
-    return int(path.stem.removeprefix("checkpoint-"))
-
-
-def _read(path: Path) -> Checkpoint:
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The header of a file, whatever its format, and the arrays."""
     arrays = files.read_arrays(path)
+    if _HEADER_1 in arrays and _HEADER not in arrays:
+        return {"format": 1}, arrays
     try:
-        notes, names = (json.loads(arrays.pop(name).tobytes()) for name in (_NOTES, _NAMES))
-    except (KeyError, ValueError):
+        header = json.loads(arrays.pop(_HEADER).tobytes())
+        is_whole = header["format"] != _FORMAT or (
+            header["names"] == sorted(arrays) and header.keys() >= {"step", "about", "notes"}
+        )
+    except (KeyError, ValueError, TypeError, RecursionError):
         raise WeightFileError(f"{path} is not a checkpoint.") from None
-    if sorted(arrays) != names:
+    if not is_whole:
         raise WeightFileError(f"{path} is damaged: it does not hold all that was written.")
-    return Checkpoint(_step(path), arrays, notes)
-
-
-def _text(content: Any) -> np.ndarray:
-    return np.frombuffer(json.dumps(content).encode(), np.uint8)
+    return header, arrays
 
 
 # -- the state of a training -----------------------------------------------------------------------

@@ -2,12 +2,12 @@
 
 import io
 import json
+import math
 import os
 import secrets
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -18,7 +18,8 @@ from laperm_lib.errors import LaPermError, WeightFileError
 _Read = TypeVar("_Read")
 
 _PART = ".part"
-_BROKEN_ZIP = (zipfile.BadZipFile, zlib.error)
+_SMALL = 2**24  # bytes that any file may unpack to
+_PLAUSIBLE_RATIO = 100  # of unpacked to packed bytes: images and weights reach a tenth of it
 
 
 @contextmanager
@@ -26,9 +27,13 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """Open a new binary file that takes the place of `path` once it is complete and on the disk.
 
     Readers see the old file meanwhile. If anything fails, a full disk included, the old file stays
-    and the new one is deleted; only a killed process leaves its half, which `parts_of` finds.
+    and the new one is deleted; only a killed process leaves its half, for `delete_parts`. Of a link
+    the file that it leads to is replaced; a LaPermError if that is a folder, a device or a pipe.
     """
-    path = Path(path)
+    given, path = path, Path(os.path.realpath(path))
+    # Links that lead in a circle have no end: that one is a link still.
+    if path.is_symlink() or (os.path.exists(given) and not os.path.isfile(given)):
+        raise LaPermError(f"{given} is not a regular file, so it is not replaced: name another.")
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not by tempfile, whose files only their owner may read.
     part = path.with_name(f".{path.name}.{secrets.token_hex(8)}{_PART}")
@@ -38,10 +43,25 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)  # once it is closed: Windows moves no open file
-    except BaseException:
+    except BaseException as error:
         part.unlink(missing_ok=True)
+        # A full disk's error has no name, a folder's that cannot be written one nobody knows.
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(part)):
+            error.filename = str(path)
         raise
     _sync_folder(path.parent)
+
+
+def check_replaceable(path: str | os.PathLike[str]) -> None:
+    """Raise what `replaced` would raise, an OSError or a LaPermError; nothing is left behind."""
+    new = [folder for folder in Path(os.path.realpath(path)).parents if not folder.exists()]
+    try:
+        with suppress(EOFError), replaced(path):
+            raise EOFError  # so that it gives up, having opened the new file
+    finally:
+        for folder in new:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def _sync_folder(folder: Path) -> None:
@@ -56,9 +76,13 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def parts_of(folder: Path, name: str = "*") -> list[Path]:
-    """What killed processes have left of files (of that name, a pattern) to be `replaced`."""
-    return sorted(folder.glob(f".{name}.*{_PART}"))
+def delete_parts(folder: Path, name: str = "*") -> None:
+    """Delete what killed processes have left of files (of that name, a pattern) to be `replaced`.
+
+    Only where no other process can be writing such a file now.
+    """
+    for part in folder.glob(f".{name}.*{_PART}"):
+        part.unlink(missing_ok=True)
 
 
 def write_json(path: str | os.PathLike[str], content: Any, *, indent: int | None = 1) -> None:
@@ -84,19 +108,34 @@ def read_json(path: str | os.PathLike[str], parse: Callable[[Any], _Read], *, ho
 
 
 def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """The arrays of an npz file by name, checksums compared, nothing unpickled; or an error."""
-    arrays = {}
+    """The arrays of an npz file by name, checksums compared, nothing unpickled; or an error.
+
+    No more is allocated than a file of its size can plausibly hold.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                # Whole: NumPy reads as much as the header of the array asks for, and only at the
-                # end of an entry is its checksum compared.
-                entry = io.BytesIO(archive.read(name))
-                array = np.lib.format.read_array(entry, allow_pickle=False)
-                arrays[name.removesuffix(".npy")] = array
+            entries = archive.infolist()
+            unpacked = sum(entry.file_size for entry in entries)
+            if unpacked > _SMALL + _PLAUSIBLE_RATIO * os.path.getsize(path):
+                raise ValueError(f"it claims to unpack to {unpacked} bytes.")
+            # Whole entries: only at the end of one is its checksum compared.
+            return {e.filename.removesuffix(".npy"): _array(archive.read(e)) for e in entries}
     except FileNotFoundError:
         raise WeightFileError(f"{path}: there is no such file.") from None
-    # A RuntimeError where a bit says that an entry is encrypted, a NotImplementedError is one too.
-    except (OSError, ValueError, KeyError, EOFError, RuntimeError, *_BROKEN_ZIP) as error:
-        raise WeightFileError(f"{path} is damaged, or no npz file: {error}") from None
-    return arrays
+    except Exception as error:  # zipfile, zlib and NumPy raise nearly every kind
+        why = str(error) or repr(error)
+        raise WeightFileError(f"{path} is damaged, or no npz file: {why}") from None
+
+
+def _array(content: bytes) -> np.ndarray:
+    """The array of an entry; NumPy alone would allocate whatever its header asks for."""
+    file = io.BytesIO(content)
+    version = np.lib.format.read_magic(file)
+    # The header of version 3 has the layout of version 2.
+    is_first, npy = version == (1, 0), np.lib.format
+    shape, _, dtype = (npy.read_array_header_1_0 if is_first else npy.read_array_header_2_0)(file)
+    says = math.prod(shape) * dtype.itemsize
+    if says != len(content) - file.tell() and not dtype.hasobject:  # which read_array refuses
+        raise ValueError(f"an array of shape {shape} is not as large as its header says.")
+    file.seek(0)
+    return np.lib.format.read_array(file, allow_pickle=False)

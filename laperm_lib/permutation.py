@@ -14,6 +14,7 @@ References:
 """
 
 import math
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -206,3 +207,8 @@ def is_permutation(before: np.ndarray, after: np.ndarray) -> bool:
     bits = np.dtype(f"u{before.dtype.itemsize}")
     first, second = (np.ascontiguousarray(array).view(bits) for array in (before, after))
     return bool(np.array_equal(np.sort(first, axis=-1), np.sort(second, axis=-1)))
+
+
+def are_permutations(before: Sequence[np.ndarray], after: Sequence[np.ndarray]) -> bool:
+    """Whether `is_permutation` holds for each pair, of which there is at least one."""
+    return bool(before) and len(before) == len(after) and all(map(is_permutation, before, after))

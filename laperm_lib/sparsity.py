@@ -9,7 +9,6 @@ References:
     weight, as in Gaier and Ha, "Weight agnostic neural networks", NeurIPS 2019).
 """
 
-import gc
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -251,7 +250,7 @@ class _Masked(keras.constraints.Constraint):
 def _compile_steps_again(variables: Sequence[Any]) -> None:
     """Keras keeps a model's compiled step; also the models around or inside the one at hand."""
     changed = {id(variable) for variable in variables}
-    for model in [o for o in gc.get_objects() if issubclass(type(o), keras.Model)]:
+    for model in weight_vectors.alive(keras.Model):
         trains = any(id(variable) in changed for variable in model.trainable_variables)
         if trains and model.train_function is not None:
             model.make_train_function(force=True)  # not None, which a running fit would call

@@ -13,7 +13,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import keras
 import numpy as np
@@ -25,6 +25,8 @@ from laperm_lib.errors import UnknownLayerError
 from laperm_lib.permutation import to_matrix
 
 _log = logging.getLogger(__name__)
+
+_Object = TypeVar("_Object")
 
 Kind = Literal["kernel", "bias", "normalization"]
 KINDS: tuple[Kind, ...] = ("kernel", "bias", "normalization")
@@ -229,9 +231,19 @@ def of_variables(variables: Iterable[Any]) -> list[WeightVectors]:
     A Keras variable does not know its layer, so all layers alive in this process are searched. That
     takes about 0.1 s, once a training. `gc.freeze()` hides the layers from it.
     """
-    alive = [o for o in gc.get_objects() if issubclass(type(o), keras.Layer)]
-    owners = _owners(alive)
+    owners = _owners(alive(keras.Layer))
     return [_describe(variable, owners) for variable in variables]
+
+
+def alive(kind: type[_Object]) -> list[_Object]:
+    """All objects of a class in this process, for what Keras keeps no way back to."""
+    # By type(): an object that stands for another, a weak proxy say, may raise when asked.
+    return [each for each in gc.get_objects() if issubclass(type(each), kind)]
+
+
+def matrices(model_or_layer: keras.Layer, kinds: Iterable[Kind] = ("kernel",)) -> list[np.ndarray]:
+    """The present values of each of `of`, shape (neurons, d)."""
+    return [vectors.matrix() for vectors in of(model_or_layer, kinds)]
 
 
 def _owners_in(model_or_layer: keras.Layer) -> dict[int, keras.Layer]:

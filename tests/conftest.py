@@ -1,6 +1,7 @@
 """Set-up shared by all tests; runs before any of them imports Keras or Matplotlib."""
 
 import os
+import warnings
 from pathlib import Path
 
 # Read by TensorFlow when it is first imported, here and in the kernels of the notebook tests.
@@ -24,6 +25,31 @@ matplotlib.use("Agg")
 
 if keras.backend.backend() == "tensorflow":
     import data_without_autotuning  # noqa: F401
+
+# Not in pytest's settings, where they would hold for people who only validate the notebooks too: a
+# folder that cannot be written, or another plugin, is no reason to fail.
+STRICT = pytest.mark.filterwarnings(
+    "error",
+    # Keras 3.15 turns TensorFlow variables into NumPy arrays the old way.
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Tests and doctests; the marks that one has itself come after this one, and prevail."""
+    for item in items:
+        if item.path.suffix == ".py":
+            item.add_marker(STRICT, append=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    """The modules that are imported for them."""
+    with warnings.catch_warnings():
+        if collector.path.suffix == ".py":
+            warnings.simplefilter("error")
+        return (yield)
+
 
 settings.register_profile("dev", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)

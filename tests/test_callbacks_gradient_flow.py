@@ -112,3 +112,7 @@ def test_bad_arguments_are_named():
         fit(network(), GradientFlowHistory(X, Y[:3], every=1))
     with pytest.raises(ValueError, match="every=3 is not a multiple of the sync period 2"):
         fit(network(), GradientFlowHistory(*SAMPLE, every=3), optimizer=LaPerm("adam", 2))
+    model = network()
+    model.own = LaPerm("adam", 2)  # as a model with training steps of its own may call it
+    with pytest.raises(ValueError, match="every=3 is not a multiple of the sync period 2"):
+        fit(model, GradientFlowHistory(*SAMPLE, every=3))

@@ -1,5 +1,6 @@
 """The buttons that open a notebook elsewhere, and the cell that installs the library there."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -39,10 +40,14 @@ def run_first_cell(path):
 
 
 def test_the_cell_is_the_first_and_there_once(launching, notebook):
+    """Written without any installed package, as in the job that publishes."""
     before = nbformat.read(notebook, as_version=4).cells
     for revision in ("f" * 40, REVISION):
-        launching.main([REPOSITORY, revision, str(notebook)])
-    after = nbformat.read(notebook, as_version=4).cells
+        command = [sys.executable, "-I", "-S", launching.__file__, REPOSITORY, revision, notebook]
+        subprocess.run(command, check=True)
+    whole = nbformat.read(notebook, as_version=4)
+    nbformat.validate(whole)
+    after = whole.cells
     assert after[0].id == launching.CELL_ID
     assert REVISION in after[0].source
     assert after[1:] == before
@@ -64,17 +69,22 @@ def on_colab(path, monkeypatch, *, installed):
 
 
 def test_on_colab_the_revision_and_its_lock_are_installed(
-    launching, repository, notebook, monkeypatch
+    launching, repository, notebook, monkeypatch, tmp_path
 ):
     launching.add_install_cell(notebook, REPOSITORY, REVISION)
     asked, names, end = on_colab(notebook, monkeypatch, installed=False)
-    clone, checkout, install = asked
+    clone, checkout, without_hashes, install = asked
     assert f"git clone --quiet {REPOSITORY} /content/companion" in clone
     assert f"git -C /content/companion checkout --quiet {REVISION}" in checkout
     assert install.startswith("pip install")
     assert '--editable "/content/companion[paper]"' in install
-    assert "--constraint /content/companion/requirements.txt" in install
+    assert "--constraint /content/constraints.txt" in install
     lock = (repository / "requirements.txt").read_text()
+    command = without_hashes.removeprefix("system ").replace("/content/companion", str(repository))
+    subprocess.run(command.replace("/content", str(tmp_path)), shell=True, check=True)
+    constraints = (tmp_path / "constraints.txt").read_text().splitlines()
+    assert len(constraints) == lock.count("==") - lock.count(" == ")
+    assert all(re.fullmatch(r"[\w-]+==[^\s;]+( ; .+?)? +", line) for line in constraints)
     (tensorflow,) = (word for word in install.split() if word.startswith("tensorflow=="))
     assert f"\n{tensorflow} ;" in lock
     assert f"\n{tensorflow.replace('==', '-cpu==')} ;" in lock

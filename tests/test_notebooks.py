@@ -53,6 +53,7 @@ def texts(output):
 def test_is_valid(notebook):
     nbformat.validate(notebook)
     assert notebook.metadata.kernelspec.name == "python3"
+    assert notebook.metadata.language_info.file_extension == ".py"  # or scripts of it are text
     assert notebook.cells[0].cell_type == "markdown"
     assert notebook.cells[0].source.startswith("# ")
 
@@ -88,6 +89,19 @@ def test_figures_have_the_style_of_the_book(notebook):
     source = "\n".join(cell.source for cell in code_cells(notebook))
     assert source.count('plt.style.use("laperm_lib.paper.plotting.book")') == 1
     assert "rcParams" not in source
+
+
+def test_figures_are_stored_as_pictures_too(notebook):
+    """Where HTML is not shown, as in LaTeX, there is nothing else."""
+    bundles = [o.get("data", {}) for cell in code_cells(notebook) for o in cell.outputs]
+    for bundle in bundles:
+        for picture in re.findall(r'data:image/png;base64,([^"]+)"', bundle.get("text/html", "")):
+            assert bundle["image/png"].replace("\n", "") == picture
+
+
+def test_records_are_found_by_the_library_wherever_the_notebook_lies(notebook):
+    for cell in code_cells(notebook):
+        assert not re.search(r"[\"/]pretrained[\"/]", cell.source), cell.source
 
 
 def shows_something(source):

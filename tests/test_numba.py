@@ -5,11 +5,13 @@ import runpy
 import subprocess
 import sys
 import threading
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
 from laperm_lib import _numba
+from laperm_lib.synchronisation import sorting
 
 
 @pytest.mark.parametrize("options", [{}, {"inline": "always"}])
@@ -81,6 +83,7 @@ def test_a_forked_process_has_threads_of_its_own():
     script = """
 import os, signal
 from laperm_lib import _numba
+from laperm_lib.synchronisation import sorting
 
 def work(number, first, last):
     pass
@@ -96,3 +99,13 @@ raise SystemExit(os.waitpid(child, 0)[1])
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_where_no_cache_can_be_written_functions_are_compiled_without(monkeypatch, caplog):
+    monkeypatch.setattr("tempfile.TemporaryFile", Mock(side_effect=PermissionError))  # Numba tries
+    caplog.set_level("INFO", logger="laperm_lib")
+    _numba._say_that_nothing_is_cached.cache_clear()
+    module = runpy.run_path(sorting.__file__)
+    assert module["is_finite"](np.zeros(2, np.int32))
+    assert module["is_finite"].signatures
+    assert ["NUMBA_CACHE_DIR" in said for said in caplog.messages] == [True]  # for all functions

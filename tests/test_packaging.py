@@ -12,6 +12,7 @@ from pathlib import Path
 
 import keras
 import pytest
+import yaml
 
 # What no one who puts LaPerm on a model of their own needs.
 BLOCKED = {
@@ -209,3 +210,27 @@ def test_networks_are_loaded_from_a_wheel_by_folder_and_by_address(installed, re
         server.shutdown()
     error = run(LOAD, check=False, path=tmp_path, **environment, LAPERM_PRETRAINED_DIR="")
     assert "set the environment variable LAPERM_PRETRAINED_DIR" in error.splitlines()[-1]
+
+
+def test_actions_are_pinned_and_nothing_is_installed_beside_a_token_that_can_write(repository):
+    for path in (repository / ".github" / "workflows").glob("*.yml"):
+        for name, job in yaml.safe_load(path.read_text())["jobs"].items():
+            steps = job.get("steps", [job])
+            for action in [step["uses"] for step in steps if "uses" in step]:
+                assert re.fullmatch(r"\./.*|[\w./-]+@[0-9a-f]{40}", action), name
+            writes = "write" in job.get("permissions", {}).values()
+            assert writes == ("git push" in str(steps)), name
+            assert not (writes and re.search(r"\b(install|make|uv|npm|docker)\b", str(steps))), name
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs make")
+def test_locks_have_hashes_and_these_are_required(repository):
+    for name in ("requirements.txt", "tests/requirements-backends.txt"):
+        for line in (repository / name).read_text().replace("\\\n", "").splitlines()[2:]:
+            assert re.fullmatch(r"[\w-]+==[^\s;]+( ; .+?)?( +--hash=sha256:\w{64})+", line), line
+    stamps = [f"{folder}/requirements.stamp" for folder in (".venv", ".venv-backends")]
+    command = ["make", "--dry-run", "--always-make", f"PYTHON={sys.executable}", "lock", *stamps]
+    said = subprocess.run(command, cwd=repository, capture_output=True, text=True).stdout
+    said += (repository / ".binder" / "postBuild").read_text()
+    without = [x for x in said.split("pip install ")[1:] if "--require-hashes" not in x]
+    assert ["torch" in without[0], "--editable" in without[1], len(without)] == [True, True, 2]

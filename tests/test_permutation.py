@@ -111,3 +111,10 @@ def test_is_permutation_looks_at_bits_rows_shapes_and_dtypes():
     assert not permutation.is_permutation(np.zeros(2), np.zeros(3))
     assert not permutation.is_permutation(np.zeros(2, "float32"), np.zeros(2, "float64"))
     assert permutation.is_permutation(np.array([[1.0, np.nan]]), np.array([[np.nan, 1.0]]))
+
+
+def test_are_permutations_wants_a_partner_for_each_and_at_least_one():
+    a, b, other = np.array([1.0, 2.0]), np.array([2.0, 1.0]), np.array([1.0, 1.0])
+    assert permutation.are_permutations([a, b], [b, a])
+    for pair in ([], []), ([a], [b, a]), ([a, b], [b, other]):
+        assert not permutation.are_permutations(*pair)

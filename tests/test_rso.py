@@ -369,6 +369,7 @@ def test_impossible_arguments_are_refused():
     for name, value in [
         *(("cycles", 0), ("batch_size", 0), ("last_scale", 0), ("last_scale", 1.5)),
         *(("move", "swap"), ("together", 0), ("seed", -1), ("exclude", ["("])),
+        *(("cached", "no"), ("cached", 0), ("skip_bias", "no"), ("cycles", 10**25)),
     ]:
         with pytest.raises(ValueError, match=f"(?i){name}"):
             RSO(**{name: value})
@@ -379,11 +380,17 @@ def probabilities():
     return keras.Sequential([model.inputs[0], *model.layers, layers.Softmax()])
 
 
+def two_outputs():
+    model = build()
+    return keras.Model(model.inputs, [*model.outputs, *model.outputs])
+
+
 REFUSED = {
     "probabilities": (probabilities, X, Y, {}, "gives probabilities"),
     "classes": (build, X, Y + 1, {}, "Classes are 0 to 9"),
     "negative": (build, X, Y - 1, {}, "Classes are 0 to 9"),
     "one-hot": (build, X, np.eye(10)[Y], {}, "integers of shape"),
+    "floats": (build, X, Y[:, None] / 1, {"cached": False}, r"\(n,\) or \(n, 1\), got float64"),
     "lengths": (build, X, Y[:-1], {}, "make no batches"),
     "nothing left": (build, X, Y, {"exclude": "."}, "Nothing is left"),
     "all equal": (lambda: build(normalised=True), X, Y, {"skip_batch_norm": False}, "are equal"),
@@ -391,6 +398,7 @@ REFUSED = {
         lambda: keras.Sequential([keras.Input((8, 8, 1)), layers.Conv2D(3, 3)]),
         *(X, Y, {}, "Logits must have shape"),
     ),
+    "two outputs": (two_outputs, X, Y, {}, "Logits must have shape"),
     **{  # as many numbers, which would be taken for those of other places
         f"layout {shape}": (build, X.reshape(-1, *shape), Y, {}, r"\(None, 8, 8, 1\), got")
         for shape in [(1, 8, 8), (64,), (8, 8)]
@@ -444,8 +452,9 @@ def test_a_variable_is_never_fitted_to_a_few_samples_left_over(monkeypatch):
         assert sizes == [expected] * 12  # six variables, two cycles
 
 
-def test_classes_in_a_column():
+@pytest.mark.parametrize("cached", [True, False])
+def test_classes_in_a_column(cached):
     models = build(), build()
     for model, y in zip(models, (Y, Y[:, None]), strict=True):
-        RSO(cycles=1, move="exchange").fit(model, X, y)
+        RSO(cycles=1, cached=cached, exclude="kernel").fit(model, X, y)
     assert_same_weights(*models)

@@ -90,6 +90,12 @@ def add_command(app: Any, doctree: nodes.document) -> None:
     box += nodes.paragraph("", "", link, nodes.Text(", or run it in a checkout of the repository:"))
     box += nodes.literal_block("", read(path).command, language="bash")
     box += nodes.paragraph("", "Another profile, data set or seed is another value behind -p.")
+    needs = nodes.paragraph("", "A downloaded notebook needs ")
+    needs += nodes.literal("", 'pip install ".[paper,tensorflow]" jupyterlab papermill')
+    needs += [nodes.Text(" in a checkout, and "), nodes.literal("", "LAPERM_PRETRAINED_DIR")]
+    needs += nodes.Text(" set to the folder pretrained there: ")
+    needs += nodes.reference("", "how", refuri="../intro.html#a-notebook-alone")
+    box += needs
     title.parent.insert(title.parent.index(title) + 1, box)
 
 

@@ -11,13 +11,12 @@ which gets the repository as it was at that revision, and the versions that it w
 """
 
 import argparse
+import json
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import nbformat
 
 VARIABLE = "BOOK_REPOSITORY"
 BRANCH = "launch"
@@ -30,7 +29,8 @@ if "google.colab" in __import__("sys").modules:
     if __import__("importlib.util").util.find_spec("laperm_lib") is None:
         !rm -rf /content/companion && git clone --quiet {repository} /content/companion
         !git -C /content/companion checkout --quiet {revision}
-        %pip install --quiet --constraint /content/companion/requirements.txt \\
+        !grep == /content/companion/requirements.txt | tr -d '\\\\' > /content/constraints.txt
+        %pip install --quiet --constraint /content/constraints.txt \\
             tensorflow=={tensorflow} --editable "/content/companion[paper]"
         raise SystemExit("Once installed, choose Runtime > Restart session, then Run all.")
     %cd -q /content/companion/notebooks"""
@@ -63,11 +63,11 @@ def add_install_cell(path: Path, repository: str, revision: str) -> None:
     source = _SOURCE.format(
         repository=check_repository(repository), revision=revision, tensorflow=_locked_tensorflow()
     )
-    notebook = nbformat.read(path, as_version=4)
-    cell = nbformat.v4.new_code_cell(source, id=CELL_ID)
-    notebook.cells = [cell, *(each for each in notebook.cells if each.id != CELL_ID)]
-    nbformat.validate(notebook)
-    nbformat.write(notebook, path)
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    cell = {"cell_type": "code", "execution_count": None, "id": CELL_ID, "metadata": {}}
+    cell |= {"outputs": [], "source": source.splitlines(keepends=True)}
+    notebook["cells"] = [cell, *(each for each in notebook["cells"] if each["id"] != CELL_ID)]
+    path.write_text(json.dumps(notebook, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 def _locked_tensorflow() -> str:

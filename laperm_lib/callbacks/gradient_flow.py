@@ -6,7 +6,7 @@ import keras
 
 from laperm_lib._arguments import check_integer, check_number
 from laperm_lib.gradient_flow import GradientFlow, effective_gradient_flow
-from laperm_lib.optimizers.permuting import nested, steps_taken
+from laperm_lib.optimizers.permuting import nested, optimizer_of, steps_taken
 
 
 class GradientFlowHistory(keras.callbacks.Callback):
@@ -88,7 +88,7 @@ class GradientFlowHistory(keras.callbacks.Callback):
         self._measure()
 
     def _check_period(self) -> None:
-        for optimizer in nested(self.model.optimizer):
+        for optimizer in nested(optimizer_of(self.model)):
             period = getattr(optimizer, "sync_period", 1)
             if not callable(period) and self._every % period:
                 raise ValueError(

@@ -259,10 +259,10 @@ def check_samples(model: keras.Model, x: np.ndarray, y: np.ndarray) -> None:
     ):
         raise ValueError(f"'{model.name}' gives probabilities; leave out its last activation.")
     shape = getattr(model, "output_shape", None) or tuple(model(x[:1], training=False).shape)
-    if len(shape) != 2:
+    if len(shape) != 2 or not isinstance(shape[1], int):  # of several outputs, a list
         raise ValueError(f"Logits must have shape (n, classes), those of '{model.name}': {shape}.")
     if y.ndim != 1 or y.dtype.kind not in "iu":
-        raise ValueError(f"Classes are integers of shape (n,), got {y.dtype} {y.shape}.")
+        raise ValueError(f"Classes are integers of shape (n,) or (n, 1), got {y.dtype} {y.shape}.")
     if y.size and (y.min() < 0 or y.max() >= shape[1]):
         raise ValueError(f"Classes are 0 to {shape[1] - 1}, got {y.min()} to {y.max()}.")
 

@@ -12,7 +12,6 @@ variable, saved with the rest, says so.
 
 import dis
 import functools
-import gc
 import itertools
 import json
 import logging
@@ -28,7 +27,7 @@ from laperm_lib import _backend as backend
 from laperm_lib.errors import NonFiniteWeightError
 from laperm_lib.optimizers.selection import Selection
 from laperm_lib.permutation import to_matrix
-from laperm_lib.weight_vectors import WeightVectors
+from laperm_lib.weight_vectors import WeightVectors, alive
 
 _log = logging.getLogger(__name__)
 
@@ -316,9 +315,7 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
     def _warn_of_written(self) -> None:
         """Warn of layers whose call gives permuted variables other values."""
         permuted = {id(entry.variable) for entry in self._permuted}
-        for layer in gc.get_objects():
-            if not issubclass(type(layer), keras.Layer):
-                continue
+        for layer in alive(keras.Layer):
             for name in _assigned_in(type(layer).call):
                 if any(id(getattr(o, name, None)) in permuted for o in (layer, _wrapped(layer))):
                     _log.warning(

@@ -23,7 +23,7 @@ import numpy as np
 from keras import ops
 
 from laperm_lib import batch_statistics
-from laperm_lib._arguments import check_integer, check_number
+from laperm_lib._arguments import check_bool, check_integer, check_number
 from laperm_lib._random import check_seed, raw_bits
 from laperm_lib.batches import Batches
 from laperm_lib.local_search import moves
@@ -126,7 +126,7 @@ class RSO:
     ) -> None:
         if move not in moves.KINDS:
             raise ValueError(f"move is one of {', '.join(moves.KINDS)}, got {move!r}.")
-        self.cycles = check_integer("cycles", cycles, at_least=1)
+        self.cycles = check_integer("cycles", cycles, at_least=1, at_most=2**31 - 1)
         self.batch_size = check_integer("batch_size", batch_size, at_least=1)
         self.last_scale = check_number("last_scale", last_scale, above=0, at_most=1)
         self.move: moves.Kind = move
@@ -135,7 +135,7 @@ class RSO:
         self.selection = Selection(
             skip_bias=skip_bias, skip_batch_norm=skip_batch_norm, exclude=exclude
         )
-        self.cached = bool(cached)
+        self.cached = check_bool("cached", cached)
 
     def fit(
         self, model: keras.Model, x: np.ndarray, y: np.ndarray, *, verbose: int = 0

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from laperm_lib import weight_vectors
-from laperm_lib._arguments import check_patterns
+from laperm_lib._arguments import check_bool, check_patterns
 from laperm_lib.weight_vectors import KINDS, WeightVectors
 
 _log = logging.getLogger(__name__)
@@ -23,8 +23,8 @@ class Selection:
     def __init__(
         self, *, skip_bias: bool, skip_batch_norm: bool, exclude: str | Iterable[str]
     ) -> None:
-        self.skip_bias = bool(skip_bias)
-        self.skip_batch_norm = bool(skip_batch_norm)
+        self.skip_bias = check_bool("skip_bias", skip_bias)
+        self.skip_batch_norm = check_bool("skip_batch_norm", skip_batch_norm)
         self.exclude = check_patterns("exclude", exclude)
 
     def of_model(self, model: keras.Model) -> list[WeightVectors]:

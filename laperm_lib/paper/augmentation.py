@@ -20,15 +20,21 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Annotated
 
 import numpy as np
 
 from laperm_lib._arguments import check_number
 from laperm_lib._random import raw_bits
 from laperm_lib.paper._extras import extra
+from laperm_lib.paper._fields import check_fields
 
 with extra("paper"):
     import cv2
+
+_Angle = Annotated[float, partial(check_number, at_least=0, at_most=180)]
+_Fraction = Annotated[float, partial(check_number, at_least=0, below=1)]
 
 _OPENCV = threading.Lock()
 _WORDS_PER_IMAGE = 6
@@ -57,17 +63,13 @@ class Augmentation:
         (60, 8)
     """
 
-    rotation: float = 0.0
-    zoom: float = 0.0
-    shift: float = 0.0
+    rotation: _Angle = 0.0
+    zoom: _Fraction = 0.0
+    shift: _Fraction = 0.0
     flip: bool = False
 
     def __post_init__(self) -> None:
-        check_number("rotation", self.rotation, at_least=0, at_most=180)
-        for name in ("zoom", "shift"):
-            check_number(name, getattr(self, name), at_least=0, below=1)
-        if not isinstance(self.flip, bool):
-            raise ValueError(f"flip is True or False, got {self.flip!r}.")
+        check_fields(self)
 
     def transforms(self, count: int, shape: Sequence[int], *, seed: int, epoch: int) -> np.ndarray:
         """The map of each training image in one epoch, a function of the arguments alone.

@@ -9,6 +9,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from laperm_lib.errors import BusyError, LaPermError
 from laperm_lib.paper._extras import extra
 from laperm_lib.paper.records import Record
 from laperm_lib.paper.runs import RunFolder, State, Task, states
-from laperm_lib.paper.settings import PROFILES, PUBLISHED, Settings
+from laperm_lib.paper.settings import PROFILES, PUBLISHED, TRAINING_IMAGES, Settings
 from laperm_lib.paper.training import StopCheck, Stopped, never
 
 with extra("paper"):
@@ -94,7 +95,7 @@ MILLISECONDS_PER_IMAGE = {
 Measured by `benchmarks/test_training_cost.py`; evaluations are not counted, and other machines
 differ by half."""
 
-_TRAINING_IMAGES = {"mnist": 60_000, "cifar10": 50_000, "digits": 1437}
+_MOST_TASKS = 10_000
 # What may differ between runs of one row: how they are computed and measured.
 _BESIDE = {"precision", "held_out", "evaluate_every"}
 
@@ -151,6 +152,8 @@ def tasks(
                     f"Two tasks are the same training, {task.name}: is a value given twice?"
                 )
             found[task.name] = task
+            if len(found) > _MOST_TASKS:
+                raise ValueError(f"These are more than {_MOST_TASKS} trainings of {name}.")
     return list(found.values())
 
 
@@ -184,7 +187,7 @@ def plan(
 
 def steps(settings: Settings) -> int:
     """How many steps a training has: 54,000 that of conv7."""
-    images = _TRAINING_IMAGES[settings.data.dataset] - settings.data.held_out
+    images = TRAINING_IMAGES[settings.data.dataset] - settings.data.held_out
     return settings.schedule.epochs * -(-images // settings.schedule.batch_size)
 
 
@@ -341,7 +344,12 @@ def run_missing(
         >>> len(report.finished), report.left, report.failed
         (2, (), {})
     """
-    left = missing(planned, states(root, shipped))
+    found = states(root, shipped)
+    for folder in (RunFolder(root, state.task) for state in found if state.record is not None):
+        if folder.is_finished:
+            with suppress(BusyError):
+                folder.run()  # deletes what killed processes have left
+    left = missing(planned, found)
     hours = sum(map(seconds_left, left)) / 3600
     _log.info("%d trainings are missing, about %.2f h on 2 cores", len(left), hours)
     return run_each([state.task for state in left], root, **how)

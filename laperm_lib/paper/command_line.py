@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import re
 import signal
 import sys
@@ -9,9 +10,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from laperm_lib import _backend
+from laperm_lib import _backend, files
 from laperm_lib.errors import LaPermError, WeightFileError
-from laperm_lib.paper import benchmark, manifest, queue, records, runs, table, verification
+from laperm_lib.paper import (
+    benchmark,
+    evaluation,
+    manifest,
+    queue,
+    records,
+    runs,
+    table,
+    verification,
+)
+from laperm_lib.paper._fields import INT32
 from laperm_lib.paper.pretrained import is_path
 from laperm_lib.paper.records import summarise
 from laperm_lib.paper.runs import Task
@@ -21,16 +32,26 @@ from laperm_lib.paper.training import Stop
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line asks for: the exit status, 0, 1 or 128 + a signal's number."""
-    options = _parser().parse_args(arguments)
+    """Do what the command line asks for, and give the exit status.
+
+    0 is success, 1 failure, 2 something that was asked for and cannot be; 128 + n is a signal's.
+    """
+    parser, words = _parser(), sys.argv[1:] if arguments is None else arguments
+    for word in words:
+        if word.endswith("=--"):  # argparse's own value would be a list
+            parser.error(f"{word} has no value")
+    options = parser.parse_args(words)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("laperm_lib").setLevel(logging.INFO)
     try:
         if options.backend not in (None, _backend.name()):
             raise ValueError(f"Keras computes with {_backend.name()} here already.")
         return options.command(options)
-    except (LaPermError, ValueError, OSError, ImportError) as error:
+    except (LaPermError, OSError, ImportError) as error:
         return _complain(str(error))
+    except ValueError as error:  # those that are no LaPermError are of arguments
+        _complain(str(error))
+        return 2
     except KeyboardInterrupt:
         _complain("interrupted; the same command resumes from the latest checkpoints.")
         return 128 + signal.SIGINT
@@ -190,13 +211,16 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 
 def _tasks(options: argparse.Namespace) -> list[Task]:
     first = options.seed or 0
-    return benchmark.tasks(
+    tasks = benchmark.tasks(
         options.experiment,
         seeds=range(first, first + (options.seeds or 1)),
         profile=options.profile or "quick",
         evaluate_after=options.evaluate_after,
         **_values(options),
     )
+    for task in tasks:  # before data are loaded, and not in a worker
+        evaluation.schedule(task.settings, 0, task.evaluate_after)
+    return tasks
 
 
 def _values(options: argparse.Namespace) -> dict[str, list[Any]]:
@@ -276,14 +300,15 @@ def _parser() -> argparse.ArgumentParser:
         "--all", action="store_true", help="whatever is missing of the whole table, cheapest first"
     )
     add("sweep", "experiment", **experiment)
-    add("run sweep", "--seed", type=int, help="the first (default 0)")
-    add("run sweep", "--seeds", type=_positive, help="how many (default 1; --all: as planned)")
+    count = _number(int, 1, 1000)
+    add("run sweep", "--seed", type=_number(int, 0, 2**63 - 1), help="the first (default 0)")
+    add("run sweep", "--seeds", type=count, help="how many (default 1; --all: as planned)")
     profile = "(default: quick for an experiment, paper for --all)"
     add("run sweep", "--profile", choices=PROFILES, help=profile)
     add(
         "run sweep",
         "--evaluate-after",
-        type=int,
+        type=_number(int, 0, INT32),
         nargs="+",
         default=[0],
         metavar="STEPS",
@@ -299,20 +324,22 @@ def _parser() -> argparse.ArgumentParser:
         help="another value, or several, for a setting, as in sync_period=20,100; there are "
         + ", ".join(_READERS),
     )
-    seconds: dict[str, Any] = {"type": float, "default": 60, "metavar": "SECONDS"}
+    seconds: dict[str, Any] = {"type": _number(float, 0, 1e9), "default": 60, "metavar": "SECONDS"}
     add("run sweep", "--checkpoint-every", help="(default 60)", **seconds)
     add("run sweep", "--output", type=_new_file, help="a JSON file for all records together")
     budget = "stop with a checkpoint after 90s, 25m, 2h or 1h30m (default: never)"
     add("run", "--time-budget", type=_duration, metavar="TIME", help=budget)
-    add("sweep", "--scheduler", help="its address (default: a cluster on this machine)")
-    add("sweep", "--workers", type=_positive, default=1, help="of that cluster (default 1)")
+    scheduler = "its address (default: a cluster on this machine)"
+    add("sweep", "--scheduler", type=_address, help=scheduler)
+    add("sweep", "--workers", type=count, default=1, help="of that cluster (default 1)")
 
     add("search", "space", choices=shared_value.SPACES)
-    add("search", "--trials", type=_positive, default=100, help="(default 100)")
+    add("search", "--trials", type=_number(int, 1, 100_000), default=100, help="(default 100)")
     add("search", "--dataset", choices=("mnist", "digits"), default="mnist")
     seeds = "of the best trial on all images (default 10)"
-    add("search", "--seeds", type=_positive, default=10, help=seeds)
-    add("search", "--storage", help="a file from which an interrupted search resumes")
+    add("search", "--seeds", type=count, default=10, help=seeds)
+    storage = "a file from which an interrupted search resumes"
+    add("search", "--storage", type=_new_file, help=storage)
     add("search", "--output", type=_new_file, required=True, help="a JSON file for the study")
 
     add("list", "--profile", choices=PROFILES, default="paper", help="(default paper)")
@@ -323,15 +350,15 @@ def _parser() -> argparse.ArgumentParser:
         "folders with a manifest, files beside one, or names as load_pretrained takes them "
         "(default: all that are shipped)"
     )
-    add("verify", "networks", nargs="*", type=Path, help=networks)
-    add("publish", "folders", nargs="+", type=Path, help="folders of finished runs")
+    add("verify", "networks", nargs="*", type=_path, help=networks)
+    add("publish", "folders", nargs="+", type=_path, help="folders of finished runs")
     paths = "folders of finished runs, or JSON files of records"
-    add("import", "paths", nargs="+", type=Path, help=paths)
+    add("import", "paths", nargs="+", type=_path, help=paths)
 
     backends = ("tensorflow", "jax", "torch")
     add(" ".join(of), "--backend", choices=backends, help="Keras's (default: its own)")
     root = "where run folders are (default: $LAPERM_RUNS_DIR, or runs)"
-    add("list run sweep table", "--runs", type=_folder, default=runs.default_root(), help=root)
+    add("list run sweep table", "--runs", type=_folder, default=str(runs.default_root()), help=root)
     shipped = (
         "where shipped networks and records are (default: $LAPERM_PRETRAINED_DIR, or pretrained in "
         "the repository)"
@@ -339,19 +366,41 @@ def _parser() -> argparse.ArgumentParser:
     add("list run table verify", "--pretrained", type=_known_folder, help=shipped)
     add("publish import", "--pretrained", type=_folder, help=shipped)
     data = "where datasets lie (default: $LAPERM_DATA_DIR)"
-    add("run sweep verify search", "--data-dir", help=data)
+    add("run sweep verify search", "--data-dir", type=_folder, help=data)
     return whole
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"an integer of at least 1, not {text!r}")
-    return int(text)
+def _number(kind: type, least: float, most: float) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not least <= value <= most:
+            word = "an integer" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{word} from {least} to {most}, not {text!r}")
+        return value
+
+    return read
+
+
+def _path(text: str) -> Path:
+    """A path that can be, whether there is something or not."""
+    try:
+        path = Path(text).expanduser()
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, RuntimeError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"a path, but {text!r} is none: {error}") from None
+    if not text:
+        raise argparse.ArgumentTypeError("a path, not ''")
+    return path
 
 
 def _folder(text: str) -> Path:
     """A folder, which need not be there yet."""
-    path = Path(text)
+    path = _path(text)
     above = next(each for each in (path, *path.absolute().parents) if each.exists())
     if not above.is_dir():
         raise argparse.ArgumentTypeError(f"a folder, but {above} is none")
@@ -359,7 +408,7 @@ def _folder(text: str) -> Path:
 
 
 def _known_folder(text: str) -> Path:
-    path = Path(text)
+    path = _path(text)
     if not path.is_dir():
         raise argparse.ArgumentTypeError(f"a folder, but there is none at {text!r}")
     return path
@@ -368,15 +417,23 @@ def _known_folder(text: str) -> Path:
 def _new_file(text: str) -> Path:
     """A file that can be written: known before a training rather than after it."""
     path = Path(text)
-    if path.is_dir():
-        raise argparse.ArgumentTypeError(f"a file, but {text} is a folder")
-    _folder(str(path.absolute().parent))
+    try:
+        _folder(str(path.absolute().parent))
+        files.check_replaceable(path)
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"a file that can be written, but {error}") from None
     return path
+
+
+def _address(text: str) -> str:
+    if not re.fullmatch(r"(\w+://)?([\w.-]{1,253}|\[[\w:.%]+\]):\d{1,5}", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"an address such as tcp://10.0.0.1:8786, not {text!r}")
+    return text
 
 
 def _duration(text: str) -> float:
     """Read hours, minutes and seconds, as in 1h30m, as seconds."""
-    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
+    found = re.fullmatch(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?", text)
     if not text or found is None:
         raise argparse.ArgumentTypeError(f"a time such as 90s, 25m or 1h30m, not {text!r}")
     hours, minutes, seconds = (int(part or 0) for part in found.groups())

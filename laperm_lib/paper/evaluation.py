@@ -20,6 +20,7 @@ from laperm_lib.paper.settings import Settings
 # Outside a compiled program, Keras keeps what every layer gives until the last is done: 3 GB for
 # 500 images and resnet50 in float32.
 _BATCH = 500
+_MOST_EVALUATIONS = 1_000_000
 
 
 def schedule(
@@ -39,6 +40,11 @@ def schedule(
     offsets = sorted(set(evaluate_after))
     if not all(0 <= offset < period for offset in offsets):
         raise ValueError(f"evaluate_after={offsets} does not fit a period of {period}.")
+    if total_steps // settings.evaluate_every > _MOST_EVALUATIONS:
+        raise ValueError(
+            f"evaluate_every={settings.evaluate_every} is too short for {total_steps} steps: that "
+            f"is more than {_MOST_EVALUATIONS} evaluations."
+        )
     steps = {}
     for multiple in range(settings.evaluate_every, total_steps + 1, settings.evaluate_every):
         synchronised = -(-multiple // period) * period
@@ -91,8 +97,6 @@ def images_for(settings: Settings, data_dir: str | None = None) -> Images:
     assert data.pixels is not None  # settings have put the network's
     x_train, x_test = scale_pixels(loaded, data.pixels)
     count = len(x_train)
-    if held_out >= count:
-        raise ValueError(f"{held_out} images cannot be held out of {count}.")
     is_held_out = np.zeros(count, bool)
     is_held_out[random_order(count, 0, "held out")[:held_out]] = True
     kept = ~is_held_out if held_out else slice(None)

@@ -12,13 +12,14 @@ with extra("paper"):
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, *, wait: float = 0) -> Iterator[None]:
     """Keep other processes from what a file stands for; the lock ends with the process.
 
     The file and its folder are made if there are none. Whoever has the lock may delete them.
-    Raises a `BusyError` if another process has it, a `LaPermError` if the file system has no locks.
+    Raises a `BusyError` if another process has it for another `wait` seconds, a `LaPermError` if
+    the file system has no locks.
     """
-    lock = FileLock(path, blocking=False, fallback_to_soft=False)
+    lock = FileLock(path, timeout=wait, fallback_to_soft=False)
     while not lock.is_locked:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

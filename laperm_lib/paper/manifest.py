@@ -1,9 +1,10 @@
 """The list of the trained networks that come with the project, and where their files are.
 
 The list, `manifest.json`, lies beside this module and travels with the package. The networks are in
-the folder `pretrained` of the repository, which a checkout finds by itself. Elsewhere the
-environment variable LAPERM_PRETRAINED_DIR names a folder that holds them, or an https address. A
-folder with a `manifest.json` of its own is listed by that.
+the folder `pretrained` of the repository, with the records of all recorded runs. It is found from
+within a checkout, also by an installed package. Elsewhere the environment variable
+LAPERM_PRETRAINED_DIR names it, or for networks alone its https address. A folder with a
+`manifest.json` of its own is listed by that.
 """
 
 import hashlib
@@ -25,6 +26,10 @@ PRETRAINED_DIR = "LAPERM_PRETRAINED_DIR"
 _PACKAGED = Path(__file__).with_name("manifest.json")
 _CHECKOUT = Path(__file__).resolve().parents[2] / "pretrained"
 _FORMAT = 2
+_WHAT_TO_SET = (
+    f"set the environment variable {PRETRAINED_DIR} to a folder that holds them, such as "
+    "pretrained of the project's repository"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +46,13 @@ class Entry:
     bound_per_weight: float  # the binary logarithm of the number of arrangements, for each
 
     def __post_init__(self) -> None:
-        for text in (self.name, self.file, self.sha256, self.experiment):
-            if not isinstance(text, str):
-                raise ValueError(f"{text!r} is not text")
-        if Path(self.file).name != self.file:
-            raise ValueError(f"{self.file!r} is not a file beside the manifest")
+        for name, kind in Entry.__annotations__.items():
+            value = getattr(self, name)
+            if type(value) is not kind:
+                raise ValueError(f"{name} is {value!r}, which is no {kind.__name__}")
+        for text in (self.name, self.file):
+            if Path(text).name != text or "\0" in text:
+                raise ValueError(f"{text!r} is not a file beside the manifest")
 
 
 def default_folder() -> Path:
@@ -53,15 +60,43 @@ def default_folder() -> Path:
     given = os.environ.get(PRETRAINED_DIR)
     if given and "://" in given:
         raise WeightFileError(
-            f"{PRETRAINED_DIR} is {given}; records are read from a folder: download them to one."
+            f"{PRETRAINED_DIR} is {given}, but records are read from a folder: download them to "
+            "one, and set it to that."
         )
-    if not given and not _CHECKOUT.is_dir():
-        raise WeightFileError(
-            "The trained networks do not come with the package: set the environment variable "
-            f"{PRETRAINED_DIR} to a folder that holds them, such as pretrained of the project's "
-            "repository, or to its https address."
-        )
-    return Path(given) if given else _CHECKOUT
+    if given:
+        return Path(given)
+    here = Path.cwd()
+    # A notebook may run in a checkout with the package installed elsewhere.
+    around = [each / "pretrained" for each in (here, here.parent) if (each / "laperm_lib").is_dir()]
+    for folder in filter(Path.is_dir, [_CHECKOUT, *around]):
+        return folder
+    raise WeightFileError(
+        f"The networks and records do not come with the package: {_WHAT_TO_SET} (for networks "
+        "alone, its https address will do)."
+    )
+
+
+def recorded(name: str = "") -> Path:
+    """The records of recorded runs that come with the project.
+
+    Args:
+        name: a JSON file of records, such as "f1.json", or a folder with such files, such as "rso",
+            within `default_folder()`. Default: that folder itself.
+
+    Returns:
+        The path, at which there are records.
+
+    Raises:
+        WeightFileError: if there are none; says what to set.
+
+    Examples:
+        >>> recorded("rso/mnist_addition.json").name
+        'mnist_addition.json'
+    """
+    path = default_folder() / name
+    if not path.is_file() and not any(path.glob("*.json")):
+        raise WeightFileError(f"There are no records in {path}: {_WHAT_TO_SET}.")
+    return path
 
 
 def read(folder: str | os.PathLike[str] | None = None) -> tuple[Entry, ...]:
@@ -93,9 +128,13 @@ def find(name: str, folder: str | os.PathLike[str] | None = None) -> Entry:
 
 
 def add(entry: Entry, folder: str | os.PathLike[str]) -> None:
-    """Write an entry into the manifest of a folder, in the place of one of that name."""
+    """Write an entry into the manifest of a folder, in the place of one of that name.
+
+    Others that are writing it are waited for, a minute at most; then it is a BusyError.
+    """
     path = _path(folder, new=True)
-    with locked(path.with_name(".manifest.lock")):
+    with locked(path.with_name(".manifest.lock"), wait=60):
+        files.delete_parts(path.parent, path.name)
         others = [each for each in read(folder) if each.name != entry.name] if path.exists() else []
         entries = sorted([*others, entry], key=_rank)
         values = {"format": _FORMAT, "networks": [asdict(each) for each in entries]}
@@ -120,13 +159,18 @@ def locate(entry: Entry, folder: str | os.PathLike[str] | None = None) -> Path:
     else:
         path = Path(folder or default_folder(), entry.file)
     try:
-        if path.stat().st_size == entry.size:
+        size = path.stat().st_size
+        if not path.resolve().is_relative_to(path.parent.resolve()):
+            raise WeightFileError(f"{path} is a link out of its folder: put the file itself there.")
+        if size == entry.size:
             with path.open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() == entry.sha256:
                     return path
     except FileNotFoundError:
         raise WeightFileError(f"{path}: there is no such file.") from None
-    except OSError as error:
+    except WeightFileError:
+        raise
+    except (OSError, ValueError) as error:
         raise WeightFileError(f"{path} cannot be read: {error}") from None
     raise WeightFileError(f"{path} is damaged: it is not the file that the manifest lists.")
 
@@ -135,7 +179,7 @@ def _path(folder: str | os.PathLike[str] | None, new: bool = False) -> Path:
     """The manifest of a folder: its own, or the project's for the project's networks."""
     folder = folder or os.environ.get(PRETRAINED_DIR) or _CHECKOUT
     own = Path(folder, "manifest.json")
-    is_own = Path(folder).resolve() != _CHECKOUT and (new or own.exists())
+    is_own = (new or own.exists()) and Path(folder).resolve() != _CHECKOUT
     return own if is_own else _PACKAGED
 
 

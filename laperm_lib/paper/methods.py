@@ -6,16 +6,18 @@ with it, for a training whose length and learning rate the rest of the settings 
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
 
-from laperm_lib._arguments import check_integer, check_name, check_number
+from laperm_lib._arguments import check_integer
 from laperm_lib.callbacks import PSWA, Lookahead
 from laperm_lib.callbacks.sampling import WeightSampler
+from laperm_lib.local_search.moves import Kind as Move
 from laperm_lib.optimizers.laperm import LaPerm as LaPermOptimizer
 from laperm_lib.optimizers.sgperm import SGPerm as SGPermOptimizer
+from laperm_lib.paper._fields import Count, Positive, Share, check_fields
 from laperm_lib.sparsity import keep_zeros
 from laperm_lib.weight_vectors import Kind
 
@@ -63,6 +65,9 @@ class Method:
     `permuted` are the kinds of variables that are.
     """
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
     @property
     def period(self) -> int | None:
         return None
@@ -108,7 +113,7 @@ class Adam(Method):
 class SGD(Method):
     """Stochastic gradient descent, perhaps with momentum and zeros that are kept."""
 
-    momentum: float = 0.0
+    momentum: Share = 0.0
     keep_zeros: bool = False
 
     def prepare(self, model: keras.Model) -> None:
@@ -134,16 +139,10 @@ class LaPerm(Method):
         ('kernel',)
     """
 
-    sync_period: int
+    sync_period: Count
     inner: Method = Adam()
-    last_period: float = 1.0
+    last_period: Positive = 1.0
     permute_biases: bool = False
-
-    def __post_init__(self) -> None:
-        # Python's own numbers: equal settings have one fingerprint.
-        period = check_integer("sync_period", self.sync_period, at_least=1)
-        object.__setattr__(self, "sync_period", period)
-        check_number("last_period", self.last_period, above=0)
 
     @property
     def period(self) -> int | None:
@@ -174,7 +173,7 @@ class SGPerm(Method):
     lambda_max: float = 1.0
     beta2: float = 1.001
     momentum: float = 0.9
-    partition_size_min: int = 10
+    partition_size_min: Count = 10
 
     @property
     def period(self) -> int | None:
@@ -202,13 +201,10 @@ class Average(Method):
     """
 
     around: Method
-    average: str
-    sample_period: int
-    window: int = 10
+    average: Literal["PSWA", "Lookahead"]
+    sample_period: Count
+    window: Count = 10
     synchronise: bool = False
-
-    def __post_init__(self) -> None:
-        check_name("average", self.average, ("PSWA", "Lookahead"))
 
     @property
     def period(self) -> int | None:
@@ -241,6 +237,6 @@ class RSO(Method):
         together: how many moves of one weight vector are tried at once.
     """
 
-    last_scale: float = 0.1
-    move: str = "addition"
-    together: int = 1
+    last_scale: Share = 0.1
+    move: Move = "addition"
+    together: Count = 1

@@ -12,20 +12,21 @@ References:
 """
 
 import math
-import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from functools import partial
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import keras
 import numpy as np
 from keras import layers
 
 from laperm_lib import sparsity, weight_vectors
-from laperm_lib._arguments import check_integer, check_name, check_number
+from laperm_lib._arguments import check_integer, check_name
 from laperm_lib._random import check_seed, random_order
 from laperm_lib.initializers import DISTRIBUTIONS, SeededInitializer
 from laperm_lib.paper import architectures
+from laperm_lib.paper._fields import INT32, Count, NonNegative, Share, check_fields
 from laperm_lib.paper.datasets import Dataset
 from laperm_lib.permutation import from_matrix
 from laperm_lib.sparsity import LayerSparsity, SparsityReport
@@ -179,6 +180,7 @@ class Network:
     precision: str = "float32"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_name("precision", self.precision, PRECISIONS)
 
     @property
@@ -200,30 +202,19 @@ class Network:
 class _Sparse(Network):
     """A network that may start with one value for all weights, or with some of them pruned."""
 
-    pruned: float = 0.0
+    pruned: Share = 0.0
     shared_value: float | None = None
-    keep: tuple[float, ...] = ()
+    keep: tuple[Share, ...] = ()
     constant_fan_in: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.keep, numbers.Real):
-            raise ValueError(f"keep has a number for each kernel, as in ({self.keep!r},).")
-        keep = tuple(check_number("keep", part, at_least=0, at_most=1) for part in self.keep)
-        if (self.shared_value is None) != (not keep):
+        if (self.shared_value is None) != (not self.keep):
             raise ValueError("shared_value and keep are given together or not at all.")
         if self.shared_value is not None and self.pruned:
             raise ValueError("With a shared value, keep says what is pruned; pruned is 0.")
         if self.constant_fan_in and self.shared_value is None:
             raise ValueError("constant_fan_in is for networks with a shared value.")
-        # Python's own numbers: equal networks have one fingerprint, and JSON holds them.
-        pruned = check_number("pruned", self.pruned, at_least=0, at_most=1)
-        object.__setattr__(self, "pruned", pruned)
-        object.__setattr__(self, "keep", keep)
-        object.__setattr__(self, "constant_fan_in", bool(self.constant_fan_in))
-        if self.shared_value is not None:
-            value = check_number("shared_value", self.shared_value)
-            object.__setattr__(self, "shared_value", value)
 
     def build(self, seed: int) -> tuple[keras.Model, SparsityReport]:
         """Build the network; the same bits for the same description and seed."""
@@ -288,10 +279,10 @@ weight_vectors.register(
 class DenseNetwork(_Sparse):
     """Dense layers whose weights share one value, for images of 28 x 28. The default is F1."""
 
-    hidden: tuple[int, ...] = ()  # the neurons of each hidden layer
+    hidden: tuple[Count, ...] = ()  # the neurons of each hidden layer
     bias: bool = False  # whether layers have biases, which start at zero
     whole: bool = False  # whether a kernel is one weight vector rather than one for each neuron
-    l2: float = 0.0  # the penalty on the kernels of hidden layers
+    l2: NonNegative = 0.0  # the penalty on the kernels of hidden layers
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -312,8 +303,8 @@ class DenseNetwork(_Sparse):
 class SmallConvNetwork(Network):
     """Two 3 x 3 convolutions of stride 2 and a dense layer, He-normal, with biases of zero."""
 
-    filters: tuple[int, int] = (8, 16)
-    input_shape: tuple[int, int, int] = (28, 28, 1)
+    filters: tuple[Count, Count] = (8, 16)
+    input_shape: tuple[Count, Count, Count] = (28, 28, 1)
 
     @property
     def spec(self) -> Spec:
@@ -345,22 +336,14 @@ class SameCapacityNetwork(Network):
         Tessera, Hooker and Rosman, arXiv 2102.01670, section 3.
     """
 
-    filters: tuple[int, ...] = ()  # of each 5 x 5 convolution of stride 2, if it is narrow
-    units: tuple[int, ...] = ()  # of each hidden dense layer, if it is narrow
-    activation: str = "relu"  # or "swish", "prelu"
+    filters: tuple[Count, ...] = ()  # of each 5 x 5 convolution of stride 2, if it is narrow
+    units: tuple[Count, ...] = ()  # of each hidden dense layer, if it is narrow
+    activation: Literal["relu", "swish", "prelu"] = "relu"
     batch_norm: bool = False  # whether hidden layers are normalised
-    l2: float = 0.0  # the penalty on all kernels
-    capacity: str = "dense"  # the narrow network; "sparse" or "rescaled", the wide one
-    factor: int = 4  # how many times as wide that is
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for size in (*self.filters, *self.units):
-            check_integer("Each of filters and units", size, at_least=1)
-        check_name("activation", self.activation, ("relu", "swish", "prelu"))
-        check_name("capacity", self.capacity, ("dense", "sparse", "rescaled"))
-        check_number("l2", self.l2, at_least=0)
-        check_integer("factor", self.factor, at_least=2)
+    l2: NonNegative = 0.0  # the penalty on all kernels
+    # The narrow network, or one of two wide ones, and how many times as wide those are.
+    capacity: Literal["dense", "sparse", "rescaled"] = "dense"
+    factor: Annotated[int, partial(check_integer, at_least=2, at_most=INT32)] = 4
 
     def build(self, seed: int) -> tuple[keras.Model, SparsityReport]:
         dense = self._model(seed, 1)

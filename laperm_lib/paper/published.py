@@ -10,6 +10,8 @@ that its notebook's model does not have. So layers are matched here by kind and 
 `conv2d` of the file is the n-th of the model, however either counts.
 """
 
+import hashlib
+import logging
 import os
 import re
 from collections import defaultdict
@@ -25,19 +27,37 @@ from laperm_lib.paper._extras import extra
 with extra("paper"):
     import h5py
 
+_log = logging.getLogger(__name__)
+
 _Layer = TypeVar("_Layer")
 
+_SHA256 = {
+    "Conv7.h5": "2634f29c78a57faabf3ff08c408faa1a01b120f43b67d841b479d2ffc07497bb",
+    "F1.h5": "5f80262404e616c7b09ed73f2b754d213ff4adf79649d835e07b2cc6e2845d48",
+    "F2.h5": "f475ef74edd24b3e2e23ff95873fb8e1b5e1fb4a9e3d381748bfe5bf0c2f11a1",
+    "resnet50.h5": "0bf9e70f9e24686a93214acfdd3adaebaa971ad683412d2a221885274a06a6a4",
+    "resnet50_30.h5": "d82ffc3660c3fe77a3ecb7acf0c794cefd9dd71b959809191ff16baf35f4494e",
+    "resnet50_50.h5": "e1a4af7c114c30b74f4f7a742edfafe1db5d6b385c1c48781c6292224e22302f",
+    "resnet50_70.h5": "2a803286a6b3fc644ffbd69e7c847264e9c262df29b16afe0e27027a437d72eb",
+}
+"""The authors' files by name."""
 
-def load_published(model: keras.Model, path: str | os.PathLike[str]) -> keras.Model:
+
+def load_published(
+    model: keras.Model, path: str | os.PathLike[str], *, known_only: bool = False
+) -> keras.Model:
     """Load a weight file of tf.keras into a model of this library.
 
     A variable of the file that the model lacks is an error, except a bias that is zero throughout:
-    the published F1 file has one. Everything is read and checked before anything is assigned.
+    the published F1 file has one. Everything is read and checked before anything is assigned. HDF5
+    has no checksums, so the authors' files are known by their SHA-256; damage to others may go
+    unnoticed, and a warning is logged.
 
     Args:
         model: a built model with the layers of the file, such as `networks.build` makes.
             Its layers are named by kind and number, as Keras names them.
         path: the HDF5 file, weights only or a whole model.
+        known_only: whether any file but the authors' is an error. Default: it is a warning.
 
     Returns:
         The same model, with its weights replaced.
@@ -45,7 +65,8 @@ def load_published(model: keras.Model, path: str | os.PathLike[str]) -> keras.Mo
     Raises:
         ValueError: if the model is not built or two of its layers have one name.
         WeightFileError: if the file is missing, damaged or of another kind, or if it and the model
-            differ in layers, variables or shapes, or a value is not finite. The model is unchanged.
+            differ in layers, variables or shapes, or a value is not finite, not in the file, or
+            stored in a way that tf.keras never does. The model is unchanged.
 
     Examples:
         >>> from laperm_lib.paper import networks as models
@@ -60,12 +81,18 @@ def load_published(model: keras.Model, path: str | os.PathLike[str]) -> keras.Mo
     if not os.path.isfile(path):
         raise WeightFileError(f"{path}: there is no such file.")
     try:
+        with open(path, "rb") as content:
+            known = hashlib.file_digest(content, "sha256").hexdigest() in _SHA256.values()
+        if not known:
+            unknown = "it is none of the authors' files, by its SHA-256"
+            if known_only:
+                raise WeightFileError(f"{unknown}.")
+            _log.warning("%s: %s, so damage may go unnoticed.", path, unknown)
         with h5py.File(path, "r") as file:
             new = _new_values(wanted, _stored(file))
     except WeightFileError as error:
         raise WeightFileError(f"{path}: {error}") from None
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
-        # All of these are raised by h5py, depending on where a file is damaged.
+    except Exception as error:  # h5py raises many kinds, depending on where a file is damaged
         raise WeightFileError(f"{path} is damaged or not an HDF5 file ({error}).") from None
     for variable, value in new:
         variable.assign(value)
@@ -85,14 +112,14 @@ def _wanted(model: keras.Model) -> dict[str, dict[str, Any]]:
 
 def _stored(file: h5py.File) -> dict[str, dict[str, h5py.Dataset]]:
     """The datasets of the file by layer and variable name."""
-    root = file.get("model_weights", file)
+    root = _member(file, "model_weights") or file
     stored: dict[str, dict[str, h5py.Dataset]] = defaultdict(dict)
     for group_name in _names(root, "layer_names"):
-        group = root.get(group_name)
+        group = _member(root, group_name)
         if not isinstance(group, h5py.Group):
             raise WeightFileError(f"it lists a layer '{group_name}' but does not hold it.")
         for weight_name in _names(group, "weight_names"):
-            dataset = group.get(weight_name)
+            dataset = _member(group, weight_name)
             if not isinstance(dataset, h5py.Dataset):
                 raise WeightFileError(
                     f"layer '{group_name}' lists '{weight_name}' but does not hold it."
@@ -102,6 +129,17 @@ def _stored(file: h5py.File) -> dict[str, dict[str, h5py.Dataset]]:
                 raise WeightFileError(f"layer '{layer}' has two variables '{variable}'.")
             stored[layer][variable] = dataset
     return stored
+
+
+def _member(group: Any, path: str) -> Any:
+    """What lies in a group under a path, or None; h5py would follow a link into another file."""
+    for name in path.encode().split(b"/"):
+        if b"\0" in name or not isinstance(group, h5py.Group) or not group.id.links.exists(name):
+            return None
+        if group.id.links.get_info(name).type != h5py.h5l.TYPE_HARD:
+            raise WeightFileError(f"'{path}' is a link, which tf.keras never writes.")
+        group = group[name]
+    return group
 
 
 def _names(group: h5py.Group, attribute: str) -> list[str]:
@@ -172,14 +210,23 @@ def _layer_values(
     for variable_name, dataset in datasets.items():
         where = f"layer '{name}', {variable_name}"
         variable = variables.get(variable_name)
-        if variable is None and variable_name != "bias":
+        if variable is None and (variable_name != "bias" or "kernel" not in variables):
             raise WeightFileError(f"{where}: the model has no such variable.")
-        if variable is not None and dataset.shape != tuple(variable.shape):
-            raise WeightFileError(
-                f"{where}: the shape is {dataset.shape}, the model's {tuple(variable.shape)}."
-            )
+        # A bias that the model lacks has one value for each neuron.
+        shape = tuple(variables["kernel"].shape[-1:] if variable is None else variable.shape)
+        if dataset.shape != shape:
+            raise WeightFileError(f"{where}: the shape is {dataset.shape}, the model's {shape}.")
         if dataset.dtype.kind != "f":
             raise WeightFileError(f"{where}: the type is {dataset.dtype}, not a float.")
+        # Read only what lies in the file in one piece; HDF5 makes up what is missing.
+        layout = dataset.id.get_create_plist().get_layout()
+        if dataset.external or layout not in (h5py.h5d.CONTIGUOUS, h5py.h5d.COMPACT):
+            raise WeightFileError(
+                f"{where}: its values are in another file, in chunks or compressed, which tf.keras "
+                "never writes."
+            )
+        if dataset.id.get_storage_size() != dataset.nbytes:
+            raise WeightFileError(f"{where}: it holds less than it says.")
         value = dataset.astype(np.float32)[()]
         if not np.isfinite(value).all():
             raise WeightFileError(f"{where}: a value is NaN or infinite.")

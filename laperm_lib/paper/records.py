@@ -131,6 +131,9 @@ class Record:
 def codec() -> cattrs.Converter:
     """Turns settings and records into what JSON holds, and back."""
     made = cattrs.Converter(forbid_extra_keys=True, unstruct_collection_overrides={tuple: list})
+    for kind in (str, int, bool):
+        made.register_structure_hook(kind, _exactly)
+    made.register_structure_hook(float, _number)
     tagged = partial(configure_tagged_union, tag_name="kind")
     for base in (Network, Method):
         include_subclasses(base, made, union_strategy=tagged)
@@ -138,6 +141,17 @@ def codec() -> cattrs.Converter:
     made.register_unstructure_hook(Record, make_dict_unstructure_fn(Record, made, model=omit))
     made.register_structure_hook(Record, make_dict_structure_fn(Record, made, model=omit))
     return made
+
+
+def _exactly(value: Any, kind: type) -> Any:
+    """A value of that type; cattrs would turn "no" into True, and None into the text "None"."""
+    if type(value) is not kind:
+        raise ValueError(f"{value!r} is no {kind.__name__}")
+    return value
+
+
+def _number(value: Any, kind: type) -> float:
+    return float(value) if type(value) is int else _exactly(value, kind)
 
 
 def to_json(value: Any) -> Any:
@@ -192,7 +206,7 @@ def load(path: str | os.PathLike[str]) -> tuple[Record, ...]:
     """
 
     def parse(content: Any) -> tuple[Record, ...]:
-        return tuple(from_json(entry, Record) for entry in content)
+        return tuple(from_json(entry, Record) for entry in _exactly(content, list))
 
     return files.read_json(path, parse, holds="records of runs")
 

@@ -8,15 +8,17 @@ A folder is named by experiment, seed and what differs from the published settin
     record.json          the record; a run is finished when this is there
     network.npz          the weights of the network it ended with
 
-All are written whole or not at all. Processes that share nothing but a file system can work on one
-set of folders: a lock, which ends with its process, keeps two from training the same run.
+All are written whole or not at all, and what a killed process has left is deleted by the next one
+that works on the run. Processes that share nothing but a file system can work on one set of
+folders: a lock, which ends with its process, keeps two from training the same run.
 """
 
+import errno
 import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,7 @@ RUNS_DIR = "LAPERM_RUNS_DIR"
 
 _RECORD, _NETWORK, _LOCK = "record.json", "network.npz", "lock"
 _CONFIGURATION = "configuration.json"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def default_root() -> Path:
@@ -131,24 +134,28 @@ class RunFolder:
         """
         with self.lock():
             if self.is_finished:
+                record = self.record()
                 _log.info("%s is finished already.", self.path)
-                return self.record()
-            record = run(
-                self.task.settings,
-                seed=self.task.seed,
-                experiment=self.task.experiment,
-                evaluate_after=self.task.evaluate_after,
-                checkpoints=self.checkpoints,
-                **how,
-            )
-            write(self.path, record)
-            self.checkpoints.clear()
-            _log.info("The record and the network are in %s", self.path)
+            else:
+                record = run(
+                    self.task.settings,
+                    seed=self.task.seed,
+                    experiment=self.task.experiment,
+                    evaluate_after=self.task.evaluate_after,
+                    checkpoints=self.checkpoints,
+                    **how,
+                )
+                self._keep(record)
+                _log.info("The record and the network are in %s", self.path)
+            self.checkpoints.clear()  # whoever finished the run may have been killed before
             return record
 
     def record(self) -> Record:
-        """The record of a finished run."""
-        return records.load_one(self.path / _RECORD)
+        """The record of a finished run; a LaPermError if it is of another one."""
+        record, parts = records.load_one(self.path / _RECORD), ("experiment", "settings", "seed")
+        if any(getattr(record, part) != getattr(self.task, part) for part in parts):
+            raise LaPermError(f"{self.path / _RECORD} is the record of another training.")
+        return record
 
     def network(self) -> keras.Model:
         """The network that a finished run ended with."""
@@ -159,6 +166,7 @@ class RunFolder:
         """Keep other processes from this run; the lock ends with the process."""
         with locked(self.path / _LOCK):
             self._check()
+            files.delete_parts(self.path)
             if not (self.path / _CONFIGURATION).exists():
                 files.write_json(self.path / _CONFIGURATION, to_json(self.task))
             try:
@@ -169,6 +177,24 @@ class RunFolder:
                 if {path.name for path in self.path.iterdir()} <= {_CONFIGURATION, _LOCK}:
                     shutil.rmtree(self.path)
                 raise
+
+    def _keep(self, record: Record) -> None:
+        """Write what a run ended with; on a full disk, in the place of its checkpoints."""
+        left = [self.checkpoints.path(step) for step in self.checkpoints.steps()]
+        deleted, content = self.path, b""
+        while True:
+            try:
+                return write(self.path, record)
+            except BaseException as error:
+                if not left or getattr(error, "errno", None) not in _FULL:
+                    if content:  # what was deleted last goes back: the run can be resumed from it
+                        with suppress(OSError), files.replaced(deleted) as file:
+                            file.write(content)
+                    raise
+                deleted = left.pop(0)
+                content = deleted.read_bytes()
+                deleted.unlink()
+                _log.warning("%s. %s is deleted to make room.", error, deleted)
 
     def _check(self) -> None:
         if not (self.path / _CONFIGURATION).exists():
@@ -212,14 +238,23 @@ def read_network(path: Path, record: Record) -> keras.Model:
 
 
 def tasks_in(root: str | os.PathLike[str]) -> Sequence[Task]:
-    """The trainings that have a folder, finished or not, by name; one that was renamed has none."""
+    """The trainings that have a folder, finished or not, by name.
+
+    One that was renamed has none, nor has one that cannot be read; a warning says so.
+    """
     found = []
-    for file in sorted(Path(root).glob(f"*/{_CONFIGURATION}")):
-        task = _read_task(file.parent)
-        if file.parent.name == task.name:
+    for path in sorted(Path(root).glob("*/")):
+        try:
+            if _CONFIGURATION not in os.listdir(path):
+                continue
+            task = _read_task(path)
+        except (ValueError, OSError) as error:
+            _log.warning("%s is skipped: %s", path, error)
+            continue
+        if path.name == task.name:
             found.append(task)
         else:
-            _log.warning("%s is skipped: it was named %s.", file.parent, task.name)
+            _log.warning("%s is skipped: it was named %s.", path, task.name)
     return found
 
 
@@ -254,12 +289,15 @@ def states(
         # The record beside a shipped network, f1-seed0.json, comes before f1.json.
         found.setdefault(task.name, State(task, 0, record))
     for task in tasks_in(root):
-        folder = RunFolder(root, task)
-        if folder.is_finished:
-            found[task.name] = State(task, 0, folder.record())
-        elif task.name not in found:
-            step = max(folder.checkpoints.steps(), default=0)
-            found[task.name] = State(task, step, None)
+        try:
+            folder = RunFolder(root, task)
+            done = folder.record() if folder.is_finished else None
+            step = 0 if done else max(folder.checkpoints.steps(), default=0)
+        except (ValueError, OSError) as error:
+            _log.warning("%s is skipped: %s", Path(root, task.name), error)
+            continue
+        if done is not None or task.name not in found:
+            found[task.name] = State(task, step, done)
     return [found[name] for name in sorted(found)]
 
 
@@ -294,21 +332,24 @@ def add_records(
         ((['conv7-seed0-7b5760fc'], []), ([], ['conv7-seed0-7b5760fc']))
     """
     destination = Path(destination)
-    known = {Task.of(record).name for record in shipped_records(destination)}
-    added: dict[str, Record] = {}
-    skipped = []
+    given: list[tuple[str, Record]] = []
     for path in map(Path, paths):
         for record in [records.load_one(path / _RECORD)] if path.is_dir() else records.load(path):
-            name = _checked(record, path).name
+            given.append((_checked(record, path).name, record))
+    added: dict[str, Record] = {}
+    skipped = []
+    with locked(destination / ".lock", wait=60):
+        known = {Task.of(record).name for record in shipped_records(destination)}
+        for name, record in given:
             if name in known or name in added:
                 skipped.append(name)
             else:
                 added[name] = record
-    for experiment in dict.fromkeys(record.experiment for record in added.values()):
-        file = destination / f"{experiment}.json"
-        new = [record for record in added.values() if record.experiment == experiment]
-        with locked(destination / ".lock"):
+        for experiment in dict.fromkeys(record.experiment for record in added.values()):
+            file = destination / f"{experiment}.json"
+            files.delete_parts(destination, file.name)
             old = records.load(file) if file.exists() else ()
+            new = [record for record in added.values() if record.experiment == experiment]
             records.save([*old, *new], file)
     return list(added), skipped
 
@@ -330,12 +371,10 @@ def _checked(record: Record, path: Path) -> Task:
     is_permutation = record.is_permutation
     if permuted and path.is_dir():
         initial, _ = record.settings.network.build(record.seed)
-        pairs = zip(
-            weight_vectors.of(initial, permuted),
-            weight_vectors.of(read_network(path, record), permuted),
-            strict=True,
+        is_permutation &= permutation.are_permutations(
+            weight_vectors.matrices(initial, permuted),
+            weight_vectors.matrices(read_network(path, record), permuted),
         )
-        is_permutation &= all(permutation.is_permutation(a.matrix(), b.matrix()) for a, b in pairs)
     if permuted and not is_permutation:
         raise LaPermError(f"{path}: the network is not a permutation of its initial weights.")
     return task

@@ -14,15 +14,33 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
-from typing import Any, TypeVar
+from functools import partial
+from typing import Annotated, Any, TypeVar
 
 from laperm_lib._arguments import check_integer, check_name, check_number
 from laperm_lib.paper import datasets
+from laperm_lib.paper._fields import (
+    FLOAT32,
+    INT32,
+    Count,
+    Natural,
+    NonNegative,
+    check_fields,
+    check_type,
+)
 from laperm_lib.paper.augmentation import Augmentation
 from laperm_lib.paper.methods import LaPerm, Method
-from laperm_lib.paper.networks import PIXELS, Network, PaperNetwork, Pixels
+from laperm_lib.paper.networks import Network, PaperNetwork, Pixels
 
 _Part = TypeVar("_Part", bound=Any)
+
+TRAINING_IMAGES = {"mnist": 60_000, "cifar10": 50_000, "digits": 1437}
+"""How many training images each dataset has."""
+
+# So that the steps, one for each image at most, are an int32, and the rates a short list.
+_Epochs = Annotated[
+    int, partial(check_integer, at_least=1, at_most=INT32 // max(TRAINING_IMAGES.values()))
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +57,11 @@ class Data:
     dataset: str
     pixels: Pixels | None = None
     augmentation: Augmentation | None = None
-    held_out: int = 0
+    held_out: Natural = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_name("dataset", self.dataset, datasets.NAMES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,26 +82,20 @@ class Schedule:
         0.0005
     """
 
-    epochs: int
-    batch_size: int = 50
-    learning_rate: float = 1e-3
-    decay: float = 1.0
-    decay_every: int = 1
-    milestones: tuple[tuple[int, float], ...] = ()
+    epochs: _Epochs
+    batch_size: Count = 50
+    learning_rate: NonNegative = 1e-3
+    decay: NonNegative = 1.0
+    decay_every: Count = 1
+    milestones: tuple[tuple[Natural, NonNegative], ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "decay_every"):
-            _set(self, name, check_integer(name, getattr(self, name), at_least=1))
-        for name in ("learning_rate", "decay"):
-            _set(self, name, check_number(name, getattr(self, name), at_least=0))
-        milestones = tuple(
-            (
-                check_integer("the epoch of a milestone", epoch, at_least=0),
-                check_number("the factor of a milestone", factor, at_least=0),
-            )
-            for epoch, factor in self.milestones
-        )
-        _set(self, "milestones", milestones)
+        check_fields(self)
+        try:
+            highest = max(map(self.rate, range(self.epochs)))
+        except OverflowError:
+            highest = math.inf
+        check_number("The highest learning rate of all epochs", highest, at_most=FLOAT32)
 
     def rate(self, epoch: int) -> float:
         """The learning rate in an epoch, counted from 0."""
@@ -127,18 +143,18 @@ class Settings:
     data: Data
     method: Method
     schedule: Schedule
-    evaluate_every: int = 1000
+    evaluate_every: Count = 1000
 
     def __post_init__(self) -> None:
+        check_fields(self)
         data, spec = self.data, self.network.spec
-        check_name("dataset", data.dataset, datasets.NAMES)
         check_name("dataset", data.dataset, (spec.dataset, "digits"))
-        pixels = spec.pixels if data.pixels is None else data.pixels
-        check_name("pixels", pixels, PIXELS)
-        held_out = check_integer("held_out", data.held_out, at_least=0)
-        _set(self, "data", dataclasses.replace(data, pixels=pixels, held_out=held_out))
-        every = check_integer("evaluate_every", self.evaluate_every, at_least=1)
-        _set(self, "evaluate_every", every)
+        count = TRAINING_IMAGES[data.dataset]
+        if data.held_out >= count:
+            raise ValueError(f"{data.held_out} images cannot be held out of {count}.")
+        if data.pixels is None:
+            # Not by assignment: it is frozen.
+            object.__setattr__(self, "data", dataclasses.replace(data, pixels=spec.pixels))
 
     def replace(self, **values: Any) -> "Settings":
         """Other values for single settings, by name.
@@ -150,7 +166,7 @@ class Settings:
         Raises:
             ValueError: if there is no such setting, or it cannot have the value.
         """
-        method = values.pop("method", self.method)
+        method = check_type("method", values.pop("method", self.method), Method)
         if "sync_period" in values and None in (values["sync_period"], method.period):
             period = values.pop("sync_period")
             if period is not None:
@@ -205,11 +221,6 @@ def _replaced(part: _Part, values: dict[str, Any]) -> _Part:
         is_part = isinstance(value, Network | Data | Method | Schedule)
         own[field.name] = _replaced(value, values) if is_part else value
     return dataclasses.replace(part, **own)
-
-
-def _set(instance: Any, name: str, value: Any) -> None:
-    """Python's own numbers in a frozen dataclass: equal settings have one fingerprint."""
-    object.__setattr__(instance, name, value)
 
 
 _CONV7 = Settings(

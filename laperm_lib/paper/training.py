@@ -21,13 +21,15 @@ from typing import Any
 import keras
 
 from laperm_lib import _backend, batch_statistics, permutation, weight_vectors
+from laperm_lib._random import check_seed
 from laperm_lib.batches import Batches, read_ahead
 from laperm_lib.checkpoints import Checkpoints, SaveCheckpoints, restore
+from laperm_lib.errors import WeightFileError
 from laperm_lib.optimizers.permuting import steps_taken
 from laperm_lib.paper.environment import environment, joined
 from laperm_lib.paper.evaluation import Images, accuracy, images_for, schedule
 from laperm_lib.paper.methods import EpochRates, Length
-from laperm_lib.paper.records import Evaluation, Record
+from laperm_lib.paper.records import Evaluation, Record, to_json
 from laperm_lib.paper.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -131,7 +133,8 @@ def run(
             from 0 (right after it) to the sync period minus 1. Default: 0 alone.
         watches: what is measured beside. Default: nothing.
         checkpoints: where checkpoints are kept; an interrupted training resumes from its latest,
-            and ends, on the same machine, bit for bit as an uninterrupted one. Default: none are.
+            and ends, on the same machine, bit for bit as an uninterrupted one. What the training is
+            goes into `checkpoints.about`. Default: none are.
         every_seconds: the time between two checkpoints. Default 60.
         stop: asked after steps; when it says yes, a checkpoint is written and training stops.
             Default: never.
@@ -143,7 +146,7 @@ def run(
     Raises:
         ValueError: for an impossible setting, seed or `evaluate_after`.
         DatasetUnavailableError: if the data cannot be had.
-        WeightFileError: if the checkpoint is of another network.
+        WeightFileError: if the latest checkpoint is from another training, or of another format.
         Stopped: if `stop` said so.
 
     Examples:
@@ -152,9 +155,18 @@ def run(
         >>> record.is_permutation
         True
     """
-    latest = None if checkpoints is None else checkpoints.latest()
-    first_step = 0 if latest is None else latest.step
     images = images_for(settings, data_dir)
+    latest = None
+    if checkpoints is not None:
+        checkpoints.about = {
+            "experiment": experiment,
+            "settings": to_json(settings),
+            "seed": check_seed(seed),
+            "evaluate_after": [int(steps) for steps in evaluate_after],
+            "data": images.fingerprint,
+        }
+        latest = checkpoints.latest()
+    first_step = 0 if latest is None else latest.step
     batches = Batches(
         images.x_train,
         images.y_train,
@@ -170,8 +182,7 @@ def run(
     statistics = images.for_statistics(_STATISTICS_IMAGES)
 
     model, report = settings.network.build(seed)
-    initial = weight_vectors.of(model, settings.method.permuted)
-    initial_values = [vectors.matrix() for vectors in initial]
+    initial = weight_vectors.matrices(model, settings.method.permuted)
     settings.method.prepare(model)
     averages = settings.method.callbacks(statistics[:2])  # for each of many averages
     # Dropout has seeds of its own; this seeds whatever else Keras may draw.
@@ -189,8 +200,13 @@ def run(
     optimizer.build(model.trainable_variables)
 
     progress = _Progress(images, evaluation_steps)
-    if latest is not None:
-        restore(model, latest.arrays)
+    if checkpoints is not None and latest is not None:
+        try:
+            restore(model, latest.arrays)
+            if steps_taken(model) != first_step:
+                raise WeightFileError(f"The optimizer has counted {steps_taken(model)} steps.")
+        except WeightFileError as error:
+            raise WeightFileError(f"{checkpoints.path(first_step)}: {error}") from None
         progress.resume(latest.notes)
         _log.info("%s, seed %d: resumes after step %d", model.name, seed, first_step)
     for watch in watches:
@@ -221,7 +237,6 @@ def run(
     with batch_statistics.reestimated(model, statistics) as layers:
         reestimated = accuracy(model, images.x_test, images.y_test) if layers else None
     last = images.evaluate(model, epochs * steps_per_epoch, since_sync=0)
-    pairs = zip(initial_values, initial, strict=True)
     record = Record(
         experiment=experiment,
         settings=settings,
@@ -231,8 +246,9 @@ def run(
         final=last.accuracy,
         final_reestimated=reestimated,
         final_held_out=last.held_out,
-        is_permutation=bool(initial)
-        and all(permutation.is_permutation(values, now.matrix()) for values, now in pairs),
+        is_permutation=permutation.are_permutations(
+            initial, weight_vectors.matrices(model, settings.method.permuted)
+        ),
         data_fingerprint=images.fingerprint,
         seconds=round(progress.seconds(), 2),
         environment=progress.environment,

@@ -97,9 +97,11 @@ def test_tasks_are_all_combinations():
         ({"seeds": 3}, "seeds is a list"),
         ({"sync_period": [20, 20]}, r"the same training, f1-seed0-.*given twice"),
         ({"seeds": [3, 3]}, "given twice"),
+        ({"seeds": range(10**30)}, "more than 9 trainings of f1"),
     ],
 )
-def test_impossible_tasks(wrong, why):
+def test_impossible_tasks(wrong, why, monkeypatch):
+    monkeypatch.setattr(benchmark, "_MOST_TASKS", 9)
     with pytest.raises(ValueError, match=why):
         benchmark.tasks("f1", **wrong)
     with pytest.raises(ValueError, match="Unknown experiment"):
@@ -175,8 +177,11 @@ def test_what_is_missing_is_trained_and_what_is_finished_or_shipped_is_not(run_f
     assert [(r.seed, r.settings.schedule.epochs) for r in report.finished] == [(0, 4), (0, 8)]
     assert (report.left, report.failed) == ((), {})
     assert RunFolder(tmp_path, TASKS[1]).record() == done
+    left = RunFolder(tmp_path, TASKS[1]).path / ".network.npz.0123456789abcdef.part"
+    left.write_bytes(b"half")  # by a process that was killed
     again = run_missing(planned, tmp_path, shipped=tmp_path / "pretrained")
     assert again == Report((), (), {})
+    assert not left.exists()
 
 
 def test_a_plan_that_is_stopped_resumes(tmp_path):

@@ -67,13 +67,21 @@ def test_errors_are_one_line(command, tmp_path):
         (["run", "f1", "--set", "epochs=1,1"], "given twice"),
         (["run", "f1", "--set", "epochs=1", "--set", "epochs=2"], "--set epochs is given twice"),
         (["run", "--all", "--seed", "7"], "--seed is for one experiment"),
-        (["run", "f1", "--seed", "-1"], "seed"),
-        (["search", "f1", "--output", "study.json", "--storage", "/proc/none/storage"], "/proc"),
+        (["run", "f1", "--set", "epochs=1" + 25 * "0"], "epochs is an integer of at least 1 and"),
+        (
+            ["run", "--all", "--set", "epochs=1" + 25 * "0"],
+            "epochs is an integer of at least 1 and",
+        ),
+        (["sweep", "f1", "--set", "sync_period=1" + 400 * "0"], "sync_period is an integer"),
+        (["run", "f1", "--set", "learning_rate=1e300"], "learning_rate is a number at least 0 and"),
+        (["run", "f1", "--set", "decay=1e30"], "highest learning rate of all epochs"),
+        (["run", "f1", "--set", "held_out=1437"], "1437 images cannot be held out of 1437"),
+        (["table", "f1", "\0"], r"Unknown experiment or sweep '\x00'"),
     ],
 )
 def test_what_cannot_be_run_leaves_nothing(command, tmp_path, words, why):
     status, out, err = command(*words)
-    assert (status, out) == (1, "")
+    assert (status, out) == (2, "")
     assert why in err
     assert err.count("\n") == 1
     assert not list(tmp_path.glob("*/*"))
@@ -91,9 +99,36 @@ def test_what_cannot_be_run_leaves_nothing(command, tmp_path, words, why):
         (["run", "f1", "--set", "epochs=none"], "epochs does not take 'none'"),
         (["run", "conv3"], "invalid choice: 'conv3'"),
         (["sweep", "conv3"], "invalid choice: 'conv3'"),
-        (["run", "f1", "--seeds", "x"], "an integer of at least 1, not 'x'"),
-        (["run", "f1", "--seeds", "0"], "an integer of at least 1, not '0'"),
-        (["run", "f1", "--output", "FOLDER"], "a file, but"),
+        *(
+            (["run", "f1", f"--{option}={value}"], f"error: argument --{option}: ")
+            for option, values in {
+                "seed": ("-1", "x", "1" + 30 * "0", 5000 * "9", "1.0", "", "\0"),
+                "seeds": ("0", "1" + 30 * "0", "nan"),
+                "evaluate-after": ("-1", "1" + 25 * "0", "none"),
+                "checkpoint-every": ("-1", "inf", "nan", "1e300", ""),
+                "runs": (300 * "x", "~nouser", "", "a\0b"),
+                "pretrained": (300 * "x", "~nouser"),
+                "data-dir": (300 * "x", "~nouser", "FILE"),
+                "set": ("epochs=" + 5000 * "9", "permute_biases=", "decay=1e", "=", "\0=1"),
+            }.items()
+            for value in values
+        ),
+        (["run", "f1", "--seed=--"], "--seed=-- has no value"),
+        (["sweep", "f1", "--workers", "1" + 30 * "0"], "an integer from 1 to 1000"),
+        *(
+            (["sweep", "f1", "--scheduler", address], "an address such as tcp://10.0.0.1:8786")
+            for address in ("", "x", "tcp://", "tcp://a:" + 20 * "9", f"tcp://{300 * 'x'}:80")
+        ),
+        (
+            ["search", "f1", "--output", "FOLDER/a", "--trials", "1e9"],
+            "an integer from 1 to 100000",
+        ),
+        (["search", "f1", "--output", "FOLDER/a", "--storage", "FOLDER"], "a file"),
+        *(
+            ([command, 300 * "x"], "File name too long")
+            for command in ("verify", "publish", "import")
+        ),
+        (["run", "f1", "--output", "FOLDER"], "is not a regular file"),
         (["run", "f1", "--output", "FILE/records.json"], "is none"),
         (["run", "f1", "--runs", "FILE"], "a folder, but"),
         (["list", "--runs", "FILE/runs"], "a folder, but"),
@@ -121,7 +156,7 @@ def test_settings():
 def test_time_budgets():
     texts = {"25m": 1500, "90s": 90, "2h": 7200, "1h30m": 5400, "0s": 0}
     assert {text: _duration(text) for text in texts} == texts
-    for text in ("", "25", "m", "-1m", "1.5h", "1m2h", "soon"):
+    for text in ("", "25", "m", "-1m", "1.5h", "1m2h", "soon", 400 * "9" + "h", "²h"):
         with pytest.raises(argparse.ArgumentTypeError, match="such as 90s"):
             _duration(text)
 
@@ -175,7 +210,7 @@ def test_table(command):
     assert out.count("not yet reproduced") == len(out.splitlines()) - 1
     _, out, _ = command("table", "f1", "conv2_k", "--format", "json")
     assert [line["experiment"] for line in json.loads(out)] == ["f1", *3 * ["conv2"]]
-    assert command("table", "conv3")[0] == 1
+    assert command("table", "conv3")[0] == 2
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("optuna"), reason="needs Optuna")
@@ -233,6 +268,7 @@ def test_import(command, tmp_path, run_folder):
 
 def test_a_package_without_networks_trains_all_the_same(command, tmp_path, monkeypatch):
     """From a wheel, or with an address in the place of a folder."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(manifest, "_CHECKOUT", tmp_path / "none")
     for address in ("", "https://a.b/networks"):
         monkeypatch.setenv("LAPERM_PRETRAINED_DIR", address)
@@ -264,7 +300,7 @@ def test_the_backend_is_chosen_before_keras_is_imported(monkeypatch):
 def test_a_backend_that_comes_too_late(command):
     other = next(name for name in ("tensorflow", "jax") if name != keras.backend.backend())
     status, _, err = command("list", "--backend", other)
-    assert status == 1
+    assert status == 2
     assert "already" in err
 
 

@@ -37,6 +37,11 @@ def test_evaluations_are_at_synchronisations():
             schedule(settings, 400, (offset,))
 
 
+def test_evaluations_that_are_too_many_are_refused():
+    with pytest.raises(ValueError, match="evaluate_every=1 is too short for 2000000000 steps"):
+        schedule(SHORT.replace(evaluate_every=1), 2 * 10**9)
+
+
 def test_images_held_out_are_those_left_out_of_training():
     images, data = images_for(SHORT.replace(held_out=200)), datasets.load("digits")
     assert [len(x) for x in (images.x_train, images.x_held_out)] == [1237, 200]

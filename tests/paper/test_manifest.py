@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -43,13 +44,38 @@ def test_where_the_networks_are(monkeypatch, repository, tmp_path):
     assert manifest.read(repository / "pretrained") == manifest.read(tmp_path) == project
     assert {"conv2-seed0-7b5760fc", "conv7-seed1-dd9fd7a5"} < {entry.name for entry in project}
     monkeypatch.setattr(manifest, "_CHECKOUT", tmp_path / "none")
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(WeightFileError, match="set the environment variable LAPERM_PRETRAINED_DIR"):
         manifest.default_folder()
     monkeypatch.setenv(manifest.PRETRAINED_DIR, str(tmp_path))
     assert manifest.default_folder() == Path(tmp_path)
     monkeypatch.setenv(manifest.PRETRAINED_DIR, "https://a.b/networks")
-    with pytest.raises(WeightFileError, match="download them to one"):
-        manifest.default_folder()
+    with pytest.raises(WeightFileError, match="read from a folder: download them to one"):
+        manifest.recorded("f1.json")
+
+
+@pytest.mark.parametrize("place", ["", "notebooks"])
+def test_an_installed_package_finds_the_checkout_that_is_worked_in(monkeypatch, tmp_path, place):
+    monkeypatch.delenv(manifest.PRETRAINED_DIR, raising=False)
+    monkeypatch.setattr(manifest, "_CHECKOUT", tmp_path / "site-packages" / "pretrained")
+    for name in ("pretrained", "notebooks"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / place)
+    with pytest.raises(WeightFileError, match="do not come with the package"):
+        manifest.default_folder()  # that of another project
+    (tmp_path / "laperm_lib").mkdir()
+    assert manifest.default_folder() == tmp_path / "pretrained"
+
+
+@pytest.mark.parametrize("name", ["", "rso", "masks", "f1.json", "masks/f2.json"])
+def test_records_are_found_or_it_is_said_what_to_set(monkeypatch, repository, tmp_path, name):
+    (tmp_path / "rso").mkdir()
+    for folder in (tmp_path, tmp_path / "missing"):
+        monkeypatch.setenv(manifest.PRETRAINED_DIR, str(folder))
+        with pytest.raises(WeightFileError, match="set the environment variable LAPERM_PRETRAINED"):
+            manifest.recorded(name)
+    monkeypatch.setenv(manifest.PRETRAINED_DIR, str(repository / "pretrained"))
+    assert manifest.recorded(name) == repository / "pretrained" / name
 
 
 def test_a_folder_with_a_manifest_of_its_own_is_listed_by_that(monkeypatch, tmp_path):
@@ -71,6 +97,15 @@ def test_what_is_added_to_the_checkout_goes_into_the_package(monkeypatch, tmp_pa
     assert not (tmp_path / "pretrained").exists()
 
 
+def test_additions_at_the_same_time_all_survive(tmp_path):
+    (tmp_path / ".manifest.json.0123456789abcdef.part").write_text("a killed process's half")
+    entries = [replace(ENTRY, name=f"f1-seed{seed}") for seed in range(40)]
+    with ThreadPoolExecutor(40) as threads:
+        list(threads.map(lambda entry: manifest.add(entry, tmp_path), entries))
+    assert manifest.read(tmp_path) == tuple(entries)
+    assert not list(tmp_path.glob(".*.part"))
+
+
 def test_a_file_is_the_one_that_the_manifest_lists(tmp_path):
     path = tmp_path / ENTRY.file
     with pytest.raises(WeightFileError, match="no such file"):
@@ -85,6 +120,23 @@ def test_a_file_is_the_one_that_the_manifest_lists(tmp_path):
     path.mkdir()
     with pytest.raises(WeightFileError, match=ENTRY.file):
         manifest.locate(replace(ENTRY, size=path.stat().st_size), tmp_path)
+
+
+def test_a_link_out_of_the_folder_is_not_followed(tmp_path):
+    (tmp_path / "outside").write_bytes(CONTENT)
+    folder, link = tmp_path / "networks", tmp_path / "link"
+    folder.mkdir()
+    (folder / "inside").write_bytes(CONTENT)
+    (folder / ENTRY.file).symlink_to("inside")
+    link.symlink_to(folder)
+    assert manifest.locate(ENTRY, link) == link / ENTRY.file
+    for target, why in [("../outside", "is a link out of its folder"), (ENTRY.file, "be read")]:
+        (folder / ENTRY.file).unlink()
+        (folder / ENTRY.file).symlink_to(target)
+        with pytest.raises(WeightFileError, match=rf"f1-seed0\.safetensors .*{why}"):
+            manifest.locate(ENTRY, link)
+    with pytest.raises(WeightFileError, match="cannot be read"):
+        manifest.locate(ENTRY, "a\0b")
 
 
 def test_a_file_that_is_not_at_its_address(monkeypatch, tmp_path):
@@ -104,6 +156,8 @@ def text(**changes):
         "", "{", "3", "[]", "{}", "\x00", '{"format": 2}', '{"format": 1, "networks": []}',
         '{"format": 2, "networks": [3]}', '{"format": 2, "networks": [{}]}', "[" * 100_000,
         text(more=1), text(file="../f1.safetensors"), text(file=3), text(sha256=None),
+        text(name="../f1"), text(name="f\0"), text(file="f\0"), text(experiment=["f1"]),
+        text(size="9"), text(permuted_weights=True), text(bits_per_weight="1"),
     ],
 )  # fmt: skip
 def test_damaged_manifests(damaged, tmp_path):

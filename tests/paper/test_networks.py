@@ -193,10 +193,10 @@ def test_numbers_of_any_kind_are_kept_as_those_of_python():
         ({"pruned": 1.5}, "pruned is a number at least 0 and at most 1, got 1.5"),
         ({"keep": (0.5,)}, "together or not at all"),
         ({"shared_value": 0.1}, "together or not at all"),
-        ({"shared_value": 0.1, "keep": 0.6}, "keep has a number for each kernel"),
+        ({"shared_value": 0.1, "keep": 0.6}, "keep takes several values, as in"),
         ({"shared_value": 0.1, "keep": (0.6, 6.0)}, "keep is a number at least 0 and at most 1"),
         ({"shared_value": 0.1, "keep": (0.6,), "pruned": 0.5}, "pruned is 0"),
-        ({"shared_value": float("nan"), "keep": (0.6,)}, "shared_value is a finite number"),
+        ({"shared_value": float("nan"), "keep": (0.6,)}, "shared_value is a number at least -3.4"),
         ({"pruned": 0.5, "constant_fan_in": True}, "for networks with a shared value"),
     ],
 )

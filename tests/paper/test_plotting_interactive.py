@@ -1,11 +1,13 @@
 """Figures that Bokeh draws again: what is in its description is what Matplotlib has drawn."""
 
+import base64
 import json
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from bs4 import BeautifulSoup
+from IPython.core.formatters import DisplayFormatter
 
 from laperm_lib.paper import plotting
 from laperm_lib.paper.plotting import Interactive
@@ -167,6 +169,10 @@ def test_a_notebook_shows_the_picture_and_keeps_the_description(ax):
     assert json.loads(script.string)["root_id"] == shown.item["root_id"]
     assert page.b is None
     assert "<" not in script.string  # "<!--<script" would keep the element from ending
+    bundle, about = DisplayFormatter().format(shown)  # the picture alone where HTML is not shown
+    assert bundle["image/png"] == shown.png == base64.b64decode(page.img["src"].partition(",")[2])
+    assert about["image/png"]["alt"] == shown.alt
+    assert shown.alt in bundle["text/plain"]
     assert plt.get_fignums() == []
 
 

@@ -178,11 +178,36 @@ def test_what_does_not_go_together_gives_no_network(f1_file, wrong):
         replace(stored, **wrong).build()
 
 
+def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(tmp_path, monkeypatch):
+    path = tmp_path / "network.safetensors"
+    model = trained(CONV7)
+    model.get_layer("conv2d_1").bias.assign([np.nan, *[-np.inf] * 31])
+    with pytest.raises(ValueError, match="A weight of 'conv7' is NaN or infinite"):
+        save_pretrained(model, path, network=CONV7, seed=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrained, "_are_finite", lambda weights: True)
+        save_pretrained(model, path, network=CONV7, seed=3)
+    with pytest.raises(WeightFileError, match=r"network\.safetensors.*is NaN or infinite"):
+        load_pretrained(path)
+
+
+def test_the_size_of_a_header_is_checked_before_it_is_read(f1_file, tmp_path):
+    path = tmp_path / "large.safetensors"
+    save_file({f"empty {number}": np.zeros(0, "float32") for number in range(20_000)}, path)
+    for content in (path.read_bytes(), b"\0\0\0\0\0\1\0\0" + f1_file.read_bytes()[8:]):
+        path.write_bytes(content)
+        with pytest.raises(WeightFileError, match=r"large\.safetensors.*a header of \d+ bytes"):
+            load_pretrained(path)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
         *({"seed": -1}, {"seed": "3"}, {"keep": 0.6}, {"speed": 1}, {"model": "conv3"}),
-        *({"precision": "float3"}, {"precision": ["float32"]}),
+        *({"seed": True}, {"model": 3}, {"model": None}, {"pruned": 10**400}),
+        *({"precision": name} for name in ("float3", "bfloat16", "float16", "int8", ["float32"])),
+        *({"kinds": kinds} for kinds in (3, [3], [["kernel"]], "kernel", None, ["bias"])),
+        {"weights_sha256": 3},
     ],
 )
 def test_a_network_that_cannot_be_is_a_damaged_file(f1_file, tmp_path, wrong):
@@ -190,7 +215,7 @@ def test_a_network_that_cannot_be_is_a_damaged_file(f1_file, tmp_path, wrong):
         header = json.loads(file.metadata()["laperm_lib"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     del header["sha256"]
-    header["initial"] |= wrong
+    (header if wrong.keys() <= header.keys() else header["initial"]).update(wrong)
     header["sha256"] = pretrained._content_hash(header, tensors)
     path = tmp_path / "wrong.safetensors"
     save_file(tensors, path, {"laperm_lib": json.dumps(header)})

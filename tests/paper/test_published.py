@@ -1,3 +1,5 @@
+import hashlib
+import logging
 import os
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 from laperm_lib.errors import WeightFileError
 from laperm_lib.paper import datasets, networks
 from laperm_lib.paper.evaluation import accuracy
-from laperm_lib.paper.published import load_published
+from laperm_lib.paper.published import _SHA256, load_published
 
 
 @pytest.fixture
@@ -38,11 +40,24 @@ def test_published_networks_have_their_published_accuracy(
     path = published(filename)
     dataset_name = networks.spec(name).dataset
     dataset = datasets.load(dataset_name, data_dir(f"{dataset_name}.npz"))
-    model = load_published(networks.build(name, seed=0), path)
+    model = load_published(networks.build(name, seed=0), path, known_only=True)
     _, x_test = networks.preprocess(name, dataset)
     # Of CIFAR-10's test set 34 images may be decoded from JPEG; one image on MNIST is 0.01 %.
     tolerance = 0.0005 if dataset_name == "cifar10" else 0.00005
     assert accuracy(model, x_test, dataset.y_test) == pytest.approx(expected, abs=tolerance)
+
+
+@pytest.mark.parametrize("filename", _SHA256)
+def test_the_authors_files_are_known(filename, published):
+    assert hashlib.sha256(published(filename).read_bytes()).hexdigest() == _SHA256[filename]
+
+
+def test_other_files_are_loaded_with_a_warning_or_refused(tmp_path, caplog):
+    path = write(tmp_path / "w.h5", contents())
+    assert_refused(path, "none of the authors' files", known_only=True)
+    with caplog.at_level(logging.WARNING):
+        load_published(network(), path)
+    assert f"{path}: it is none of the authors' files" in caplog.text
 
 
 def bits(model):
@@ -187,14 +202,18 @@ def test_zero_bias_that_the_model_lacks(tmp_path):
     write(path, layers)
     with pytest.raises(WeightFileError, match=r"dense_7.*bias.*not zero"):
         load_published(network(use_bias=False), path)
+    for shape in ((2**30,), (2**40,)):  # no such memory is asked for
+        instead(shape=shape)(tmp_path / "w.h5", contents())
+        with pytest.raises(WeightFileError, match=rf"bias: the shape is \({shape[0]},\)"):
+            load_published(network(use_bias=False), path)
 
 
-def assert_refused(path, message):
+def assert_refused(path, message, **how):
     """Loading fails, names the file and leaves the model as it was."""
     model = network()
     before = bits(model)
     with pytest.raises(WeightFileError, match=message) as caught:
-        load_published(model, path)
+        load_published(model, path, **how)
     assert str(path) in str(caught.value)
     assert bits(model) == before
 
@@ -238,6 +257,26 @@ def keras_3(path, layers):
 
 
 TWICE = [b"dense_7/kernel:0"] * 2
+BIAS = "dense_7/dense_7/bias:0"
+LINKS = [h5py.ExternalLink("/etc/other.h5", "/"), h5py.SoftLink("/old"), h5py.SoftLink("/none")]
+
+
+def instead(link=None, place=BIAS, group="", **dataset):
+    """As `options`, with a link, or a dataset that nothing is written into, in another's place."""
+
+    def change(file):
+        file.move(place, "old")
+        if link is None:
+            file.create_dataset(place, dataset.pop("shape", (3,)), "f4", **dataset)
+        else:
+            file[place] = link
+
+    return edited(change, group=group)
+
+
+def virtual(file):
+    del file[BIAS]
+    file.create_virtual_dataset(BIAS, h5py.VirtualLayout((3,), "f4"))
 
 
 @pytest.mark.parametrize(
@@ -257,6 +296,15 @@ TWICE = [b"dense_7/kernel:0"] * 2
         ),
         (keras_3, "layer_names.*tf.keras did not write it"),
         (edited(lambda file: file.attrs.update(layer_names=3)), "damaged or not an HDF5 file"),
+        *((instead(link), "'dense_7/bias:0' is a link") for link in LINKS),
+        *((instead(link, "dense_7/dense_7"), "'dense_7/kernel:0' is a link") for link in LINKS),
+        *((instead(link, "dense_7"), "'dense_7' is a link") for link in LINKS),
+        (instead(LINKS[1], "model_weights", "model_weights"), "'model_weights' is a link"),
+        (instead(external=[("/etc/passwd", 0, 12)]), "dense_7.*bias.*in another file"),
+        (edited(virtual), "dense_7.*bias.*in another file"),
+        (instead(chunks=(2,)), "dense_7.*bias.*in chunks"),
+        (instead(compression="gzip"), "dense_7.*bias.*compressed"),
+        (instead(), "'dense_7', bias: it holds less than it says"),
     ],
 )
 def test_foreign_files_change_nothing(make, message, tmp_path):

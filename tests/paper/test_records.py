@@ -75,7 +75,10 @@ def test_every_shipped_record_is_read_and_written_as_it_is(repository):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[{", "3", '{"a": 1}', '[{"experiment": "f1"}]', "[3]", "[" * 100_000, b"\xff\xfe"],
+    [
+        *("", "[{", "3", "{}", "null", '""', '{"a": 1}', '[{"experiment": "f1"}]', "[3]"),
+        *("[" * 100_000, b"\xff\xfe"),
+    ],
 )
 def test_files_that_hold_no_records(text, tmp_path):
     path = tmp_path / "foreign.json"
@@ -92,6 +95,16 @@ def test_a_record_of_impossible_settings_is_refused(tmp_path):
         records.load(tmp_path / "f1.json")
     with pytest.raises(LaPermError, match="no such file"):
         records.load(tmp_path / "none.json")
+
+
+def test_values_of_another_type_are_refused(tmp_path):
+    wrong = {"experiment": [3, None], "seed": ["0", True, 0.0], "final": ["0.8", False]}
+    wrong |= {"is_permutation": ["no", 1, None], "environment": [{"keras": 3}]}
+    for name, values in wrong.items():
+        for value in values:
+            files.write_json(tmp_path / "f1.json", [records.to_json(RECORD) | {name: value}])
+            with pytest.raises(LaPermError, match=rf"f1\.json.* is no \w+ @ .*{name}"):
+                records.load(tmp_path / "f1.json")
 
 
 def test_a_file_is_completed_and_nothing_trained_twice(tmp_path):

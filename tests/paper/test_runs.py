@@ -1,5 +1,6 @@
 """Run folders: trained once, resumed where they were interrupted, kill -9 included."""
 
+import errno
 import json
 import os
 import random
@@ -8,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -17,9 +20,9 @@ from short_runs import SHORT, TASK, made
 
 from laperm_lib import files
 from laperm_lib.errors import BusyError, LaPermError, WeightFileError
-from laperm_lib.paper import records, runs
+from laperm_lib.paper import benchmark, records, runs
 from laperm_lib.paper.locks import locked
-from laperm_lib.paper.runs import RunFolder, Task, add_records, states, tasks_in
+from laperm_lib.paper.runs import RunFolder, State, Task, add_records, states, tasks_in
 from laperm_lib.paper.settings import PUBLISHED
 
 
@@ -80,7 +83,7 @@ def test_two_processes_do_not_train_the_same_run(tmp_path):
         folder.run()
 
 
-def test_a_folder_of_another_training_is_refused(tmp_path):
+def test_a_folder_of_another_training_is_refused(tmp_path, caplog):
     folder = begun(tmp_path)
     file = folder.path / "configuration.json"
     content = json.loads(file.read_text())
@@ -95,9 +98,27 @@ def test_a_folder_of_another_training_is_refused(tmp_path):
         (json.dumps({**content, "experiment": "f3"}), "Unknown experiment 'f3'"),
     ):
         file.write_text(text)
-        for read in (lambda: RunFolder(tmp_path, TASK), lambda: tasks_in(tmp_path)):
-            with pytest.raises(LaPermError, match=why):
-                read()
+        with pytest.raises(LaPermError, match=why):
+            RunFolder(tmp_path, TASK)
+        caplog.clear()
+        assert tasks_in(tmp_path) == []
+        assert f"{folder.path} is skipped" in caplog.text
+        assert why in caplog.text
+
+
+def test_folders_that_cannot_be_read_are_skipped_with_a_warning(run_folder, tmp_path, caplog):
+    good, other, half = (begun(tmp_path, replace(TASK, seed=seed), step=7) for seed in (3, 4, 5))
+    shutil.copy(run_folder.path / "record.json", other.path)
+    (half.path / "record.json").write_text("[")
+    (tmp_path / "folder" / "configuration.json").mkdir(parents=True)
+    (tmp_path / "no_run").mkdir()
+    assert states(tmp_path) == [State(good.task, 7, None)]
+    skipped = [record.getMessage().split(" is skipped: ") for record in caplog.records]
+    assert [Path(path) for path, _ in skipped] == [tmp_path / "folder", other.path, half.path]
+    assert "is the record of another training" in skipped[1][1]
+    # Nor are they trained over, or taken for finished.
+    report = benchmark.run_missing([other.task, half.task], tmp_path)
+    assert list(report.failed) == [other.task.name, half.task.name]
 
 
 @pytest.mark.parametrize("experiment", PUBLISHED)
@@ -135,6 +156,51 @@ def test_a_folder_is_made_when_training_begins_and_skipped_once_renamed(tmp_path
     folder.path.rename(tmp_path / "kept")
     assert tasks_in(tmp_path) == []
     assert f"it was named {TASK.name}" in caplog.text
+
+
+def test_what_a_killed_process_leaves_is_deleted_by_the_next_to_get_the_lock(run_folder, tmp_path):
+    folder = RunFolder(tmp_path, TASK)
+    shutil.copytree(run_folder.path, folder.path)
+    finished = set(folder.path.iterdir())
+    folder.checkpoints.save(48, {})
+    (folder.path / ".network.npz.0123456789abcdef.part").write_bytes(b"half")
+    left = set(folder.path.iterdir())
+    with locked(folder.path / "lock"), pytest.raises(BusyError):
+        folder.run()
+    assert set(folder.path.iterdir()) == left > finished  # it may be at work on them
+    folder.run()
+    assert set(folder.path.iterdir()) == finished
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    "errors", [[], [FULL], [FULL] * 2, [FULL] * 3, [FULL, FULL, KeyboardInterrupt()], [OSError(5)]]
+)
+def test_a_network_takes_the_space_of_checkpoints(run_folder, tmp_path, monkeypatch, errors):
+    """Where the disk is full, that of the older one first; if it fails, the latest comes back."""
+    folder, seen, write = begun(tmp_path, step=1), [], runs.write
+    folder.checkpoints.save(2, {"weight": np.ones(3)})
+    latest = folder.checkpoints.path(2).read_bytes()
+
+    def full(path, record):
+        seen.append(folder.checkpoints.steps())
+        if len(seen) <= len(errors):
+            raise errors[len(seen) - 1]
+        write(path, record)
+
+    monkeypatch.setattr(runs, "write", full)
+    monkeypatch.setattr(runs, "run", lambda *_, **__: runs.read(run_folder.path))
+    if errors in ([], [FULL], [FULL] * 2):
+        folder.run()
+        assert seen == [[1, 2], [2], []][: len(errors) + 1]
+        assert (folder.network().count_params(), folder.checkpoints.steps()) == (7840, [])
+    else:
+        with pytest.raises(type(errors[-1])):
+            folder.run()
+        assert folder.checkpoints.path(2).read_bytes() == latest
+        assert not folder.is_finished
 
 
 def test_the_network_of_a_run_that_cannot_be_recorded_is_not_lost(
@@ -190,6 +256,16 @@ def test_records_made_elsewhere_are_added_once(run_folder, tmp_path):
     before = {p.name: p.read_bytes() for p in (tmp_path / "pretrained").iterdir()}
     assert add_records(given, tmp_path / "pretrained") == ([], [*names, TASK.name])
     assert before == {p.name: p.read_bytes() for p in (tmp_path / "pretrained").iterdir()}
+
+
+def test_imports_at_the_same_time_add_a_record_once(tmp_path):
+    records.save([made("f1", seed) for seed in range(4)], tmp_path / "more.json")
+    with ThreadPoolExecutor(8) as threads:
+        found = list(
+            threads.map(lambda _: add_records([tmp_path / "more.json"], tmp_path / "new"), range(8))
+        )
+    assert sorted(len(added) for added, _ in found) == [0] * 7 + [4]
+    assert len(records.load(tmp_path / "new" / "f1.json")) == 4
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ CONV2, F1 = PUBLISHED["conv2"], PUBLISHED["f1"]
 @pytest.mark.parametrize(
     ("setting", "value", "why"),
     [
-        ("epochs", 0, "epochs is an integer of at least 1, got 0"),
+        ("epochs", 0, "epochs is an integer of at least 1 and at most 35791, got 0"),
         ("epochs", True, "epochs is an integer"),
         ("batch_size", 1.5, "batch_size is an integer"),
         ("evaluate_every", 0, "evaluate_every is an integer of at least 1"),
@@ -30,8 +30,8 @@ CONV2, F1 = PUBLISHED["conv2"], PUBLISHED["f1"]
         ("learning_rate", float("nan"), "learning_rate is a number"),
         ("dataset", "imagenet", "Unknown dataset 'imagenet'; there are digits, mnist, cifar10"),
         ("dataset", "mnist", "Unknown dataset 'mnist'; there are cifar10, digits"),
-        ("milestones", ((-1, 0.1),), "the epoch of a milestone is an integer"),
-        ("milestones", ((1, None),), "the factor of a milestone is a number"),
+        ("milestones", ((-1, 0.1),), "milestones is an integer"),
+        ("milestones", ((1, None),), "milestones is a number"),
         ("pixels", "bright", "Unknown pixels 'bright'; there are unit, raw, centred, standardised"),
         ("speed", 1, "There is no setting 'speed'; there are precision, .*sync_period"),
     ],

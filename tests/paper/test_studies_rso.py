@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from laperm_lib.errors import WeightFileError
 from laperm_lib.paper import records
 from laperm_lib.paper.networks import SmallConvNetwork
 from laperm_lib.paper.studies import rso
@@ -52,7 +53,7 @@ def test_an_interrupted_search_resumes_to_the_same_record(record, tmp_path):
     first = rso.run(QUICK, seed=0, folder=tmp_path, cycles=1)
     assert [each.step for each in first.evaluations] == [0, 1]
     for other in ({"seed": 1}, {"settings": QUICK.replace(epochs=4)}):
-        with pytest.raises(ValueError, match="another search"):
+        with pytest.raises(WeightFileError, match="a training that differs in"):
             rso.run(**{"settings": QUICK, "seed": 0, "folder": tmp_path, **other})
     whole = rso.run(QUICK, seed=0, folder=tmp_path)
     assert without_times(whole) == without_times(record)

@@ -226,6 +226,60 @@ def test_a_search_interrupted_in_its_first_trial_does_it_again(tmp_path, trained
     assert trained[0][0] == 0.08
 
 
+@needs_optuna
+def test_a_storage_whose_last_line_a_kill_has_cut_off_is_mended(tmp_path, trained, caplog):
+    path = tmp_path / "journal"
+    search("f1", trials=1, storage=path)
+    whole = path.read_bytes()
+    for cut in (b"{", b'{"op_code":8,"worker_id":"a","trial'):
+        path.write_bytes(whole + cut)
+        assert len(search("f1", trials=1, storage=path).results) == 1
+        assert path.read_bytes().startswith(whole)
+        assert str(path) in caplog.messages[-1]
+        caplog.clear()
+    assert len(search("f1", trials=2, storage=path).results) == 2
+    assert not list(tmp_path.glob("*.lock"))
+
+
+def foreign_study(path):
+    import optuna
+
+    storage = optuna.storages.journal.JournalFileBackend(str(path))
+    optuna.create_study(storage=optuna.storages.JournalStorage(storage), study_name="theirs")
+
+
+@needs_optuna
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"words\n", b"words", b'{"a": 1}\n', b"[]\n", b"SQLite format 3\0\n\0", bytes(99)),
+        *(b'{"op_code":99,"worker_id":""}\n', b'{"op_code":4}\n{"op', b"\n", b"\xff\xfe\n", None),
+    ],
+)
+def test_a_storage_of_another_program_is_refused_and_left_alone(tmp_path, trained, content):
+    path = tmp_path / "journal"
+    foreign_study(path) if content is None else path.write_bytes(content)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"journal does not hold searches of this kind: ."):
+        search("f1", trials=1, storage=path)
+    assert (path.read_bytes(), trained) == (before, [])
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@needs_optuna
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"dataset": "cifar10"}, "Unknown dataset 'cifar10'; there are mnist, digits"),
+        ({"trials": 0}, "trials is an integer of at least 1"),
+        ({"storage": "/dev/null"}, "/dev/null is not a regular file"),
+    ],
+)
+def test_a_search_that_cannot_be(wrong, why):
+    with pytest.raises(ValueError, match=why):
+        search("f1", **{"trials": 1, **wrong})
+
+
 def test_an_unknown_space_or_no_optuna(monkeypatch):
     with pytest.raises(ValueError, match="Unknown space 'f3'"):
         search("f3", trials=1)

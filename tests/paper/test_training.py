@@ -127,12 +127,31 @@ def test_a_run_resumes_from_any_step_and_is_measured_as_if_uninterrupted(tmp_pat
     assert replace(resumed, **same) == replace(whole, **same)
 
 
-def test_a_checkpoint_of_another_network_is_refused(tmp_path):
+def test_the_checkpoint_of_another_training_is_refused(tmp_path, monkeypatch):
+    def resume(**other):
+        run(**{"settings": SHORT, "seed": 3, "checkpoints": checkpoints, **other})
+
     checkpoints = Checkpoints(tmp_path)
     with pytest.raises(Stopped):
-        run(SHORT, seed=3, checkpoints=checkpoints, stop=lambda: True)
-    with pytest.raises(WeightFileError):
-        run(quick("f2"), seed=3, checkpoints=checkpoints)
+        resume(stop=lambda: True)
+    saved = checkpoints.latest()
+    checkpoints.save(48, saved.arrays, saved.notes)  # where this training would end
+    for what, value in [
+        ("seed", 4),
+        ("experiment", "f1"),
+        ("evaluate_after", (0, 1)),
+        ("settings", SHORT.replace(sync_period=10)),
+        ("settings", quick("f2")),
+    ]:
+        with pytest.raises(WeightFileError, match=f"a training that differs in {what}: resume"):
+            resume(**{what: value})
+    images = evaluation.images_for(SHORT)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "images_for", lambda *_: replace(images, fingerprint="other"))
+        with pytest.raises(WeightFileError, match="differs in data:"):
+            resume()
+    with pytest.raises(WeightFileError, match=r"000000048\.npz: The optimizer has counted"):
+        resume()
 
 
 def test_a_full_disk_does_not_keep_a_training_from_stopping(tmp_path, monkeypatch, caplog):

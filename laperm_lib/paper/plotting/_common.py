@@ -1,8 +1,12 @@
-"""What the pictures share: axes to draw on, checked values, and a few points of a long line."""
+"""What the pictures share: axes, checked values, a few points of a long line, and pixels."""
+
+import io
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
 
 from laperm_lib.errors import NonFiniteWeightError
 
@@ -24,3 +28,12 @@ def finite(values: np.ndarray, what: str) -> np.ndarray:
 def evenly_spaced(length: int, most: int) -> np.ndarray:
     """At most so many places of a vector, evenly spaced, including both ends."""
     return np.unique(np.linspace(0, length - 1, min(length, most)).round().astype(int))
+
+
+def picture(figure: Figure, dpi: float) -> Image.Image:
+    """A figure in pixels; it is closed."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=dpi)
+    plt.close(figure)
+    with Image.open(stream) as drawn:
+        return drawn.convert("RGB")

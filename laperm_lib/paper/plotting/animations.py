@@ -3,10 +3,11 @@
 import io
 from collections.abc import Iterable
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
+
+from laperm_lib.paper.plotting._common import picture
 
 _COLOURS = 64  # figures have few, and the file is a fifth of the size
 _DOTS_PER_INCH = 100
@@ -30,6 +31,7 @@ def animation(figures: Iterable[Figure], *, seconds: float = 0.2) -> bytes:
         ValueError: if there are no figures, or their sizes differ.
 
     Examples:
+        >>> import matplotlib.pyplot as plt
         >>> def figures():
         ...     for height in (1, 2):
         ...         figure, ax = plt.subplots(figsize=(1, 1))
@@ -39,19 +41,13 @@ def animation(figures: Iterable[Figure], *, seconds: float = 0.2) -> bytes:
         ...     picture.format, picture.n_frames - 1  # and one for where nothing moves
         ('PNG', 2)
     """
-    pictures = []
-    for figure in figures:
-        stream = io.BytesIO()
-        figure.savefig(stream, format="png", dpi=_DOTS_PER_INCH)
-        plt.close(figure)
-        with Image.open(stream) as picture:
-            pictures.append(picture.convert("RGB"))
+    pictures = [picture(figure, _DOTS_PER_INCH) for figure in figures]
     if not pictures:
         raise ValueError("There is no figure to show.")
-    if len({picture.size for picture in pictures}) > 1:
+    if len({each.size for each in pictures}) > 1:
         raise ValueError("The figures differ in size.")
     # One palette for all, stored once: that of a picture of all of them, thinned.
-    strip = np.concatenate([np.asarray(picture)[::3, ::3] for picture in pictures])
+    strip = np.concatenate([np.asarray(each)[::3, ::3] for each in pictures])
     palette = Image.fromarray(strip).quantize(_COLOURS)
     pictures = [each.quantize(palette=palette, dither=Image.Dither.NONE) for each in pictures]
     durations = [1000 * seconds] * (len(pictures) - 1) + [1000 * _PAUSE]

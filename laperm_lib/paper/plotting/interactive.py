@@ -1,9 +1,9 @@
 """Interactive figures: hover, zoom, and a click on the legend that hides a curve.
 
-Bokeh draws a Matplotlib figure of lines and bands again. A notebook stores the picture and, beside
-it, Bokeh's description as JSON, which runs no code. The pages of the book, which contain Bokeh, put
-the interactive figure in the picture's place, without a network. Anywhere else (on GitHub, without
-JavaScript, in print) the picture stays.
+Bokeh draws a Matplotlib figure of lines and bands again. A notebook stores the picture, for LaTeX
+and the like, and beside it HTML with the picture and Bokeh's description as JSON, which runs no
+code. The pages of the book, which contain Bokeh, put the interactive figure in the picture's place,
+without a network. Anywhere else (on GitHub, without JavaScript, in print) the picture stays.
 """
 
 import base64
@@ -19,7 +19,6 @@ from bokeh.embed import json_item
 from bokeh.layouts import column, gridplot
 from bokeh.models import ColumnDataSource, FixedTicker, HoverTool, Range1d
 from bokeh.models.annotations import Label, Legend, LegendItem, Span
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.collections import LineCollection, PolyCollection
@@ -29,7 +28,7 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter
 
-from laperm_lib.paper.plotting._common import evenly_spaced
+from laperm_lib.paper.plotting._common import evenly_spaced, picture
 
 _PICTURE_DPI, _BOKEH_DPI = 120, 80
 _MAX_POINTS = 65  # of one line among many; a figure of hundreds would weigh megabytes
@@ -59,6 +58,7 @@ class Interactive:
         ValueError: without `alt`, or for a figure with anything else in it; names what it is.
 
     Examples:
+        >>> import matplotlib.pyplot as plt
         >>> figure, ax = plt.subplots()
         >>> lines = ax.plot([1, 2, 3], [0.5, 0.7, 0.8], label="LaPerm")
         >>> shown = Interactive(figure, alt="One rising line.")
@@ -73,21 +73,25 @@ class Interactive:
         self.item: dict[str, Any] = json.loads(json.dumps(json_item(_bokeh_layout(figure))))
         """Bokeh's description of the figure, as `Bokeh.embed.embed_item` takes it."""
         stream = io.BytesIO()
-        figure.savefig(stream, format="png", dpi=_PICTURE_DPI)
+        # A palette makes it a third of the size, and a notebook stores it twice.
+        picture(figure, _PICTURE_DPI).quantize().save(stream, format="png", optimize=True)
         self.png = stream.getvalue()
         """The picture."""
-        plt.close(figure)
 
     def __repr__(self) -> str:
         return f"Interactive(alt={self.alt!r})"
 
+    def _repr_png_(self) -> tuple[bytes, dict[str, str]]:
+        """The picture alone, for LaTeX and whatever else shows no HTML."""
+        return self.png, {"alt": self.alt}
+
     def _repr_html_(self) -> str:
-        picture = base64.b64encode(self.png).decode()
+        png = base64.b64encode(self.png).decode()
         # "</script" would end the element, and "<!--<script" keep it from ending.
         item = json.dumps(self.item, separators=(",", ":")).replace("<", "\\u003c")
         return (
             '<div class="laperm-interactive">'
-            f'<img src="data:image/png;base64,{picture}" alt="{html.escape(self.alt)}">'
+            f'<img src="data:image/png;base64,{png}" alt="{html.escape(self.alt)}">'
             f'<script type="application/json">{item}</script></div>'
         )
 

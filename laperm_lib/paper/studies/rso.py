@@ -26,7 +26,7 @@ from laperm_lib.paper.evaluation import accuracy, images_for
 from laperm_lib.paper.networks import SmallConvNetwork
 from laperm_lib.paper.records import Evaluation, Record, save, to_json
 from laperm_lib.paper.settings import Data, Schedule, Settings
-from laperm_lib.permutation import is_permutation
+from laperm_lib.permutation import are_permutations
 
 _log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def run(
         candidates and seconds for each cycle, and the number of parameters.
 
     Raises:
-        ValueError: if the folder holds the state of another search.
+        WeightFileError: if the folder holds the state of another search.
 
     Examples:
         >>> settings = SETTINGS["mnist_exchange"].replace(dataset="digits", batch_size=200)
@@ -91,17 +91,16 @@ def run(
         seed=seed,
         **asdict(settings.method),
     )
-    initial, deviations = _matrices(model), search.standard_deviations(model)
+    initial = weight_vectors.matrices(model, weight_vectors.KINDS)
+    deviations = search.standard_deviations(model)
     evaluations = [Evaluation(0, 0, accuracy(model, images.x_test, images.y_test))]
     measured: dict[str, list[Any]] = {"loss": [None], "changed": [0], "candidates": [0]}
     measured["seconds"] = [0.0]
     was_permutation = True
-    kept = None if folder is None else Checkpoints(folder)
-    latest = None if kept is None else kept.latest()
     about = {"settings": to_json(settings), "seed": seed, "data": images.fingerprint}
+    kept = None if folder is None else Checkpoints(folder, about)
+    latest = None if kept is None else kept.latest()
     if latest is not None:
-        if latest.notes["about"] != about:
-            raise ValueError(f"{folder} holds the state of another search.")
         model.set_weights([latest.arrays[name] for name in sorted(latest.arrays)])
         evaluations = [Evaluation(**each) for each in latest.notes["evaluations"]]
         measured = latest.notes["measured"]
@@ -123,12 +122,13 @@ def run(
             measured[name].append(getattr(cycle, name))
         right = accuracy(model, images.x_test, images.y_test)
         evaluations.append(Evaluation(cycle.number, 0, right))
-        was_permutation &= all(map(is_permutation, initial, _matrices(model)))
+        now = weight_vectors.matrices(model, weight_vectors.KINDS)
+        was_permutation &= are_permutations(initial, now)
         progress.update(cycle.number, [("loss", cycle.loss), ("accuracy", right)])
         _log.info("%s, cycle %d: test accuracy %.4f", experiment, cycle.number, right)
         if kept is not None:
             arrays = {f"{number:04d}": value for number, value in enumerate(model.get_weights())}
-            notes: dict[str, Any] = {"about": about, "measured": measured}
+            notes: dict[str, Any] = {"measured": measured}
             notes["evaluations"] = [asdict(each) for each in evaluations]
             notes["was_permutation"] = was_permutation
             kept.save(cycle.number, arrays, notes)
@@ -172,7 +172,3 @@ def accuracy_after(record: Record, cycles: int) -> float:
         if evaluation.step == cycles:
             return evaluation.accuracy
     raise ValueError(f"There is no network after {cycles} cycles.")
-
-
-def _matrices(model: keras.Model) -> list[Any]:
-    return [vectors.matrix() for vectors in weight_vectors.of(model, weight_vectors.KINDS)]

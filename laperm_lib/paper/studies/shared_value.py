@@ -13,6 +13,7 @@ References:
     Qiu and Suda, NeurIPS 2020, section 5.5.
 """
 
+import json
 import logging
 import math
 import os
@@ -25,7 +26,7 @@ import keras
 import numpy as np
 
 from laperm_lib import files, weight_vectors
-from laperm_lib._arguments import check_name
+from laperm_lib._arguments import check_integer, check_name
 from laperm_lib.paper._extras import extra
 from laperm_lib.paper.environment import environment
 from laperm_lib.paper.manifest import Entry
@@ -53,6 +54,7 @@ _FINALISTS = 5
 _MASKS = 3
 _HELD_OUT = {"mnist": 10_000, "digits": 359}
 _NO_EVALUATION = 10**9
+_BEGINNING = b'{"op_code":'  # of each line of a journal, as Optuna writes it
 
 
 def write(folder: str | os.PathLike[str], seeds: Iterable[int] = range(10)) -> Entry:
@@ -229,7 +231,7 @@ def search(
     trials: int,
     dataset: str = "mnist",
     data_dir: str | None = None,
-    storage: str | None = None,
+    storage: str | os.PathLike[str] | None = None,
 ) -> Study:
     """Look for the settings with the best accuracy on training images held out.
 
@@ -241,26 +243,27 @@ def search(
         storage: a file from which an interrupted search resumes. Default: none.
 
     Raises:
-        ValueError: if the space is unknown.
+        ValueError: if the space or the dataset is unknown, `trials` is below 1, or the file holds
+            anything but searches.
         ImportError: if Optuna is not installed.
 
     Examples:
         >>> study = search("f1", trials=20, dataset="digits")  # doctest: +SKIP
     """
     check_name("space", space, SPACES)
+    check_name("dataset", dataset, _HELD_OUT)
+    check_integer("trials", trials, at_least=1)
     with extra("search"):
         import optuna
-        from optuna.storages.journal import JournalFileBackend
         from optuna.trial import TrialState
     since = time.perf_counter()
     suggest, first = SPACES[space]
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    kept = None
-    if storage is not None:
-        kept = optuna.storages.JournalStorage(JournalFileBackend(storage))
-    name = f"{space}-{dataset}-0"  # as in the journals that there are
     study = optuna.create_study(
-        study_name=name, storage=kept, load_if_exists=True, direction="maximize"
+        study_name=_study_name(space, dataset),
+        storage=None if storage is None else _journal(storage),
+        load_if_exists=True,
+        direction="maximize",
     )
 
     def measure(settings: Settings, seed: int) -> Record:
@@ -301,6 +304,46 @@ def search(
         seconds=round(time.perf_counter() - since, 2),
         environment=environment(),
     )
+
+
+def _study_name(space: str, dataset: str) -> str:
+    return f"{space}-{dataset}-0"  # as in the journals that there are
+
+
+def _journal(path: str | os.PathLike[str]) -> Any:
+    """Optuna's storage in a file; what a killed process has written of its last line is cut off."""
+    import optuna
+    from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+
+    path = os.path.abspath(path)  # with a relative one Optuna waits for ever for a killed process
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError(f"{path} is not a regular file.")
+    backend, lock = JournalFileBackend(path), JournalFileSymlinkLock(path)
+    lock.acquire()
+    try:
+        with open(path, "r+b") as file:
+            *lines, cut = file.read().split(b"\n")
+            if not all("op_code" in json.loads(line) for line in lines):
+                raise ValueError("it has other lines")
+            if not _BEGINNING.startswith(cut[: len(_BEGINNING)]):
+                raise ValueError("its last line is another")
+            found = optuna.storages.JournalStorage(backend)
+            foreign = {*optuna.get_all_study_names(found)} - {
+                _study_name(space, dataset) for space in SPACES for dataset in _HELD_OUT
+            }
+            if foreign:
+                raise ValueError(f"{min(foreign)!r} is of another program")
+            if cut:
+                file.seek(-len(cut), os.SEEK_END)
+                file.truncate()
+                _log.warning("%s: the last line, which a killed process left, is cut off.", path)
+    except OSError:
+        raise
+    except Exception as error:  # whatever Optuna makes of a foreign file
+        raise ValueError(f"{path} does not hold searches of this kind: {error}") from None
+    finally:
+        lock.release()
+    return found
 
 
 def confirm(study: Study, seeds: Iterable[int], *, data_dir: str | None = None) -> Study:
