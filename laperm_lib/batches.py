@@ -9,6 +9,8 @@ step of a small network takes 2; `read_ahead` hands over the batches of many ste
 and torch pay for no such call.
 """
 
+import atexit
+import gc
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -184,6 +186,9 @@ def read_ahead(batches: Batches) -> Any:
     tf = _backend.tensorflow()
     if tf is None:
         return batches
+    # What reads ahead waits for Python, and Python's end for it: it is to be gone before that.
+    atexit.unregister(gc.collect)
+    atexit.register(gc.collect)
     signature = tuple(
         tf.TensorSpec((None, None, *array.shape[1:]), array.dtype) for array in batches[0]
     )

@@ -2,6 +2,8 @@
 
 import gc
 import hashlib
+import subprocess
+import sys
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
@@ -192,6 +194,34 @@ def test_no_thread_of_autotune_keeps_fit_waiting():
 class StopAfter(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         self.model.stop_training = batch == 4
+
+
+LEAVING = """
+import time
+import numpy as np
+from laperm_lib.batches import Batches, read_ahead
+
+class Slow:
+    def transforms(self, count, shape, *, seed, epoch):
+        return np.zeros(count)
+
+    def apply(self, images, transforms):
+        time.sleep(0.3)
+        return images
+
+def leave():
+    x = np.ones((400, 1))
+    cycle = [iter(read_ahead(Batches(x, x, batch_size=1, epochs=9, seed=0, augmentation=Slow())))]
+    cycle.append(cycle)  # as Keras's fit leaves it
+    next(cycle[0])
+
+leave()
+"""
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's threads")
+def test_a_program_ends_while_batches_are_read_ahead():
+    subprocess.run([sys.executable, "-c", LEAVING], check=True, timeout=60)
 
 
 @pytest.mark.parametrize("read", [read_ahead, lambda batches: batches])

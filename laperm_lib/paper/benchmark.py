@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from laperm_lib._arguments import check_name
-from laperm_lib.errors import BusyError, LaPermError
+from laperm_lib.errors import BusyError
 from laperm_lib.paper._extras import extra
 from laperm_lib.paper.records import Record
 from laperm_lib.paper.runs import RunFolder, State, Task, states
@@ -283,7 +283,7 @@ def report(
                 finished.append(folder.record())
             else:
                 left.append(State(task, max(folder.checkpoints.steps(), default=0), None))
-        except LaPermError as error:
+        except (ValueError, OSError) as error:
             failed[task.name] = str(error)
     return Report(tuple(finished), tuple(left), failed)
 

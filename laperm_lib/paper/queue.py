@@ -97,11 +97,10 @@ def sweep(
                     for future in done:
                         error = future.exception()
                         if isinstance(error, distributed.KilledWorker):
-                            error = "its workers were killed, time after time: too little memory?"
+                            error = "its workers were killed again and again: too little memory?"
                         if error is not None:
                             failed[named[future.key]] = str(error)
-                        count = len(tasks) - len(pending)
-                        _log.info("%s is done (%d of %d).", named[future.key], count, len(tasks))
+                        _log.info("%s has ended; %d are left.", named[future.key], len(pending))
                 if client.nthreads():
                     seen = time.monotonic()
         except (CancelledError, OSError):
@@ -137,6 +136,9 @@ def _client(scheduler: str | None, workers: int) -> Iterator[tuple[Any, float]]:
     # Dask gives up a worker that was killed if none has taken its place after so long.
     timeouts = dask.config.set({"distributed.deploy.lost-worker-timeout": patience})
     with timeouts, ExitStack() as stack:
+        for logger in map(logging.getLogger, ("distributed", "distributed.client")):
+            stack.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.CRITICAL)  # pages of Dask's own for each worker that is lost
         try:
             if cluster := None if scheduler else _local_cluster.start(workers):
                 stack.callback(_close, cluster)

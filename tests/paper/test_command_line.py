@@ -187,10 +187,10 @@ def test_all_says_what_has_failed(command, tmp_path, monkeypatch):
 
 
 def test_a_run_that_diverges_is_a_sentence_and_does_not_stop_the_others(command):
-    status, out, err = command("run", "f1", "--seeds", "2", "--set", "learning_rate=1e30,0.001")
+    status, out, err = command("run", "f1", "--set", "learning_rate=1e38,0.001")
     assert status == 1
-    assert "over 2 runs" in out
-    assert re.fullmatch(r"laperm_lib: f1-seed0-\w+, f1-seed1-\w+: \S.*(NaN|infinit).*\n", err)
+    assert "over 1 runs" in out
+    assert re.fullmatch(r"laperm_lib: f1-seed0-\w+: .* a NaN or an infinity.*\n", err)
     assert "Error" not in err
 
 
