@@ -220,6 +220,9 @@ def test_the_page_of_a_notebook_has_the_command_that_runs_it(html, pages, notebo
     assert dict(zip(words[6::3], words[7::3], strict=True)) == parameters(notebook)
     download = (html / "notebooks" / box.find("a")["href"]).resolve()
     assert nbformat.read(download, as_version=4) == nbformat.read(notebook, as_version=4)
+    needs = [each.get_text() for each in box.find_all("code")]
+    assert needs[0].startswith("pip install")
+    assert needs[1] == "LAPERM_PRETRAINED_DIR"
 
 
 def test_the_status_page_has_every_notebook(html, pages):
