@@ -1,6 +1,6 @@
 # make book   runs every notebook and builds the HTML book
 # make test   lint, unit tests, doctests, notebook tests and book checks
-# make test-all   the same, then what takes minutes
+# make test-all   what takes minutes: whole runs, killed ones
 # make fuzz   damaged files, killed trainings and nonsense commands by the thousand
 # make test-backends   unit tests and doctests with TensorFlow, JAX and torch
 # They set up their own virtual environment first; nothing else is needed but Python 3.11-3.13.
@@ -143,7 +143,7 @@ tests: $(SETUP) $(KERNEL_CONFIG)
 	    --nbval --nbval-current-env tests/paper/test_published_settings.py tests/test_notebooks.py \
 	    tests/test_browser.py notebooks tests laperm_lib
 
-test-all: test
+test-all: $(SETUP)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m slow tests
 
 # Some minutes; FUZZ="--seed 1 --files 10000" for others, FUZZ="--only files:123" for one case again.
