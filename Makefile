@@ -29,11 +29,10 @@ EXECUTED := $(NOTEBOOKS:%=build/source/%)
 # A jobs flag given to make holds for the sub-make too.
 PARALLEL = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(JOBS))
 
-# TensorFlow logs to file descriptor 2, a part of it at any level. Kernels that do not capture it
-# keep it out of the notebooks; a profile of our own also leaves the user's out of them.
 export TF_CPP_MIN_LOG_LEVEL := 3
 # As laperm_lib asks it where it comes first.
 export TF_ENABLE_ONEDNN_OPTS ?= 1
+# A profile of our own leaves the user's out of the notebooks.
 export IPYTHONDIR := $(CURDIR)/build/ipython
 KERNEL_CONFIG := build/ipython/profile_default/ipython_kernel_config.py
 # Run in each kernel before the first cell; leaves no name and no value behind.
@@ -49,20 +48,25 @@ help:
 	@sed -n 's/^# make/make/p' Makefile
 	@echo "other targets: setup unit tests test-backends smoke-backends lint notebooks bench lock clean"
 
+# Runs a command, of which the terminal shows the name $(1) and the seconds; or what went wrong.
+logged = mkdir -p build/log; since=$$(date +%s); log=build/log/$(1).log; \
+    if $(2) > $$log 2>&1; then echo "$(1): $$(($$(date +%s) - since)) s"; \
+    else tail -n 30 $$log; echo "$(1) failed: all that it printed is in $(CURDIR)/$$log"; exit 1; fi
+
 # --- Set-up ------------------------------------------------------------------------------------
 
 setup: $(SETUP)
 
 $(KERNEL_CONFIG): tests/data_without_autotuning.py Makefile
 	@mkdir -p $(@D)
-	@echo 'c.IPKernelApp.capture_fd_output = False' > $@
+	@echo 'c.IPKernelApp.capture_fd_output = False' > $@  # RUN imports TensorFlow before any cell
 	@echo 'c.InteractiveShellApp.exec_lines = ["""$(RUN)"""]' >> $@
 
 # A virtual environment with what a lock says, which is complete; tf-keras would ask for the tensorflow
 # that tensorflow-cpu stands for. Nothing is installed that has not the hash it had when it was locked,
 # but torch, of which there are many builds. uv takes a tenth of pip's time, but knows nothing of pip's
 # settings (a mirror, say): where it fails it is pip.
-LOCKED := --disable-pip-version-check --quiet --no-deps --require-hashes -r
+LOCKED := --disable-pip-version-check --root-user-action ignore --quiet --no-deps --require-hashes -r
 # uv itself, in the virtual environment $(1).
 install_uv = sed -n '/^uv==/,/[^\\]$$/p' requirements.txt > $(1)/uv.txt && \
     $(1)/bin/python -m pip install $(LOCKED) $(1)/uv.txt
@@ -71,10 +75,11 @@ define environment
     "python3.11). Install one, or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; }
 @"$(PYTHON)" -c "$(SUPPORTED)" || { echo "$(PYTHON) is $$("$(PYTHON)" --version 2>&1), but Python" \
     "3.11-3.13 is needed. Name another: make PYTHON=/path/to/python3.12" >&2; exit 1; }
-"$(PYTHON)" -m venv --clear $(@D)
+@echo "Setting up $(@D), which takes a minute or more."
+@"$(PYTHON)" -m venv --clear $(@D)
 @echo '*' > $(@D)/.gitignore
 @sed '/^torch==/,/[^\\]$$/d' $< > $(@D)/requirements.txt
-{ $(call install_uv,$(@D)) && $(@D)/bin/uv pip install --system-certs --quiet \
+@{ $(call install_uv,$(@D)) && $(@D)/bin/uv pip install --system-certs --quiet \
     --python $(@D)/bin/python --no-deps --require-hashes -r $(@D)/requirements.txt; } || \
     $(@D)/bin/python -m pip install $(LOCKED) $(@D)/requirements.txt
 endef
@@ -92,17 +97,17 @@ endef
 	@touch $@
 
 $(SETUP) $(BACKENDS_SETUP): %/package.stamp: %/requirements.stamp pyproject.toml
-	$(@D)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps \
-	    --no-build-isolation --editable .
+	@$(@D)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps \
+	    --no-build-isolation --root-user-action ignore --editable .
 	@touch $@
 
 # --- Book --------------------------------------------------------------------------------------
 
 book: $(SETUP)
-	$(MAKE) $(PARALLEL) executed
-	cp -R book/. build/source/
-	$(BIN)/jupyter-book build build/source --path-output build/book -W -n --keep-going --all
-	@echo
+	@$(MAKE) --no-print-directory $(PARALLEL) executed
+	@cp -R book/. build/source/
+	@$(call logged,pages,$(BIN)/jupyter-book build build/source --path-output build/book -W -n \
+	    --keep-going --all)
 	@echo "The book is at $(CURDIR)/$(HTML)/index.html"
 
 executed: $(EXECUTED)
@@ -111,8 +116,9 @@ executed: $(EXECUTED)
 # for a finished one; what it had produced up to the error stays in build/running to be read.
 build/source/notebooks/%.ipynb: notebooks/%.ipynb build/params $(LIBRARY) $(SETUP) $(KERNEL_CONFIG)
 	@mkdir -p build/running build/source/notebooks
-	$(BIN)/papermill --no-progress-bar --cwd notebooks --kernel python3 $(PARAMS) $< build/running/$*.ipynb
-	mv build/running/$*.ipynb $@
+	@$(call logged,$*,$(BIN)/papermill --no-progress-bar --cwd notebooks --kernel python3 $(PARAMS) \
+	    $< build/running/$*.ipynb)
+	@mv build/running/$*.ipynb $@
 
 # Changes only when PARAMS does, which makes every notebook run again.
 build/params: FORCE
@@ -136,7 +142,7 @@ notebooks: $(SETUP) $(KERNEL_CONFIG)
 
 # What takes longest comes first, so that no process is left alone with it in the end.
 test: $(SETUP)
-	$(MAKE) $(PARALLEL) lint tests
+	@$(MAKE) --no-print-directory $(PARALLEL) lint tests
 
 tests: $(SETUP) $(KERNEL_CONFIG)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow" \

@@ -1,9 +1,12 @@
 """`python -m laperm_lib`: the command line of `laperm_lib.paper`, the one arrow up."""
 
+import atexit
 import importlib.util
 import os
 import sys
 from collections.abc import Sequence
+
+from laperm_lib.paper import quiet
 
 
 def choose_backend(arguments: Sequence[str]) -> None:
@@ -17,8 +20,14 @@ def choose_backend(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     choose_backend(sys.argv[1:])
-    from laperm_lib.paper.command_line import main
+    log = quiet.redirect()
+    try:
+        from laperm_lib.paper.command_line import main
 
-    sys.exit(main())
+        status = main()
+    except Exception:
+        atexit.unregister(quiet.delete)
+        print(f"laperm_lib: what libraries have logged is in {log}", file=sys.stderr)  # noqa: T201
+        raise
+    sys.exit(status)

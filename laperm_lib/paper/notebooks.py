@@ -10,6 +10,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from laperm_lib.paper import quiet
+
 _PARAMETERS = ("profile", "dataset", "seed")
 _PAPERMILL = {"PAPERMILL_INPUT_PATH", "PAPERMILL_OUTPUT_PATH"}  # of its --inject-paths
 
@@ -23,6 +25,8 @@ def check_parameters(
     of at least 0. Call this with `globals()` in the cell after the `parameters` cell. Every other
     name assigned in that cell, or in the one that papermill adds after it, is an unknown parameter;
     what the kernel holds besides does not matter. In a plain script every other name counts.
+
+    From here on, what TensorFlow's compiled code logs is kept out of the notebook.
 
     Args:
         namespace: the notebook's `globals()`.
@@ -56,7 +60,14 @@ def check_parameters(
             raise ValueError(f"{name} is one of {one_of}, not {namespace[name]!r}.")
     if type(seed) is not int or seed < 0:
         raise ValueError(f"seed is an integer of at least 0, not {seed!r}.")
+    if getattr(_shell(), "kernel", None) is not None:
+        quiet.redirect()
     return datasets[profile == "paper"] if dataset == "auto" else str(dataset)
+
+
+def _shell() -> Any:
+    # Not by name from the namespace: a parameter may be called `In` or `get_ipython`.
+    return getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
 
 
 def _assigned(namespace: Mapping[str, Any]) -> set[str]:
@@ -64,8 +75,7 @@ def _assigned(namespace: Mapping[str, Any]) -> set[str]:
 
     Not the names in the namespace, where an earlier run, IPython or a start-up file left others.
     """
-    # Not by name from the namespace: a parameter may be called `In` or `get_ipython`.
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    shell = _shell()
     if shell is None or shell.user_ns is not namespace:
         own = {name for name in namespace if name.startswith("__") and name.endswith("__")}
         return set(namespace) - own - {"check_parameters"}

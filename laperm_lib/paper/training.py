@@ -11,9 +11,10 @@ import logging
 import math
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from types import FrameType
 from typing import Any
@@ -72,7 +73,9 @@ class Stop:
                 raise KeyboardInterrupt
             self._asked, self.signal = True, number
             # Not by print: the signal may have come in the middle of one.
-            os.write(2, b"\nlaperm_lib: stops after the next checkpoint; asked again, at once.\n")
+            text = b"\nlaperm_lib: stops after the next checkpoint; asked again, at once.\n"
+            with suppress(OSError):  # no descriptor
+                os.write(sys.stderr.fileno(), text)
 
         numbers = (signal.SIGINT, signal.SIGTERM)
         before = [signal.signal(number, asked) for number in numbers]

@@ -4,6 +4,9 @@ import json
 import subprocess
 import sys
 
+import keras
+import nbclient
+import nbformat
 import pytest
 
 from laperm_lib.paper.notebooks import check_parameters
@@ -114,3 +117,17 @@ for session in json.load(sys.stdin):
     for name, error in zip(sessions, said, strict=True):
         refused = name in ("_seed", "open", "In", "get_ipython", "sede")
         assert (f"Unknown parameter '{name}'" in error) if refused else (error == "> None"), name
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="is about TensorFlow's log")
+def test_what_tensorflow_logs_stays_out_of_a_notebook(monkeypatch):
+    """In a kernel as users have it: that of the Makefile leaves file descriptor 2 alone."""
+    monkeypatch.delenv("IPYTHONDIR", raising=False)
+    train = "import keras, sys\nfloat(keras.ops.sum(keras.ops.ones(9)))"
+    cells = [*CELLS, CHECK, train, "print('of Python', file=sys.stderr)"]
+    notebook = nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, cells)))
+    nbclient.NotebookClient(notebook, kernel_name="python3").execute()
+    *_, result, printed = [output for cell in notebook.cells for output in cell.outputs]
+    assert result["data"] == {"text/plain": "9.0"}
+    assert printed["text"] == "of Python\n"
+    assert sum(len(cell.outputs) for cell in notebook.cells) == 2

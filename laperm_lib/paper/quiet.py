@@ -1,0 +1,33 @@
+"""Keeps what TensorFlow's compiled code logs out of terminals and notebooks.
+
+It writes lines about oneDNN and absl to file descriptor 2, two at least whatever its settings are.
+Python's messages, warnings and errors among them, are written where they always were.
+"""
+
+import atexit
+import os
+import sys
+import tempfile
+from contextlib import suppress
+from functools import cache
+
+
+@cache
+def redirect() -> str:
+    """Send file descriptor 2 to a file from now on, and return its path; it is deleted at exit."""
+    number, path = tempfile.mkstemp(prefix="laperm_lib-", suffix=".log")
+    if sys.stderr is sys.__stderr__ and sys.stderr is not None:  # not in a kernel
+        sys.stderr.flush()
+        encoding, errors = sys.stderr.encoding, sys.stderr.errors
+        sys.stderr = open(os.dup(2), "w", 1, encoding=encoding, errors=errors)  # noqa: SIM115
+    os.dup2(number, 2)
+    os.close(number)
+    atexit.register(delete, path, os.getpid())
+    return path
+
+
+def delete(path: str, process: int) -> None:
+    """Delete the file, but not in the processes that were forked from this one."""
+    if os.getpid() == process:
+        with suppress(OSError):
+            os.remove(path)
