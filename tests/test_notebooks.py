@@ -1,9 +1,11 @@
 """Checks of the committed notebooks beside nbval, which compares their outputs."""
 
 import ast
+import gc
 import re
 from pathlib import Path
 
+import keras
 import matplotlib.pyplot as plt
 import nbformat
 import papermill
@@ -137,7 +139,10 @@ def shell(monkeypatch):
     opened = InteractiveShell.instance(config=config)
     with plt.rc_context():
         yield opened
+    opened.reset()
     InteractiveShell.clear_instance()
+    keras.utils.clear_session()
+    gc.collect()
 
 
 def test_every_cell_runs_twice_in_one_kernel_with_another_seed(path, shell):

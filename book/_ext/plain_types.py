@@ -16,5 +16,6 @@ def _make_plain(app: Sphinx) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
+    """Called by Sphinx."""
     app.connect("builder-inited", _make_plain)
     return {"parallel_read_safe": True}
