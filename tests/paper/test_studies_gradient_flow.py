@@ -109,7 +109,7 @@ def test_networks_have_the_layers_that_they_say():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"units": (0,)}, "filters and units"),
+        ({"units": (0,)}, "units is an integer of at least 1"),
         ({"activation": "tanh"}, "Unknown activation 'tanh'"),
         ({"l2": -1.0}, "l2 is a number at least 0"),
         ({"capacity": "wide"}, "Unknown capacity 'wide'"),
