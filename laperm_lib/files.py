@@ -123,8 +123,7 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     except FileNotFoundError:
         raise WeightFileError(f"{path}: there is no such file.") from None
     except Exception as error:  # zipfile, zlib and NumPy raise nearly every kind
-        why = str(error) or repr(error)
-        raise WeightFileError(f"{path} is damaged, or no npz file: {why}") from None
+        raise WeightFileError(f"{path} is damaged, or no npz file: {in_short(error)}") from None
 
 
 def _array(content: bytes) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Files: whole or not at all; arrays without pickle, with their checksums compared."""
 
+import json
 import os
 import pickle
 import subprocess
@@ -220,3 +221,23 @@ def test_whether_a_file_can_be_written_is_known_before_and_nothing_is_left(tmp_p
             files.check_replaceable(impossible)
     assert list(tmp_path.iterdir()) == [path]
     assert path.read_bytes() == b"old"
+
+
+def test_an_error_does_not_repeat_the_file(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, a=np.zeros(500))
+    content = bytearray(path.read_bytes())
+    content[26:28] = (900).to_bytes(2, "little")  # the length of the entry's name
+    path.write_bytes(content)
+    with pytest.raises(WeightFileError, match="is damaged") as caught:
+        files.read_arrays(path)
+    assert len(str(caught.value)) < 1000
+    deep = tmp_path / "b.json"
+    deep.write_text(json.dumps(["\n"] * 3 + ["x" * 5000]))
+
+    def parse(content):
+        raise ValueError(f"not {''.join(content)}")
+
+    with pytest.raises(LaPermError, match=r"does not hold words: not x+ \.\.\.$") as caught:
+        files.read_json(deep, parse, holds="words")
+    assert len(str(caught.value)) < 1000
