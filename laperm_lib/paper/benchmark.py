@@ -7,14 +7,13 @@ References:
 import itertools
 import logging
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from laperm_lib._arguments import check_name
-from laperm_lib.errors import BusyError
+from laperm_lib.errors import BusyError, in_short
 from laperm_lib.paper._extras import extra
 from laperm_lib.paper.records import Record
 from laperm_lib.paper.runs import RunFolder, State, Task, states
@@ -315,10 +314,9 @@ def run_each(
 
 
 def _why(error: Exception) -> str:
-    """The message of an error, without the pages that TensorFlow puts around it."""
-    inner = re.search(r"(?:laperm_lib\.errors\.\w+: )?(\S.*)\s+\[\[\{\{node", str(error))
+    """The message of an error, with its type where that is not a common one."""
     known = isinstance(error, (ValueError, OSError, ImportError))
-    return inner[1] if inner else str(error) if known else f"{type(error).__name__}: {error}"
+    return str(error) if known else f"{type(error).__name__}: {in_short(error)}"
 
 
 def run_missing(

@@ -10,6 +10,7 @@ References:
 import logging
 import math
 import os
+import re
 import signal
 import sys
 import time
@@ -25,7 +26,7 @@ from laperm_lib import _backend, batch_statistics, permutation, weight_vectors
 from laperm_lib._random import check_seed
 from laperm_lib.batches import Batches, read_ahead
 from laperm_lib.checkpoints import Checkpoints, SaveCheckpoints, restore
-from laperm_lib.errors import WeightFileError
+from laperm_lib.errors import LaPermError, NonFiniteWeightError, WeightFileError
 from laperm_lib.optimizers.permuting import steps_taken
 from laperm_lib.paper.environment import environment, joined
 from laperm_lib.paper.evaluation import Images, accuracy, images_for, schedule
@@ -224,7 +225,7 @@ def run(
         callbacks.append(saving)
     stopping = _StopWhenAsked(stop, saving)
     if first_step < epochs * steps_per_epoch:
-        with closing(batches):
+        with closing(batches), _errors_of_ours():
             model.fit(
                 read_ahead(batches),
                 epochs=1,
@@ -260,6 +261,19 @@ def run(
     )
     _log.info("%s, seed %d: final test accuracy %.4f", model.name, seed, last.accuracy)
     return record
+
+
+@contextmanager
+def _errors_of_ours() -> Iterator[None]:
+    """Raise what a compiled step has raised, without the pages that TensorFlow puts around it."""
+    try:
+        yield
+    except Exception as error:
+        inner = re.search(r"(?:laperm_lib\.errors\.\w+: )?(\S.*)\s+\[\[\{\{node", str(error))
+        if inner is None:
+            raise
+        is_nan = NonFiniteWeightError.__name__ in str(error)
+        raise (NonFiniteWeightError if is_nan else LaPermError)(inner[1]) from None
 
 
 class _Progress(keras.callbacks.Callback):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from short_runs import made
 
 from laperm_lib import LaPermError, weight_vectors
+from laperm_lib.errors import NonFiniteWeightError
 from laperm_lib.paper import manifest, records, verification
 from laperm_lib.paper.methods import Adam, LaPerm
 from laperm_lib.paper.networks import DenseNetwork
@@ -224,6 +225,19 @@ def test_a_search_interrupted_in_its_first_trial_does_it_again(tmp_path, trained
         tried = [record.settings.network.shared_value for record in study.results]
         assert tried.count(0.08) == 1
     assert trained[0][0] == 0.08
+
+
+@needs_optuna
+def test_a_trial_that_diverges_does_not_end_the_search(trained, monkeypatch):
+    train = shared_value._train
+
+    def diverging(settings, seed, *rest):
+        if seed == 1001:
+            raise NonFiniteWeightError
+        return train(settings, seed, *rest)
+
+    monkeypatch.setattr(shared_value, "_train", diverging)
+    assert [record.seed for record in search("f1", trials=3).results] == [1000, 1002]
 
 
 @needs_optuna

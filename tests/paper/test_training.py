@@ -11,7 +11,7 @@ from short_runs import SHORT
 
 from laperm_lib import weight_vectors
 from laperm_lib.checkpoints import Checkpoints
-from laperm_lib.errors import WeightFileError
+from laperm_lib.errors import NonFiniteWeightError, WeightFileError
 from laperm_lib.paper import datasets, evaluation, training
 from laperm_lib.paper.evaluation import schedule
 from laperm_lib.paper.methods import SGD, Average, LaPerm
@@ -231,6 +231,11 @@ def test_a_training_step_is_traced_once(monkeypatch):
     monkeypatch.setattr(keras.losses.SparseCategoricalCrossentropy, "call", noted)
     assert int(run(SHORT, seed=0).model.optimizer.iterations) == 48
     assert len(traced) == 1
+
+
+def test_a_training_that_diverges_raises_an_error_of_ours():
+    with pytest.raises(NonFiniteWeightError, match=r"^'dense/kernel' holds a NaN or an infinity"):
+        run(SHORT.replace(learning_rate=1e38), seed=0)
 
 
 def test_a_stop_is_due_after_its_time_or_a_signal():

@@ -28,7 +28,7 @@ import numpy as np
 
 from laperm_lib import files, weight_vectors
 from laperm_lib._arguments import check_integer, check_name
-from laperm_lib.errors import in_short
+from laperm_lib.errors import NonFiniteWeightError, in_short
 from laperm_lib.paper._extras import extra
 from laperm_lib.paper.environment import environment
 from laperm_lib.paper.manifest import Entry
@@ -287,7 +287,9 @@ def search(
     finished = sum(trial.state.is_finished() for trial in study.trials)
     # A search that resumes must not suggest again what it began with.
     study.sampler = optuna.samplers.TPESampler(seed=finished, multivariate=True)
-    study.optimize(objective, gc_after_trial=True, n_trials=max(0, trials - finished))
+    # One that diverges has failed, and the search goes on.
+    how: Any = {"gc_after_trial": True, "catch": NonFiniteWeightError}
+    study.optimize(objective, n_trials=max(0, trials - finished), **how)
     done = [t for t in study.trials if "result" in t.user_attrs]
     enough = len(done) >= _TRIALS_FOR_IMPORTANCE
     importance = optuna.importance.get_param_importances(study) if enough else {}
