@@ -150,7 +150,7 @@ tests: $(SETUP) $(KERNEL_CONFIG)
 	    tests/test_browser.py notebooks tests laperm_lib
 
 test-all: $(SETUP)
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m slow tests
+	$(BIN)/python -m pytest -n $(JOBS) -m slow tests
 
 # Some minutes; FUZZ="--seed 1 --files 10000" for others, FUZZ="--only files:123" for one case again.
 fuzz: $(SETUP)
