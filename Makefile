@@ -146,8 +146,8 @@ test: $(SETUP)
 
 tests: $(SETUP) $(KERNEL_CONFIG)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow" \
-	    --nbval --nbval-current-env tests/paper/test_published_settings.py tests/test_notebooks.py \
-	    tests/test_browser.py notebooks tests laperm_lib
+	    --nbval --nbval-current-env tests/test_notebooks.py tests/test_browser.py \
+	    notebooks tests laperm_lib
 
 test-all: $(SETUP)
 	$(BIN)/python -m pytest -n $(JOBS) -m slow tests

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from laperm_lib._arguments import check_name
-from laperm_lib.errors import BusyError, in_short
+from laperm_lib.errors import BusyError, LaPermError, in_short
 from laperm_lib.paper._extras import extra
 from laperm_lib.paper.records import Record
 from laperm_lib.paper.runs import RunFolder, State, Task, states
@@ -277,13 +277,14 @@ def report(
         if task.name in failed:
             continue
         try:
-            folder = RunFolder(root, task)
-            if folder.is_finished:
-                finished.append(folder.record())
-            else:
-                left.append(State(task, max(folder.checkpoints.steps(), default=0), None))
+            state = RunFolder(root, task).state()
         except (ValueError, OSError) as error:
             failed[task.name] = str(error)
+        else:
+            if state.record is None:
+                left.append(state)
+            else:
+                finished.append(state.record)
     return Report(tuple(finished), tuple(left), failed)
 
 
@@ -343,10 +344,11 @@ def run_missing(
         (2, (), {})
     """
     found = states(root, shipped)
-    for folder in (RunFolder(root, state.task) for state in found if state.record is not None):
-        if folder.is_finished:
-            with suppress(BusyError):
-                folder.run()  # deletes what killed processes have left
+    for task in (state.task for state in found if state.record is not None):
+        with suppress(LaPermError, OSError):  # at work, or not to be read or written
+            folder = RunFolder(root, task)
+            if folder.is_finished:
+                folder.clean()
     left = missing(planned, found)
     hours = sum(map(seconds_left, left)) / 3600
     _log.info("%d trainings are missing, about %.2f h on 2 cores", len(left), hours)

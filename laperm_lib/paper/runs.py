@@ -157,6 +157,17 @@ class RunFolder:
             raise LaPermError(f"{self.path / _RECORD} is the record of another training.")
         return record
 
+    def state(self) -> "State":
+        """How far the training is; nothing is written."""
+        if self.is_finished:
+            return State(self.task, 0, self.record())
+        return State(self.task, max(self.checkpoints.steps(), default=0), None)
+
+    def clean(self) -> None:
+        """Delete what killed processes have left of a finished run."""
+        with self.lock():
+            self.checkpoints.clear()
+
     def network(self) -> keras.Model:
         """The network that a finished run ended with."""
         return read_network(self.path, self.record())
@@ -290,14 +301,12 @@ def states(
         found.setdefault(task.name, State(task, 0, record))
     for task in tasks_in(root):
         try:
-            folder = RunFolder(root, task)
-            done = folder.record() if folder.is_finished else None
-            step = 0 if done else max(folder.checkpoints.steps(), default=0)
+            state = RunFolder(root, task).state()
         except (ValueError, OSError) as error:
             _log.warning("%s is skipped: %s", Path(root, task.name), error)
             continue
-        if done is not None or task.name not in found:
-            found[task.name] = State(task, step, done)
+        if state.record is not None or task.name not in found:
+            found[task.name] = state
     return [found[name] for name in sorted(found)]
 
 

@@ -182,6 +182,10 @@ def test_what_is_missing_is_trained_and_what_is_finished_or_shipped_is_not(run_f
     again = run_missing(planned, tmp_path, shipped=tmp_path / "pretrained")
     assert again == Report((), (), {})
     assert not left.exists()
+    lock = RunFolder(tmp_path, TASKS[1]).path / "lock"
+    lock.unlink(missing_ok=True)
+    lock.mkdir()  # what cannot be locked is left as it is
+    assert run_missing(planned, tmp_path, shipped=tmp_path / "pretrained") == again
 
 
 def test_a_plan_that_is_stopped_resumes(tmp_path):

@@ -288,8 +288,8 @@ def search(
     # A search that resumes must not suggest again what it began with.
     study.sampler = optuna.samplers.TPESampler(seed=finished, multivariate=True)
     # One that diverges has failed, and the search goes on.
-    how: Any = {"gc_after_trial": True, "catch": NonFiniteWeightError}
-    study.optimize(objective, n_trials=max(0, trials - finished), **how)
+    left, diverges = max(0, trials - finished), (NonFiniteWeightError,)
+    study.optimize(objective, n_trials=left, catch=diverges, gc_after_trial=True)
     done = [t for t in study.trials if "result" in t.user_attrs]
     enough = len(done) >= _TRIALS_FOR_IMPORTANCE
     importance = optuna.importance.get_param_importances(study) if enough else {}
