@@ -1,8 +1,9 @@
 """Functions compiled by Numba, and the threads that share their work."""
 
 import logging
+import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
@@ -54,15 +55,16 @@ if hasattr(os, "register_at_fork"):  # a child process has none of its parent's 
 
 
 def in_blocks(
-    work: Callable[[int, int, int], None], shapes: Iterable[tuple[int, int]], *, least: int
+    work: Callable[[int, int, int], None], shapes: Sequence[tuple[int, int]], *, least: int
 ) -> None:
     """Call `work(number, first, last)` for blocks of the rows of matrices, on all threads.
 
     `shapes` are (rows, weights in a row). Fewer than `least` weights are not worth a thread.
     """
     blocks = []
+    least = max(least, sum(map(math.prod, shapes)) // (_BLOCKS_PER_CORE * CORES))
     for number, (rows, length) in enumerate(shapes):
-        count = max(1, min(_BLOCKS_PER_CORE * CORES, rows, rows * length // least))
+        count = max(1, min(rows, rows * length // least))
         bounds = [rows * i // count for i in range(count + 1)]
         blocks += [(number, *bound) for bound in pairwise(bounds)]
     if len(blocks) == 1:
