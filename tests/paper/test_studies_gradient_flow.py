@@ -18,7 +18,7 @@ from laperm_lib.paper.methods import Adam
 from laperm_lib.paper.networks import SameCapacityNetwork, fill_sparsely
 from laperm_lib.paper.settings import Data, Schedule, Settings
 from laperm_lib.paper.studies import gradient_flow as study
-from laperm_lib.paper.studies.gradient_flow import Comparison, compare, train, wilcoxon
+from laperm_lib.paper.studies.gradient_flow import Comparison, train, wilcoxon
 
 SHORT = Settings(
     network=SameCapacityNetwork(units=(16, 16), batch_norm=True, capacity="sparse"),
@@ -151,23 +151,6 @@ def test_permuted_networks_keep_the_values_of_the_dense_one():
     for values, before, after in zip(*map(kernels, (*starts, record.model)), strict=True):
         np.testing.assert_array_equal(np.sort(after[after != 0]), np.sort(values.ravel()))
         assert ((before == 0) != (after == 0)).any()  # zeros have moved
-
-
-def test_a_comparison_pairs_the_two_by_seed(monkeypatch):
-    def trained(settings, seed, *, data_dir):
-        right = {"sparse": [0.5, 0.75, 0.25], "dense": [0.25, 0.25, 0.5]}
-        return record(settings, seed, right[settings.network.capacity][seed])
-
-    monkeypatch.setattr(study, "train", trained)
-    comparison, *sides = compare(SHORT, [0, 1, 2])
-    assert comparison == wilcoxon([0.25, 0.5, -0.25])
-    for side, capacity in zip(sides, ("sparse", "dense"), strict=True):
-        assert [(r.settings.network.capacity, r.seed) for r in side] == [
-            (capacity, seed) for seed in range(3)
-        ]
-    for settings, seeds in ((SHORT.replace(capacity="dense"), [0]), (SHORT, [])):
-        with pytest.raises(ValueError, match="sparse network, with at least one seed"):
-            compare(settings, seeds)
 
 
 # -- the signed-rank test -------------------------------------------------------------------------

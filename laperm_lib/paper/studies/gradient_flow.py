@@ -8,12 +8,11 @@ References:
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
 from laperm_lib._arguments import check_name
@@ -185,29 +184,6 @@ def wilcoxon(differences: Iterable[float]) -> Comparison:
         raise ValueError("There are no differences to test.")
     p_value = float(stats.wilcoxon(values).pvalue) if values.any() else 1.0
     return Comparison(float(values.mean()), int((values > 0).sum()), values.size, p_value)
-
-
-def compare(
-    settings: Settings, seeds: Iterable[int], *, data_dir: str | None = None, verbose: int = 0
-) -> tuple[Comparison, list[Record], list[Record]]:
-    """Train a sparse network and the dense one beside it, and compare their accuracies.
-
-    Gives the comparison, and the records of the sparse and of the dense networks.
-    """
-    seeds = list(seeds)
-    dense = settings.replace(capacity="dense")
-    if dense == settings or not seeds:
-        raise ValueError("Compare a sparse network, with at least one seed.")
-    progress = keras.utils.Progbar(2 * len(seeds), verbose=verbose)
-    sides: tuple[list[Record], list[Record]] = ([], [])
-    for seed in seeds:
-        for side, one in zip(sides, (settings, dense), strict=True):
-            side.append(replace(train(one, seed, data_dir=data_dir), model=None))
-            keras.utils.clear_session()  # many models would stay in memory
-            progress.add(1)
-    pairs = zip(*sides, strict=True)
-    differences = [(accuracy(one) - accuracy(other)) / 100 for one, other in pairs]
-    return wilcoxon(differences), *sides
 
 
 def features(settings: Settings) -> dict[str, Any]:
