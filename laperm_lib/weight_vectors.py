@@ -225,18 +225,17 @@ def kernels(
     return selected
 
 
-def of_variables(variables: Iterable[Any]) -> list[WeightVectors]:
-    """The weight vectors of variables whose model is not at hand, as in an optimizer.
-
-    A Keras variable does not know its layer, so all layers alive in this process are searched. That
-    takes about 0.1 s, once a training. `gc.freeze()` hides the layers from it.
-    """
-    owners = _owners(alive(keras.Layer))
+def of_variables(variables: Iterable[Any], layers: Iterable[keras.Layer]) -> list[WeightVectors]:
+    """The weight vectors of variables, whose layers are among the given ones."""
+    owners = _owners(layers)
     return [_describe(variable, owners) for variable in variables]
 
 
 def alive(kind: type[_Object]) -> list[_Object]:
-    """All objects of a class in this process, for what Keras keeps no way back to."""
+    """All objects of a class in this process: a Keras variable, say, does not know its layer.
+
+    That takes about 0.1 s. `gc.freeze()` hides objects from it.
+    """
     # By type(): an object that stands for another, a weak proxy say, may raise when asked.
     return [each for each in gc.get_objects() if issubclass(type(each), kind)]
 

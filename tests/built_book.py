@@ -1,5 +1,6 @@
 """The book, built once for all test files that look at it."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -28,7 +29,13 @@ def build(folder):
     command = [str(Path(sys.executable).with_name("jupyter-book")), "build", "source"]
     options = ["--path-output", str(folder), "-W", "-n", "--keep-going"]
     built = subprocess.run(
-        command + options, cwd=folder, capture_output=True, text=True, check=False, timeout=500
+        command + options,
+        cwd=folder,
+        env=os.environ | {"BOOK_REPOSITORY": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=500,
     )
     assert built.returncode == 0, built.stdout + built.stderr
     return folder / "_build" / "html"

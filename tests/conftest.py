@@ -1,5 +1,6 @@
 """Set-up shared by all tests; runs before any of them imports Keras or Matplotlib."""
 
+import gc
 import os
 import warnings
 from pathlib import Path
@@ -49,6 +50,11 @@ def pytest_make_collect_report(collector):
         if collector.path.suffix == ".py":
             warnings.simplefilter("error")
         return (yield)
+
+
+def pytest_collection_finish():
+    """What has been imported is not looked through again by each collection and build."""
+    gc.freeze()
 
 
 settings.register_profile("dev", deadline=None)

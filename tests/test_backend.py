@@ -1,8 +1,4 @@
-"""What depends on the backend, on the one at hand; and what `import laperm_lib` leaves alone."""
-
-import os
-import subprocess
-import sys
+"""What depends on the backend, on the one at hand."""
 
 import keras
 import numpy as np
@@ -93,19 +89,3 @@ def test_only_the_backend_at_hand_is_imported():
     assert {name: module is not None for name, module in modules.items()} == {
         name: name == BACKEND for name in modules
     }
-
-
-def test_importing_the_library_and_making_laperm_import_nothing_else():
-    """Nothing but what Keras and its backend import themselves."""
-    script = """
-import sys, keras
-before = set(sys.modules)
-import laperm_lib
-laperm_lib.LaPerm("adam", 20)
-print(*{name.partition(".")[0] for name in set(sys.modules) - before})
-"""
-    command = [sys.executable, "-c", script]
-    environment = os.environ | {"KERAS_BACKEND": BACKEND}
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    heavy = "numba scipy cv2 sklearn PIL h5py safetensors matplotlib bokeh pandas seaborn fcntl"
-    assert set(done.stdout.split()).isdisjoint(heavy.split())

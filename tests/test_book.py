@@ -125,6 +125,7 @@ def test_a_page_has_an_icon_and_does_not_tell_where_it_was_built(html, pages):
     for path, page in pages.items():
         assert page.find("link", rel="icon"), path  # or browsers ask for /favicon.ico
         assert not page.find("a", href=re.compile("executablebooks/jupyter-book")), path
+        assert not page.find("a", href=re.compile("mybinder|colab")), path  # nobody told of a place
         text = path.read_text("utf-8")
         assert not any(folder in text for folder in folders), path
 

@@ -42,6 +42,7 @@ def network(optimizer="adam", normalised=False, **options):
         [keras.Input((4,)), layers.Dense(5, activation="relu"), *normalisation, layers.Dense(3)]
     )
     model.compile(optimizer, loss="mse", **options)
+    model.optimizer.build(model.trainable_variables)  # or TensorFlow traces the first step twice
     return model
 
 

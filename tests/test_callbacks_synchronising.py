@@ -16,6 +16,7 @@ def trained(callbacks, *, validation=True, optimizer=None):
     keras.utils.set_random_seed(0)
     model = build_model()
     model.compile(optimizer or LaPerm("adam", sync_period=7), loss=LOSS, metrics=["accuracy"])
+    model.optimizer.build(model.trainable_variables)  # or TensorFlow traces the first step twice
     data = {"validation_data": (X, Y)} if validation else {}
     history = model.fit(
         X, Y, batch_size=BATCH, epochs=5, shuffle=False, verbose=0, callbacks=callbacks, **data
@@ -55,7 +56,7 @@ def test_the_saved_network_is_a_permutation(tmp_path, validation):
     path = tmp_path / "epoch-{epoch}.keras"
     saving = keras.callbacks.ModelCheckpoint(path)
     trained([SynchroniseAtEpochEnd(), saving], validation=validation)
-    for epoch in range(1, 6):
+    for epoch in (2, 5):
         saved = keras.saving.load_model(tmp_path / f"epoch-{epoch}.keras")
         assert saved.optimizer.is_permutation()
 

@@ -115,9 +115,8 @@ def test_other_addresses_and_revisions_are_refused(launching, notebook, address,
     assert notebook.read_bytes() == content
 
 
-@pytest.mark.parametrize("told", [True, False])
 def test_pages_have_buttons_if_the_build_is_told_of_the_repository(
-    told, repository, notebook, tmp_path, monkeypatch
+    repository, notebook, tmp_path, monkeypatch
 ):
     pytest.importorskip("sphinx_book_theme", reason="the book's tools are not installed here")
     source = tmp_path / "source"
@@ -129,20 +128,16 @@ def test_pages_have_buttons_if_the_build_is_told_of_the_repository(
         "extensions = ['myst_nb', 'launching']\nhtml_theme = 'sphinx_book_theme'\n"
         "nb_execution_mode = 'off'\n"
     )
-    monkeypatch.setenv("BOOK_REPOSITORY", REPOSITORY if told else "")
+    monkeypatch.setenv("BOOK_REPOSITORY", REPOSITORY)
     command = [sys.executable, "-m", "sphinx", "-q", str(source), str(tmp_path / "html")]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
     page = (tmp_path / "html" / "notebooks" / "quickstart.html").read_text()
     links = {link["href"] for link in BeautifulSoup(page, "html.parser").find_all("a", href=True)}
     elsewhere = {link for link in links if "binder" in link or "colab" in link}
     of_the_branch = f"{REPOSITORY.removeprefix('https://github.com/')}/{{}}launch"
-    assert elsewhere == (
-        {
-            f"https://mybinder.org/v2/gh/{of_the_branch.format('')}"
-            "?urlpath=lab/tree/notebooks/quickstart.ipynb",
-            f"https://colab.research.google.com/github/{of_the_branch.format('blob/')}"
-            "/notebooks/quickstart.ipynb",
-        }
-        if told
-        else set()
-    )
+    assert elsewhere == {
+        f"https://mybinder.org/v2/gh/{of_the_branch.format('')}"
+        "?urlpath=lab/tree/notebooks/quickstart.ipynb",
+        f"https://colab.research.google.com/github/{of_the_branch.format('blob/')}"
+        "/notebooks/quickstart.ipynb",
+    }

@@ -64,7 +64,7 @@ def test_losses_are_those_of_keras(normalised, name):
         theirs = RecomputedLosses(model, variable, X, Y)
         size = int(np.prod(variable.shape))
         for count in (1, 2):
-            moves = min(size // 2, 7)
+            moves = min(size // 2, 4)
             places = RNG.permutation(size)[: moves * count].reshape(moves, count)
             values = RNG.normal(size=(moves, 3, count))
             found, expected = ours.of(places, values), theirs.of(places, values)

@@ -136,9 +136,10 @@ def test_neither_infinite_losses_nor_differences_of_rounding_decide(other):
 # -- the algorithm --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("normalised", [False, True], ids=["plain", "normalised"])
-@pytest.mark.parametrize("move", ["addition", "exchange"])
-@pytest.mark.parametrize("together", [1, 5])
+@pytest.mark.parametrize(
+    ("normalised", "move", "together"),
+    [(False, "addition", 1), (False, "exchange", 5), (True, "addition", 5), (True, "exchange", 1)],
+)
 def test_cached_losses_decide_as_recomputed_ones_to_the_bit(normalised, move, together):
     """In float64, where a decision that rounding could turn is next to impossible."""
     with float64():

@@ -54,7 +54,7 @@ def test_a_layer_that_is_excluded_need_not_be_known():
     model = keras.Sequential([keras.Input((2,)), Own(name="own"), layers.Dense(2, name="dense")])
     selection = Selection(skip_bias=True, skip_batch_norm=True, exclude="own")
     of_model = selection.of_model(model)
-    of_variables = selection.of_variables(model.trainable_variables)
+    of_variables = selection.of_variables(model.trainable_variables, model.layers)
     assert [v.path for v in of_model] == [v.path for v in of_variables] == ["dense/kernel"]
 
 
@@ -63,7 +63,7 @@ def test_a_pattern_that_is_found_nowhere_is_logged(of_variables, caplog):
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="head")])
     selection = Selection(skip_bias=True, skip_batch_norm=True, exclude=["headd", "bias"])
     if of_variables:
-        selection.of_variables(model.trainable_variables)
+        selection.of_variables(model.trainable_variables, model.layers)
     else:
         selection.of_model(model)
     assert "exclude='headd' is found in none of the 2 paths: " in caplog.text

@@ -1,5 +1,6 @@
 """Each way to synchronise gives what `permutation.reconnect` gives, bit for bit."""
 
+import functools
 import sys
 from contextlib import suppress
 
@@ -205,41 +206,44 @@ def in_graph(weights, initial):
     return reconnect_all(AXES, weights, initial)
 
 
-def in_one_program(weights, initial):
-    """Compiled, where that costs a test little."""
+@functools.cache  # compiled once for all examples
+def in_one_program():
     if BACKEND == "jax":
         import jax
 
-        return jax.jit(in_graph)(weights, initial)
+        return jax.jit(in_graph)
     if BACKEND == "tensorflow":
         import tensorflow as tf
 
-        return tf.function(in_graph, jit_compile=True)(weights, initial)
-    return in_graph(weights, initial)
+        return tf.function(in_graph, jit_compile=True)
+    return in_graph
+
+
+programs = pytest.mark.parametrize("program", [lambda: in_graph, in_one_program])
 
 
 def tensors(arrays):
     return [ops.convert_to_tensor(array) for array in arrays]
 
 
-@pytest.mark.parametrize("function", [in_graph, in_one_program])
+@programs
 @settings(max_examples=50)
 @given(weights=several, start=several)
-def test_any_floats_in_the_graph(function, weights, start):
+def test_any_floats_in_the_graph(program, weights, start):
     initial = list(map(sorted_rows, start, AXES))
     expected = map(reconnected, weights, initial, AXES)
-    for new, array in zip(function(tensors(weights), tensors(initial)), expected, strict=True):
+    for new, array in zip(program()(tensors(weights), tensors(initial)), expected, strict=True):
         assert_same_bits(new, array)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("function", [in_graph, in_one_program])
-def test_one_weight_that_is_not_finite_keeps_all(function, value):
+@programs
+def test_one_weight_that_is_not_finite_keeps_all(program, value):
     weights = [RNG.normal(size=shape).astype("float32") for shape in SHAPES]
     initial = list(map(sorted_rows, weights, AXES))
     weights = [weight[::-1].copy() for weight in weights]
     weights[1][2, 3] = value
-    for new, array in zip(function(tensors(weights), tensors(initial)), weights, strict=True):
+    for new, array in zip(program()(tensors(weights), tensors(initial)), weights, strict=True):
         assert_same_bits(new, array)
 
 

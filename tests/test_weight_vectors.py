@@ -158,7 +158,7 @@ def test_what_cannot_be_registered_or_has_no_weight_vectors():
 def test_variables_find_their_layers_and_keep_their_order():
     model = keras.Sequential([keras.Input((4,)), layers.Dense(3), layers.Dense(2)])
     variables = model.trainable_variables[::-1]
-    found = weight_vectors.of_variables(variables)
+    found = weight_vectors.of_variables(variables, weight_vectors.alive(keras.Layer))
     assert [id(v.variable) for v in found] == [id(variable) for variable in variables]
     assert found[1].layer is model.layers[1]
 
@@ -169,14 +169,14 @@ def test_a_variable_without_a_layer_is_an_error():
         (np.zeros(1000), r"of ndarray, .*model\.trainable_variables"),  # not printed
     ]:
         with pytest.raises(UnknownLayerError, match=why):
-            weight_vectors.of_variables([variable])
+            weight_vectors.of_variables([variable], weight_vectors.alive(keras.Layer))
 
 
 def test_tied_weights_belong_to_the_layer_that_made_them():
     dense, borrower = layers.Dense(3), keras.Layer()
     dense.build((None, 4))
     borrower.kernel = dense.kernel
-    (found,) = weight_vectors.of_variables([dense.kernel])
+    (found,) = weight_vectors.of_variables([dense.kernel], weight_vectors.alive(keras.Layer))
     assert found.layer is dense
     assert borrower._trainable_variables == [dense.kernel]
 

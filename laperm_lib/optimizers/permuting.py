@@ -136,7 +136,8 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
         # Keras builds the optimizer of an HDF5 file before the model has variables.
         if not variables:
             return
-        self._build(variables, self.selection.of_variables(variables))
+        layers = alive(keras.Layer)
+        self._build(variables, self.selection.of_variables(variables, layers), layers)
 
     def capture(self, model: keras.Model) -> None:
         """Take a model's present weights as its initial ones.
@@ -155,7 +156,8 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
         if self.built:
             self._check_variables_are_known(model.trainable_variables)
         else:
-            self._build(model.trainable_variables, self.selection.of_model(model))
+            chosen = self.selection.of_model(model)
+            self._build(model.trainable_variables, chosen, list(model._flatten_layers()))
         matrices = [
             check_initial(e.variable, to_matrix(ops.convert_to_numpy(e.variable), e.neuron_axes))
             for e in self._permuted
@@ -240,7 +242,9 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
         """The arguments that both optimizers have, serialisable."""
         return {**self.selection.get_config(), "name": self.name}
 
-    def _build(self, variables: Any, chosen: list[WeightVectors]) -> None:
+    def _build(
+        self, variables: Any, chosen: list[WeightVectors], layers: Sequence[keras.Layer]
+    ) -> None:
         # While TensorFlow traces the first step, variables can be made only outside of its graph.
         with backend.outside_graph():
             self._create_state(list(variables), chosen)
@@ -249,7 +253,7 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
                 shape=(len(chosen),), dtype="int32", initializer="zeros", name="captured"
             )
             super().build(variables)
-            self._warn_of_written()
+            self._warn_of_written(layers)
 
     def _add_state(self, of: WeightVectors, name: str, shape: Any, dtype: Any) -> Any:
         """Make a variable of the optimizer's own, of zeros, for one of the model's."""
@@ -312,11 +316,12 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
                 sorted({name.split("/")[-1] if "lora" in name else name for name in names}),
             )
 
-    def _warn_of_written(self) -> None:
+    def _warn_of_written(self, layers: Sequence[keras.Layer]) -> None:
         """Warn of layers whose call gives permuted variables other values."""
         permuted = {id(entry.variable) for entry in self._permuted}
-        for layer in alive(keras.Layer):
-            for name in _assigned_in(type(layer).call):
+        written = {kind: _assigned_in(kind.call) for kind in set(map(type, layers))}
+        for layer in layers:
+            for name in written[type(layer)]:
                 if any(id(getattr(o, name, None)) in permuted for o in (layer, _wrapped(layer))):
                     _log.warning(
                         "%s (%s) writes its %s in every forward pass, so that will be no "

@@ -32,11 +32,13 @@ class Selection:
         known = weight_vectors.of(model, KINDS, skip=self.excludes)
         return self._selected(known, model.trainable_variables)
 
-    def of_variables(self, variables: Iterable[Any]) -> list[WeightVectors]:
-        """The weight vectors of those variables that are selected, whose model is not at hand."""
+    def of_variables(
+        self, variables: Iterable[Any], layers: Iterable[keras.Layer]
+    ) -> list[WeightVectors]:
+        """The weight vectors of those variables, of any of the layers, that are selected."""
         variables = list(variables)
         candidates = [v for v in variables if not self.excludes(v)]
-        return self._selected(weight_vectors.of_variables(candidates), variables)
+        return self._selected(weight_vectors.of_variables(candidates, layers), variables)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments, serialisable."""

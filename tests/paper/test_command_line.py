@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 
@@ -332,21 +333,44 @@ def test_jax_without_tensorflow(tmp_path):
     assert "jax" in record.environment
 
 
-@pytest.mark.parametrize(("name", "number"), [("run", signal.SIGINT), ("sweep", signal.SIGTERM)])
-def test_a_signal_stops_with_a_checkpoint(tmp_path, name, number):
-    words = (name, "f1", "--runs", str(tmp_path), "--set", "epochs=20000")
-    with process(*words, "--checkpoint-every", "0.2") as run:
-        while not list(tmp_path.glob("*/checkpoint-*.npz")) and run.poll() is None:
-            time.sleep(0.05)
-        os.killpg(run.pid, number)  # as a terminal or `timeout` does it: to a sweep's workers too
-        out, err = run.communicate(timeout=60)
-    assert run.returncode == 128 + number
+ENDLESS = ("f1", "--set", "epochs=20000", "--checkpoint-every", "0.2", "--runs")
+
+
+def assert_stopped(folder, out, err):
+    """With a checkpoint, and unlocked."""
     assert "Stopped. Runs left: 1" in out
     assert "stops after the next checkpoint" in err
     assert not re.search("Traceback|oneDNN|absl", err)
-    (folder,) = tmp_path.glob("f1-*")
-    (task,) = tasks_in(tmp_path)
-    assert RunFolder(tmp_path, task).checkpoints.steps()
-    assert not list(folder.glob(".*"))
-    with RunFolder(tmp_path, task).lock():  # it is free
+    (task,) = tasks_in(folder)
+    assert RunFolder(folder, task).checkpoints.steps()
+    assert not list(folder.glob("f1-*/.*"))
+    with RunFolder(folder, task).lock():
         pass
+
+
+def wait_for_a_checkpoint(folder, goes_on=lambda: True):
+    while not list(folder.glob("*/checkpoint-*.npz")) and goes_on():
+        time.sleep(0.05)
+
+
+def test_ctrl_c_stops_a_run(command, tmp_path):
+    def press():
+        wait_for_a_checkpoint(tmp_path)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=press)
+    thread.start()
+    status, out, err = command("run", *ENDLESS, str(tmp_path))
+    thread.join()
+    assert status == 128 + signal.SIGINT
+    assert_stopped(tmp_path, out, err)
+
+
+@pytest.mark.slow
+def test_sigterm_stops_a_sweep_and_its_workers(tmp_path):
+    with process("sweep", *ENDLESS, str(tmp_path)) as run:
+        wait_for_a_checkpoint(tmp_path, lambda: run.poll() is None)
+        os.killpg(run.pid, signal.SIGTERM)  # as `timeout` does it: to the workers too
+        out, err = run.communicate(timeout=60)
+    assert run.returncode == 128 + signal.SIGTERM
+    assert_stopped(tmp_path, out, err)
