@@ -18,7 +18,7 @@ import keras
 import numpy as np
 
 from laperm_lib import _backend
-from laperm_lib._arguments import check_integer
+from laperm_lib._arguments import check_bool, check_integer
 from laperm_lib._random import check_seed, random_order
 
 _STEPS = 20  # in one call: its cost is then small beside them, and so is the memory
@@ -91,7 +91,8 @@ class Batches(keras.utils.PyDataset):
         self._batch_size = check_integer("batch_size", batch_size, at_least=1)
         self._epochs = check_integer("epochs", epochs, at_least=1)
         self._seed = check_seed(seed)
-        self._augmentation, self._drop_remainder = augmentation, drop_remainder
+        self._augmentation = augmentation
+        self._drop_remainder = check_bool("drop_remainder", drop_remainder)
         self._first_step = check_integer("first_step", first_step, at_least=0)
         if self._first_step > self._epochs * self.steps_per_epoch:
             raise ValueError(

@@ -21,7 +21,7 @@ from keras import ops
 from keras.src.backend.common import global_state  # which optimizer applies a constraint
 
 from laperm_lib import weight_vectors
-from laperm_lib._arguments import check_number
+from laperm_lib._arguments import check_bool, check_number
 from laperm_lib._random import check_seed, raw_bits
 from laperm_lib.permutation import from_matrix, to_matrix
 
@@ -165,6 +165,7 @@ def agnosticize(
     if not isinstance(value, Real) or not abs(value) <= float(np.finfo(np.float32).max):
         raise ValueError(f"The shared value is a finite float32, got {value!r}.")
     check_seed(seed)
+    check_bool("constant_fan_in", constant_fan_in)
     kernels = weight_vectors.kernels(model, exclude)
     keeps = [keep] * len(kernels) if np.ndim(keep) == 0 else list(keep)
     if len(keeps) != len(kernels):

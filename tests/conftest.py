@@ -16,16 +16,14 @@ if processes := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     os.environ.setdefault("TF_NUM_INTEROP_THREADS", threads)
 
 import built_book
-import keras
 import matplotlib
 import pytest
 from hypothesis import settings
 
+from laperm_lib.paper import quiet
+
 # Not through $MPLBACKEND: notebook kernels would inherit it and draw no figures.
 matplotlib.use("Agg")
-
-if keras.backend.backend() == "tensorflow":
-    import data_without_autotuning  # noqa: F401
 
 # Not in pytest's settings, where they would hold for people who only validate the notebooks too: a
 # folder that cannot be written, or another plugin, is no reason to fail.
@@ -34,6 +32,17 @@ STRICT = pytest.mark.filterwarnings(
     # Keras 3.15 turns TensorFlow variables into NumPy arrays the old way.
     "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning",
 )
+
+
+def pytest_configure(config):
+    """Imports TensorFlow where tests are run, not in the process that deals them out."""
+    deals = getattr(config.option, "dist", "no") != "no" and not hasattr(config, "workerinput")
+    if not deals:
+        quiet.redirect()  # TensorFlow speaks of oneDNN
+        import keras
+
+        if keras.backend.backend() == "tensorflow":
+            import data_without_autotuning  # noqa: F401
 
 
 def pytest_collection_modifyitems(items):

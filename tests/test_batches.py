@@ -126,6 +126,7 @@ def test_bad_input():
         ("seed", "seed", -1, 0.5),
         ("first_step", "first_step", -1, 3, 0.5),
         ("augmentation", "channels", Brighten()),
+        ("drop_remainder", "True or False", "no"),
     ]:
         for value in values:
             with pytest.raises(ValueError, match=words):

@@ -345,6 +345,9 @@ def test_what_cannot_work_is_refused_before_training():
     for batches, message in [(iter([X]), "only once"), (X, "a list of batches")]:
         with pytest.raises(ValueError, match=message):
             SWA(sample_period=2, batches=batches)
+    for name in ("synchronise", "in_validation"):
+        with pytest.raises(ValueError, match=f"{name} is True or False, got 'no'"):
+            SWA(sample_period=2, **{name: "no"})
     with pytest.raises(ValueError, match="only one average"):
         fit(network(), SWA(sample_period=2), PSWM(sample_period=2), validation_data=(X, Y))
     used = SWA(sample_period=2)

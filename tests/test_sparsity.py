@@ -189,6 +189,7 @@ def test_report():
         (agnosticize, {"value": float("inf"), "keep": 0.5}, "finite"),
         (agnosticize, {"value": 1e39, "keep": 0.5}, "finite"),
         (agnosticize, {"value": 0.1, "keep": 0.5, "seed": 0.5}, "seed"),
+        (agnosticize, {"value": 0.1, "keep": 0.5, "constant_fan_in": "no"}, "True or False"),
     ],
 )
 def test_invalid_arguments_change_nothing(function, arguments, message):

@@ -20,7 +20,7 @@ import numpy as np
 from keras import ops
 
 from laperm_lib import batch_statistics
-from laperm_lib._arguments import check_integer
+from laperm_lib._arguments import check_bool, check_integer
 from laperm_lib._backend import reattach
 from laperm_lib.optimizers.laperm import LaPerm, laperms_of, synchronise_all
 from laperm_lib.optimizers.permuting import nested, optimizer_of, steps_taken
@@ -75,8 +75,8 @@ class WeightSampler(keras.callbacks.Callback):
         self.start = check_integer("start", start, at_least=0)
         batch_statistics.check_batches(batches)
         self.batches = batches
-        self.synchronise = bool(synchronise)
-        self.in_validation = bool(in_validation)
+        self.synchronise = check_bool("synchronise", synchronise)
+        self.in_validation = check_bool("in_validation", in_validation)
         self.optimizer = optimizer
         self.samples = 0
         """How many samples have been taken."""

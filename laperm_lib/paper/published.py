@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import keras
 import numpy as np
 
+from laperm_lib._arguments import check_bool
 from laperm_lib.errors import WeightFileError, in_short
 from laperm_lib.paper._extras import extra
 
@@ -76,6 +77,7 @@ def load_published(
     """
     if not model.built:
         raise ValueError(f"'{model.name}' is not built, so it has no weights to replace.")
+    check_bool("known_only", known_only)
     wanted = _wanted(model)
     path = os.fspath(path)
     if not os.path.isfile(path):
