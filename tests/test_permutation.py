@@ -18,8 +18,9 @@ values = st.one_of(
 
 @st.composite
 def pairs(draw, dtype="float32"):
-    """Two matrices of one shape: weights and initial values."""
-    shape = draw(st.tuples(st.integers(1, 4), st.integers(1, 12)))
+    """Two matrices of one shape, or vectors, or stacks: weights and initial values."""
+    before = draw(st.sampled_from([(), (1,), (4,), (2, 3)]))
+    shape = (*before, draw(st.integers(1, 12)))
     arrays = hnp.arrays(dtype, shape, elements=values)
     return draw(arrays), draw(arrays)
 
@@ -32,8 +33,9 @@ def bits(array):
 def test_reconnect_equals_the_reference_bit_for_bit(pair):
     weights, initial = pair
     fast = permutation.reconnect(weights, permutation.sort_values(initial))
-    naive = [permutation.reconnect_reference(w, i) for w, i in zip(weights, initial, strict=True)]
-    np.testing.assert_array_equal(bits(fast), bits(np.array(naive)))
+    rows = [array.reshape(-1, array.shape[-1]) for array in pair]
+    naive = [permutation.reconnect_reference(w, i) for w, i in zip(*rows, strict=True)]
+    np.testing.assert_array_equal(bits(fast), bits(np.reshape(naive, weights.shape)))
 
 
 @given(pairs(), st.booleans())
@@ -44,8 +46,8 @@ def test_the_laws_of_reconnection(pair, transposed):
     new = permutation.reconnect(weights, sorted_initial)
     # Every value is kept, zeros of both signs too; their order is that of the weights.
     assert permutation.is_permutation(initial, new)
-    for row, trained in zip(new, weights, strict=True):
-        assert (np.diff(row[np.argsort(trained, kind="stable")]) >= 0).all()
+    order = np.argsort(weights, axis=-1, kind="stable")
+    assert (np.diff(np.take_along_axis(new, order, axis=-1)) >= 0).all()
     # Reconnecting twice changes no bit, nor does reconnecting untrained weights, but that -0 and +0
     # may change places: they have one rank.
     np.testing.assert_array_equal(bits(permutation.reconnect(new, sorted_initial)), bits(new))
@@ -57,7 +59,7 @@ def test_the_laws_of_reconnection(pair, transposed):
 def test_sort_order_is_the_stable_argsort(dtype, data):
     width = 16 if dtype == "float16" else 32
     floats = st.floats(width=width, allow_nan=False, allow_infinity=False)
-    shape = st.tuples(st.integers(1, 4), st.integers(1, 12))
+    shape = hnp.array_shapes(min_dims=1, max_dims=3, max_side=12)
     elements = st.one_of(st.sampled_from([0.0, -0.0, 1.0]), floats)
     matrix = data.draw(hnp.arrays(dtype, shape, elements=elements))
     expected = np.argsort(matrix, axis=-1, kind="stable")
@@ -87,8 +89,11 @@ def test_matrices_go_back_to_arrays(shape, data):
     axes = tuple(data.draw(st.lists(st.integers(0, len(shape) - 1), unique=True)))
     array = np.arange(np.prod(shape)).reshape(shape)
     matrix = permutation.to_matrix(array, axes)
+    assert matrix.shape == permutation.matrix_shape(shape, axes)
     assert len(matrix) == np.prod([shape[axis] for axis in axes])
     np.testing.assert_array_equal(permutation.from_matrix(matrix, shape, axes), array)
+    from_the_end = tuple(axis - len(shape) for axis in axes)
+    np.testing.assert_array_equal(permutation.to_matrix(array, from_the_end), matrix)
 
 
 def test_a_filter_is_read_in_c_order():
@@ -98,7 +103,8 @@ def test_a_filter_is_read_in_c_order():
 
 
 @pytest.mark.parametrize(
-    ("shape", "axes"), [((2, 3), (2,)), ((2, 3), (0, -2)), ((2, 0), (0,)), ((), (0,))]
+    ("shape", "axes"),
+    [((2, 3), (2,)), ((2, 3), (-3,)), ((2, 3), (0, -2)), ((2, 0), (0,)), ((), (0,))],
 )
 def test_axes_that_do_not_fit(shape, axes):
     with pytest.raises(ValueError, match=r"axis|axes|holds no weights"):
@@ -108,13 +114,17 @@ def test_axes_that_do_not_fit(shape, axes):
 def test_is_permutation_looks_at_bits_rows_shapes_and_dtypes():
     assert not permutation.is_permutation(np.array([0.0]), np.array([-0.0]))
     assert not permutation.is_permutation(np.array([[1.0], [2.0]]), np.array([[2.0], [1.0]]))
-    assert not permutation.is_permutation(np.zeros(2), np.zeros(3))
-    assert not permutation.is_permutation(np.zeros(2, "float32"), np.zeros(2, "float64"))
+    for more in (np.zeros(3), np.zeros((2, 1)), np.zeros((1, 2))):
+        assert not permutation.is_permutation(np.zeros(2), more)
+        assert not permutation.is_permutation(more, np.zeros(2))
+    for one, other in [("float32", "float64"), ("float32", "int32")]:
+        assert not permutation.is_permutation(np.zeros(2, one), np.zeros(2, other))
+        assert not permutation.is_permutation(np.zeros(2, other), np.zeros(2, one))
     assert permutation.is_permutation(np.array([[1.0, np.nan]]), np.array([[np.nan, 1.0]]))
 
 
 def test_are_permutations_wants_a_partner_for_each_and_at_least_one():
     a, b, other = np.array([1.0, 2.0]), np.array([2.0, 1.0]), np.array([1.0, 1.0])
     assert permutation.are_permutations([a, b], [b, a])
-    for pair in ([], []), ([a], [b, a]), ([a, b], [b, other]):
+    for pair in ([], []), ([a], [b, a]), ([a, b], [b]), ([a, b], [b, other]):
         assert not permutation.are_permutations(*pair)
