@@ -319,7 +319,8 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
     def _warn_of_written(self, layers: Sequence[keras.Layer]) -> None:
         """Warn of layers whose call gives permuted variables other values."""
         permuted = {id(entry.variable) for entry in self._permuted}
-        written = {kind: _assigned_in(getattr(kind, "call", None)) for kind in set(map(type, layers))}
+        kinds = set(map(type, layers))
+        written = {kind: _assigned_in(getattr(kind, "call", None)) for kind in kinds}
         for layer in layers:
             for name in written[type(layer)]:
                 if any(id(getattr(o, name, None)) in permuted for o in (layer, _wrapped(layer))):
