@@ -20,8 +20,6 @@ import matplotlib
 import pytest
 from hypothesis import settings
 
-from laperm_lib.paper import quiet
-
 # Not through $MPLBACKEND: notebook kernels would inherit it and draw no figures.
 matplotlib.use("Agg")
 
@@ -38,11 +36,13 @@ def pytest_configure(config):
     """Imports TensorFlow where tests are run, not in the process that deals them out."""
     deals = getattr(config.option, "dist", "no") != "no" and not hasattr(config, "workerinput")
     if not deals:
-        quiet.redirect()  # TensorFlow speaks of oneDNN
+        terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)  # TensorFlow speaks of oneDNN
         import keras
 
         if keras.backend.backend() == "tensorflow":
             import data_without_autotuning  # noqa: F401
+        os.dup2(terminal, 2)
 
 
 def pytest_collection_modifyitems(items):

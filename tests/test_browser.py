@@ -173,14 +173,25 @@ class Visit:
             self.problems.append(f"{response.status}: {response.url}")
 
 
+def assert_fits_and_is_readable(tab, theme):
+    tab.wait_for_function(f"document.documentElement.dataset.theme === '{theme}'")
+    assert tab.evaluate(OVERFLOW) == []
+    assert tab.evaluate(LOW_CONTRAST, CONTRAST) == []
+
+
 @pytest.mark.parametrize("page", [*PAGES, "search.html", "genindex.html"])
-def test_a_page_loads_whole_and_without_complaint(laptop, address, html, page):
+def test_a_page_is_whole_and_readable_on_a_laptop_and_a_phone(laptop, address, html, page):
+    """By day and in the dark; nothing on it complains."""
     with Visit(laptop, address) as visit:
         tab = visit.open(page)
         assert tab.evaluate(RAW_FORMULAS) == []
         assert tab.evaluate(EMPTY_PICTURES) == []
-        assert tab.evaluate("document.documentElement.dataset.theme") == "light"
-        assert tab.evaluate(LOW_CONTRAST, CONTRAST) == []
+        assert_fits_and_is_readable(tab, "light")
+        tab.set_viewport_size(PHONE)
+        tab.emulate_media(color_scheme="dark")
+        if tab.locator(".laperm-interactive").count():
+            tab.wait_for_function(f"() => Bokeh.documents.length && ({FIT_THE_WINDOW})()")
+        assert_fits_and_is_readable(tab, "dark")
         assert visit.problems == []
         sizes = {"shared": 0, "own": 0}
         for path in visit.loaded:
@@ -190,13 +201,10 @@ def test_a_page_loads_whole_and_without_complaint(laptop, address, html, page):
     assert 0 < sizes["shared"] < 5 * MEGABYTE, sizes
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_a_page_fits_a_phone_and_is_readable_in_the_dark(phone, address, page):
-    with Visit(phone, address) as visit:
-        tab = visit.open(page)
-        assert tab.evaluate("document.documentElement.dataset.theme") == "dark"
-        assert tab.evaluate(OVERFLOW) == []
-        assert tab.evaluate(LOW_CONTRAST, CONTRAST) == []
+def test_a_page_is_readable_that_is_loaded_by_a_phone_in_the_dark(phone, address, interactive):
+    for page in ("intro.html", interactive[0]):
+        with Visit(phone, address) as visit:
+            assert_fits_and_is_readable(visit.open(page), "dark")
 
 
 def test_mathematics_is_there_to_be_typeset(laptop, address):

@@ -43,7 +43,7 @@ def build(normalised, dtype="float64"):
 def variables():
     """The names of all that is trained, with and without batch normalisation."""
     names = [f"{layer}/{name}" for layer in "abcd" for name in ("kernel", "bias")]
-    cases = [(False, name) for name in names]
+    cases = [(False, name) for name in ("a/kernel", "b/bias", "c/kernel", "d/kernel")]
     normalised = [f"{layer}/{name}" for layer in ("bn", "bn_c") for name in ("gamma", "beta")]
     return cases + [(True, name) for name in [*names, *normalised]]
 

@@ -78,12 +78,7 @@ def run(code, *, python=sys.executable, path=None, **environment):
     return done.stdout
 
 
-def test_a_model_of_ones_own_needs_no_extra():
-    run(BLOCK.format(blocked=BLOCKED - NEEDED) + USE)
-
-
-def test_what_needs_an_extra_says_which():
-    code = """
+ASK = """
 import laperm_lib.paper
 for need in ("load_pretrained", "load_published", "plotting", "datasets.load('digits')"):
     try:
@@ -91,7 +86,10 @@ for need in ("load_pretrained", "load_published", "plotting", "datasets.load('di
     except ImportError as error:
         print(error)
 """
-    said = run(BLOCK.format(blocked=BLOCKED - NEEDED) + code)
+
+
+def test_a_model_of_ones_own_needs_no_extra_and_what_needs_one_says_which():
+    said = run(BLOCK.format(blocked=BLOCKED - NEEDED) + USE + ASK)
     assert said.count('pip install "laperm-lib[paper]"') == 4
 
 
