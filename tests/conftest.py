@@ -1,6 +1,7 @@
 """Set-up shared by all tests; runs before any of them imports Keras or Matplotlib."""
 
 import gc
+import logging
 import os
 import warnings
 from pathlib import Path
@@ -43,6 +44,7 @@ def pytest_configure(config):
         if keras.backend.backend() == "tensorflow":
             import data_without_autotuning  # noqa: F401
         os.dup2(terminal, 2)
+        logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of many traced networks
 
 
 def pytest_collection_modifyitems(items):

@@ -1,10 +1,12 @@
 """Keeps what TensorFlow's compiled code logs out of terminals and notebooks.
 
 It writes lines about oneDNN and absl to file descriptor 2, two at least whatever its settings are.
-Python's messages, warnings and errors among them, are written where they always were.
+Python's messages, warnings and errors among them, are written where they always were, but for
+TensorFlow's warnings: it has many of tracing a second network in one process.
 """
 
 import atexit
+import logging
 import os
 import sys
 import tempfile
@@ -15,6 +17,7 @@ from functools import cache
 @cache
 def redirect() -> str:
     """Send file descriptor 2 to a file from now on, and return its path; it is deleted at exit."""
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     number, path = tempfile.mkstemp(prefix="laperm_lib-", suffix=".log")
     if sys.stderr is sys.__stderr__ and sys.stderr is not None:  # not in a kernel
         sys.stderr.flush()

@@ -123,7 +123,8 @@ for session in json.load(sys.stdin):
 def test_what_tensorflow_logs_stays_out_of_a_notebook(monkeypatch):
     """In a kernel as users have it: that of the Makefile leaves file descriptor 2 alone."""
     monkeypatch.delenv("IPYTHONDIR", raising=False)
-    train = "import keras, sys\nfloat(keras.ops.sum(keras.ops.ones(9)))"
+    train = "import keras, logging, sys\nlogging.getLogger('tensorflow').warning('traced')\n"
+    train += "float(keras.ops.sum(keras.ops.ones(9)))"
     cells = [*CELLS, CHECK, train, "print('of Python', file=sys.stderr)"]
     notebook = nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, cells)))
     nbclient.NotebookClient(notebook, kernel_name="python3").execute()
