@@ -136,6 +136,15 @@ def uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return function if torch() is None else torch().compiler.disable(function)
 
 
+def unconverted(function: Any) -> Any:
+    """Mark a function that AutoGraph leaves alone: a user's `tf.function` rewrites all it calls.
+
+    `do_not_convert` does so too, for whom has imported TensorFlow.
+    """
+    function.autograph_info__ = {}
+    return function
+
+
 def allows_host_callback(variables: Sequence[Any]) -> bool:
     """Whether a step can call NumPy on these variables where they are, without copying them."""
     tf = tensorflow()

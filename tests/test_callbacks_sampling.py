@@ -35,7 +35,7 @@ several_steps_at_once = pytest.mark.skipif(
 )
 
 
-def network(optimizer="adam", normalised=False, **options):
+def network(optimizer="sgd", normalised=False, **options):
     keras.utils.set_random_seed(1)
     normalisation = [layers.BatchNormalization()] if normalised else []
     model = keras.Sequential(

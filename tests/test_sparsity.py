@@ -274,8 +274,9 @@ def pruned(l2=0.0):
     return model
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "momentum"])
-@pytest.mark.parametrize("how", [{}, {"run_eagerly": True}], ids=str)
+@pytest.mark.parametrize(
+    ("optimizer", "how"), [("adam", {}), ("rmsprop", {"run_eagerly": True}), ("momentum", {})]
+)
 def test_pruned_weights_stay_zero_and_the_others_learn(optimizer, how):
     model = pruned(l2=1e-2)
     start = kernels(model)

@@ -96,6 +96,7 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
 
     # -- what they share --------------------------------------------------------------------------
 
+    @backend.unconverted
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
         """Take a training step; the first one creates the state.
 
@@ -125,6 +126,7 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
         self._capture_in_step()
         self._take_step(grads, variables)
 
+    @backend.unconverted
     def apply_gradients(self, grads_and_vars: Any) -> Any:
         """Take a training step, as `apply` does, and return the step count."""
         pairs = list(grads_and_vars)
@@ -157,7 +159,7 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
             self._check_variables_are_known(model.trainable_variables)
         else:
             chosen = self.selection.of_model(model)
-            self._build(model.trainable_variables, chosen, list(model._flatten_layers()))
+            self._build(model.trainable_variables, chosen, model._flatten_layers())
         matrices = [
             check_initial(e.variable, to_matrix(ops.convert_to_numpy(e.variable), e.neuron_axes))
             for e in self._permuted
@@ -243,7 +245,7 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
         return {**self.selection.get_config(), "name": self.name}
 
     def _build(
-        self, variables: Any, chosen: list[WeightVectors], layers: Sequence[keras.Layer]
+        self, variables: Any, chosen: list[WeightVectors], layers: Iterable[keras.Layer]
     ) -> None:
         # While TensorFlow traces the first step, variables can be made only outside of its graph.
         with backend.outside_graph():
@@ -316,13 +318,11 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
                 sorted({name.split("/")[-1] if "lora" in name else name for name in names}),
             )
 
-    def _warn_of_written(self, layers: Sequence[keras.Layer]) -> None:
+    def _warn_of_written(self, layers: Iterable[keras.Layer]) -> None:
         """Warn of layers whose call gives permuted variables other values."""
         permuted = {id(entry.variable) for entry in self._permuted}
-        kinds = set(map(type, layers))
-        written = {kind: _assigned_in(getattr(kind, "call", None)) for kind in kinds}
         for layer in layers:
-            for name in written[type(layer)]:
+            for name in _assigned_in(type(layer).call):
                 if any(id(getattr(o, name, None)) in permuted for o in (layer, _wrapped(layer))):
                     _log.warning(
                         "%s (%s) writes its %s in every forward pass, so that will be no "
