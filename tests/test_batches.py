@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import keras
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_network import build_model
 
@@ -163,6 +163,7 @@ def test_what_does_not_fill_a_batch_can_be_left_out(samples, steps):
 # -- read ahead ------------------------------------------------------------------------------------
 
 
+@settings(max_examples=30)
 @given(
     st.fixed_dictionaries(
         {
@@ -173,9 +174,9 @@ def test_what_does_not_fill_a_batch_can_be_left_out(samples, steps):
     ),
     st.sampled_from(["uint8", "float32", "float64"]),
 )
-def test_batches_read_ahead_are_the_same(settings, dtype):
+def test_batches_read_ahead_are_the_same(how, dtype):
     """Also where an epoch, or a block, ends with a smaller batch, or with less than a block."""
-    batches = make_batches(X.astype(dtype), Y.astype("int32"), epochs=7, **settings)
+    batches = make_batches(X.astype(dtype), Y.astype("int32"), epochs=7, **how)
     ahead = read_ahead(batches)
     assert len(ahead) == len(batches)
     for element, step in zip(ahead, range(len(batches)), strict=True):
