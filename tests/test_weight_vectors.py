@@ -173,12 +173,15 @@ def test_a_variable_without_a_layer_is_an_error():
 
 
 def test_tied_weights_belong_to_the_layer_that_made_them():
-    dense, borrower = layers.Dense(3), keras.Layer()
+    dense, borrower = layers.Dense(3, name="d"), keras.Layer()
     dense.build((None, 4))
     borrower.kernel = dense.kernel
-    (found,) = weight_vectors.of_variables([dense.kernel], weight_vectors.alive(keras.Layer))
-    assert found.layer is dense
     assert borrower._trainable_variables == [dense.kernel]
+    for candidates in ([dense, borrower], [borrower, dense]):
+        (found,) = weight_vectors.of_variables([dense.kernel], candidates)
+        assert found.layer is dense
+    with pytest.raises(UnknownLayerError, match="layer class Layer"):  # the best there is
+        weight_vectors.of_variables([dense.kernel], [borrower])
 
 
 class Borrowing(layers.Layer):
@@ -205,6 +208,42 @@ def test_a_variable_belongs_to_the_innermost_of_the_layers_that_know_it(inner_fi
     assert {owners[id(v)].name for v in model.trainable_variables} == {"dense"}
     (vectors,) = weight_vectors.of(model)
     assert vectors.path == "dense/kernel"
+
+
+def test_kernels_by_their_number(caplog):
+    """What pruning and gradient flow work on: `exclude` leaves the numbers of the others."""
+    names = ("first", "second", "third")
+    model = keras.Sequential([keras.Input((4,)), *(layers.Dense(4, name=name) for name in names)])
+
+    def paths(**how):
+        return {n: v.path for n, v in weight_vectors.kernels(model, **how).items()}
+
+    every = {number: f"{name}/kernel" for number, name in enumerate(names)}
+    assert paths() == every
+    assert paths(exclude="second") == {0: "first/kernel", 2: "third/kernel"}
+    model.layers[0].trainable = False
+    assert paths() == {0: "second/kernel", 1: "third/kernel"}
+    assert paths(frozen=True) == every
+    assert caplog.text == ""
+    paths(exclude=["bias", "fourth"])
+    assert "'fourth' is in no path of 'sequential" in caplog.text
+    with pytest.raises(ValueError, match="has no kernel"):
+        paths(exclude="kernel")
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (4, 4), (4, 4, 4)])
+def test_matrices_of_unknown_layers_are_left_out_and_logged(shape, caplog):
+    own = type("Own", (Gate,), {"form": shape, "variable": "gate", "call": lambda self, x: x})()
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(4, name="known"), own])
+    assert [v.path for v in weight_vectors.kernels(model).values()] == ["known/kernel"]
+    assert ("Left out: The weight vectors of" in caplog.text) == (len(shape) > 1)
+    caplog.clear()
+    weight_vectors.kernels(model, "gate")
+    assert caplog.text == ""
+    with pytest.raises(UnknownLayerError):
+        weight_vectors.kernels(own)
+    with pytest.raises(ValueError, match="has no kernel"):
+        weight_vectors.kernels(own, "gate")
 
 
 def test_axes_are_a_tuple_of_ints_and_of_a_known_kind():

@@ -17,7 +17,8 @@ from functools import cache
 @cache
 def redirect() -> str:
     """Send file descriptor 2 to a file from now on, and return its path; it is deleted at exit."""
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    # Not by its level, which TensorFlow sets when it is imported.
+    logging.getLogger("tensorflow").addFilter(lambda record: record.levelno >= logging.ERROR)
     number, path = tempfile.mkstemp(prefix="laperm_lib-", suffix=".log")
     if sys.stderr is sys.__stderr__ and sys.stderr is not None:  # not in a kernel
         sys.stderr.flush()
