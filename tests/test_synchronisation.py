@@ -170,6 +170,30 @@ def test_groups_are_synchronised_all_or_none(group, finite, monkeypatch):
         assert_same_bits(entry.variable, array)
 
 
+@pytest.mark.parametrize("worth", [1, 10**9], ids=["compiled", "by NumPy"])
+@pytest.mark.parametrize("group", [1, 50, 10**6], ids="groups of {} weights".format)
+def test_variables_of_any_layout_are_synchronised_together(worth, group, monkeypatch):
+    monkeypatch.setattr(step, "_WORTH_COMPILING", worth)
+    monkeypatch.setattr(step, "_GROUP", group)
+    entries, expected = [], []
+    for shape, axes, dtype in [
+        ((3, 3, 2, 5), (-1,), "float32"),
+        ((6, 6), (1,), "float32"),
+        ((6, 6), (0,), "float32"),
+        ((3, 3, 4, 2), (2, 3), "float32"),
+        ((7,), (), "float32"),
+        ((6, 6), (-1,), "float16"),
+    ]:
+        trained, start = RNG.normal(size=(2, *shape)).astype(dtype)
+        values = sorted_rows(start, axes)
+        variable = keras.Variable(trained, dtype=dtype)
+        entries.append(step.PermutedVariable(variable, keras.Variable(values, dtype=dtype), axes))
+        expected.append(reconnected(trained, values, axes))
+    step.synchronise(entries)
+    for entry, array in zip(entries, expected, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(entry.variable), array)
+
+
 def test_large_networks_are_trained_with_compiled_code(monkeypatch):
     """A network of over 100,000 weights takes this path and trains as on the NumPy path."""
     calls = []

@@ -75,6 +75,7 @@ WORK = [
     "import math\nepochs = 3",
     "for seed in range(2):\n    rate = 1",
     "%pwd",
+    "1 +",  # nothing that Python can read
     "lr = 0.1; seed = 9",
 ]
 ROUND = [*CELLS, CHECK, *WORK]
@@ -95,6 +96,7 @@ def test_in_a_kernel_only_the_cells_with_parameters_count(before):
         **{name: [*CELLS, INJECTED.format(name), CHECK] for name in ("_seed", "open", "In")},
         "get_ipython": [*CELLS, INJECTED.format("get_ipython"), CHECK],
         "sede": [MISTYPED, CHECK],
+        "gone": [*CELLS, "del seed", CHECK],
     }
     program = """
 import json, sys
@@ -118,8 +120,12 @@ for session in json.load(sys.stdin):
     )
     said = [line for line in run.stdout.splitlines() if line.startswith(">")]
     for name, error in zip(sessions, said, strict=True):
-        refused = name in ("_seed", "open", "In", "get_ipython", "sede")
-        assert (f"Unknown parameter '{name}'" in error) if refused else (error == "> None"), name
+        if name in ("_seed", "open", "In", "get_ipython", "sede"):
+            assert f"Unknown parameter '{name}'" in error
+        elif name == "gone":
+            assert "'seed' is missing" in error
+        else:
+            assert error == "> None", name
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="is about TensorFlow's log")
