@@ -161,12 +161,12 @@ unit: $(SETUP)
 	    --ignore tests/test_notebooks.py --ignore tests/test_book.py --ignore tests/test_browser.py \
 	    -m "not slow"
 
-# Everything but notebooks and book with each backend, then the backends against each other. PyPI's
+# The unit tests and doctests with each backend, then the backends against each other. PyPI's
 # torch for Linux brings CUDA along, gigabytes of it; PIP_EXTRA_INDEX_URL set to
 # https://download.pytorch.org/whl/cpu takes the build without.
 test-backends: $(BACKENDS_SETUP)
 	@failed=; for backend in tensorflow jax torch; do echo "KERAS_BACKEND=$$backend"; \
-	    KERAS_BACKEND=$$backend $(BACKENDS_BIN)/python -m pytest -n $(JOBS) --dist loadfile \
+	    KERAS_BACKEND=$$backend $(BACKENDS_BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow" \
 	        laperm_lib tests --ignore tests/test_notebooks.py --ignore tests/test_book.py \
 	        --ignore tests/test_browser.py --ignore tests/test_backends_agree.py || failed="$$failed $$backend"; \
 	done; \
