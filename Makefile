@@ -66,7 +66,7 @@ $(KERNEL_CONFIG): tests/data_without_autotuning.py Makefile
 # that tensorflow-cpu stands for. Nothing is installed that has not the hash it had when it was locked,
 # but torch, of which there are many builds. uv takes a tenth of pip's time, but knows nothing of pip's
 # settings (a mirror, say): where it fails it is pip.
-LOCKED := --disable-pip-version-check --root-user-action ignore --quiet --quiet --no-deps --require-hashes -r
+LOCKED := --disable-pip-version-check --root-user-action ignore -qq --no-deps --require-hashes -r
 # uv itself, in the virtual environment $(1).
 install_uv = sed -n '/^uv==/,/[^\\]$$/p' requirements.txt > $(1)/uv.txt && \
     $(1)/bin/python -m pip install $(LOCKED) $(1)/uv.txt

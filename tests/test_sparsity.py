@@ -229,21 +229,6 @@ def test_unknown_layers_and_what_is_excluded_are_left_alone():
         random_prune(keras.Sequential([keras.Input((3,)), Scale()]), 0.5, seed=0)
 
 
-def test_unknown_matrices_and_patterns_without_a_match_are_logged(caplog):
-    class Table(keras.Layer):
-        def build(self, shape):
-            self.table = self.add_weight(shape=(shape[-1], 2))
-
-        def call(self, inputs):
-            return inputs
-
-    model = keras.Sequential([keras.Input((3,)), Table(), layers.Dense(4)])
-    random_prune(model, 0.5, seed=0, exclude="Table")
-    first, second = (record.getMessage() for record in caplog.records)
-    assert "'Table' is in no path" in first
-    assert "Left out: The weight vectors of" in second
-
-
 @pytest.mark.parametrize(  # what kinds of kernels there are: plain, depthwise, separable, scales
     ("name", "side"), [("MobileNetV2", 32), ("Xception", 71), ("ConvNeXtTiny", 32)]
 )

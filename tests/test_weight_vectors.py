@@ -158,7 +158,7 @@ def test_what_cannot_be_registered_or_has_no_weight_vectors():
 def test_variables_find_their_layers_and_keep_their_order():
     model = keras.Sequential([keras.Input((4,)), layers.Dense(3), layers.Dense(2)])
     variables = model.trainable_variables[::-1]
-    found = weight_vectors.of_variables(variables, weight_vectors.alive(keras.Layer))
+    found = weight_vectors.of_variables(variables, model.layers)
     assert [id(v.variable) for v in found] == [id(variable) for variable in variables]
     assert found[1].layer is model.layers[1]
 

@@ -70,8 +70,8 @@ def load_published(
             stored in a way that tf.keras never does. The model is unchanged.
 
     Examples:
-        >>> from laperm_lib.paper import networks as models
-        >>> load_published(models.build("f1", seed=0), "missing.h5")
+        >>> from laperm_lib.paper import networks
+        >>> load_published(networks.build("f1", seed=0), "missing.h5")
         Traceback (most recent call last):
         laperm_lib.errors.WeightFileError: missing.h5: there is no such file.
     """
