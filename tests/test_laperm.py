@@ -72,22 +72,19 @@ def test_fit_follows_algorithm_1(execution):
             np.testing.assert_allclose(new, reference, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("execution", "sync_period"),
-    [*((each, 4) for each in EXECUTIONS), ({}, 1), ({}, 1000)],
-    ids=str,
-)
-def test_a_trained_network_is_a_permutation_of_its_start(execution, sync_period):
-    model = build_model()
-    start = matrices(model)
-    optimizer = LaPerm("adam", sync_period)
-    train(model, optimizer, **execution)
-    end = matrices(model)
-    assert start.keys() == {"conv/kernel", "dense/kernel"}
-    for path in start:
-        assert permutation.is_permutation(start[path], end[path])
-        assert not np.array_equal(start[path], end[path])
-    assert optimizer.is_permutation()
+@pytest.mark.parametrize("execution", EXECUTIONS, ids=str)
+def test_a_trained_network_is_a_permutation_of_its_start(execution):
+    for sync_period in (4,) if execution else (1, 4, 1000):
+        model = build_model()
+        start = matrices(model)
+        optimizer = LaPerm("adam", sync_period)
+        train(model, optimizer, **execution)
+        end = matrices(model)
+        assert start.keys() == {"conv/kernel", "dense/kernel"}
+        for path in start:
+            assert permutation.is_permutation(start[path], end[path])
+            assert not np.array_equal(start[path], end[path])
+        assert optimizer.is_permutation()
 
 
 SCHEDULE = keras.optimizers.schedules.PiecewiseConstantDecay([6], [2, 5])

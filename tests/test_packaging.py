@@ -25,13 +25,7 @@ NEEDED = {"tensorflow": {"tensorflow"}, "jax": {"scipy"}, "torch": set()}[keras.
 
 BLOCK = """
 import sys
-
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {blocked!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-
-sys.meta_path.insert(0, Blocked())
+sys.modules.update(dict.fromkeys({blocked!r}))
 """
 
 USE = """

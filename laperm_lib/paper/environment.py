@@ -29,7 +29,7 @@ def environment() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "keras": keras.version(),
-        backend: module.__version__,
+        backend: str(module.__version__),  # torch has a class of its own for it
         "numpy": np.__version__,
         "machine": platform.machine(),
         "processor": _processor(_CPU_INFO),

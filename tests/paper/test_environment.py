@@ -57,3 +57,8 @@ def test_a_run_that_resumed_elsewhere_has_both():
     assert both == {"a": "1", "b": "2, then 3", "c": "4"}
     assert environment.joined(both, second) == both
     assert environment.joined(both, first)["b"] == "2, then 3, then 2"
+
+
+def test_versions_are_plain_strings():
+    """torch's own is of a class that no record takes."""
+    assert {type(value) for value in environment.environment().values()} == {str}

@@ -121,7 +121,7 @@ def test_a_run_resumes_from_any_step_and_is_measured_as_if_uninterrupted(tmp_pat
     resumed = run(settings, seed=3, checkpoints=checkpoints)
     for ours, theirs in zip(resumed.model.get_weights(), whole.model.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    assert resumed.seconds > 1000
+    assert resumed.seconds >= 1000  # a run of no further step may add less than 0.01
     assert resumed.environment["revision"] == f"another, then {whole.environment['revision']}"
     same = {"seconds": 0, "environment": {}}
     assert replace(resumed, **same) == replace(whole, **same)
