@@ -23,6 +23,8 @@ from laperm_lib.paper.runs import RunFolder, Task, tasks_in
 from laperm_lib.paper.settings import PROFILES, PUBLISHED
 from laperm_lib.paper.studies import shared_value
 
+ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
+
 
 @pytest.fixture
 def command(tmp_path, monkeypatch, capfd):
@@ -39,53 +41,73 @@ def command(tmp_path, monkeypatch, capfd):
     return run
 
 
-def test_run_writes_records_and_says_where(command, tmp_path, caplog):
+def test_what_is_run_is_listed_tabled_published_and_verified(command, tmp_path, caplog):
     output = tmp_path / "f1.json"
     with caplog.at_level("INFO", logger="laperm_lib"):
         status, out, _ = command("run", "f1", "--seeds", "2", "--output", str(output))
     assert status == 0
-    for folder in (tmp_path / "runs").iterdir():
-        assert f"The record and the network are in {folder}" in caplog.text
-    assert [record.seed for record in records.load(output)] == [0, 1]
     assert "over 2 runs" in out
+    assert [record.seed for record in records.load(output)] == [0, 1]
+    folders = list((tmp_path / "runs").iterdir())
+    for folder in folders:
+        assert f"The record and the network are in {folder}" in caplog.text
 
+    status, out, _ = command("list", "--profile", "paper")
+    assert status == 0
+    assert {row.experiment for row in benchmark.ROWS} < {n.split()[0] for n in out.splitlines()}
+    (line,) = [line for line in out.splitlines() if "epochs=4" in line or "quick" in line]
+    assert line.split()[-1] == "2"  # finished
+    status, out, _ = command("table")
+    assert status == 0
+    # The runs on digits are no reproduction of anything.
+    assert out.count("not yet reproduced") == len(out.splitlines()) - 1
+    _, out, _ = command("table", "f1", "conv2_k", "--format", "json")
+    assert [line["experiment"] for line in json.loads(out)] == ["f1", *3 * ["conv2"]]
 
-def test_errors_are_one_line(command, tmp_path):
-    status, _, err = command("run", "f1", "--profile", "paper", "--data-dir", str(tmp_path))
+    status, out, _ = command("publish", str(folders[0]))
+    assert status == 0
+    assert "bits per weight" in out
+    assert command("verify")[0] == 0
+    (network,) = (tmp_path / "pretrained").glob("*.safetensors")
+    for named in (network, network.stem, "f1"):
+        status, out, _ = command("verify", str(named))
+        assert status == 0
+        assert f"{network.stem}: all 10 weight vectors are permutations of their initial" in out
+    status, _, err = command("verify", "f3")
     assert status == 1
-    assert err.startswith("laperm_lib: ")
-    assert err.count("\n") == 1
-    assert not list(tmp_path.glob("*/*"))  # no folder of a training that never began
+    assert "There is no trained network 'f3'" in err
+    network.write_bytes(network.read_bytes()[:-1])
+    status, out, err = command("verify", str(tmp_path / "pretrained"))
+    assert status == 1
+    assert "damaged" in err
+    assert "0 of 1" in out
+    assert command("verify", str(tmp_path / "runs"))[0] == 1
 
 
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (["run", "f1", "--evaluate-after", "500"], "does not fit a period"),
-        (["run", "f1", "--set", "precision=float8"], "Unknown precision 'float8'"),
-        (["run", "f1", "--set", "pixels=bright"], "Unknown pixels 'bright'"),
-        (["run", "f1", "--set", "pruned=0.5"], "keep says what is pruned"),
-        (["run", "f1", "--set", "epochs=1,1"], "given twice"),
-        (["run", "f1", "--set", "epochs=1", "--set", "epochs=2"], "--set epochs is given twice"),
-        (["run", "f1", "--set", "sync_period=fast"], "sync_period is an integer"),
-        (["run", "f1", "--set", "epochs=none"], "epochs is an integer"),
-        (["run", "--all", "--seed", "7"], "--seed is for one experiment"),
-        (["run", "f1", "--set", "epochs=1" + 25 * "0"], "epochs is an integer of at least 1 and"),
-        (
-            ["run", "--all", "--set", "epochs=1" + 25 * "0"],
-            "epochs is an integer of at least 1 and",
-        ),
-        (["sweep", "f1", "--set", "sync_period=1" + 400 * "0"], "sync_period is an integer"),
-        (["run", "f1", "--set", "epochs=" + 5000 * "9"], "epochs is an integer"),
-        (["run", "f1", "--set", "permute_biases=maybe"], "permute_biases is True or False"),
-        (["run", "f1", "--set", "learning_rate=1e300"], "learning_rate is a number at least 0 and"),
-        (["run", "f1", "--set", "decay=1e30"], "highest learning rate of all epochs"),
-        (["run", "f1", "--set", "held_out=1437"], "1437 images cannot be held out of 1437"),
-        (["table", "f1", "\0"], r"Unknown experiment or sweep '\x00'"),
+        ("run f1 --evaluate-after 500", "does not fit a period"),
+        ("run f1 --set precision=float8", "Unknown precision 'float8'"),
+        ("run f1 --set pruned=0.5", "keep says what is pruned"),
+        ("run f1 --set epochs=1,1", "given twice"),
+        ("run f1 --set epochs=1 --set epochs=2", "--set epochs is given twice"),
+        ("run f1 --set sync_period=fast", "sync_period is an integer"),
+        ("run f1 --set epochs=none", "epochs is an integer"),
+        ("run --all --seed 7", "--seed is for one experiment"),
+        ("run f1 --set epochs=1" + 25 * "0", "epochs is an integer of at least 1 and"),
+        ("run --all --set epochs=1" + 25 * "0", "epochs is an integer of at least 1 and"),
+        ("sweep f1 --set sync_period=1" + 400 * "0", "sync_period is an integer"),
+        ("run f1 --set epochs=" + 5000 * "9", "epochs is an integer"),
+        ("run f1 --set permute_biases=maybe", "permute_biases is True or False"),
+        ("run f1 --set decay=1e30", "highest learning rate of all epochs"),
+        ("run f1 --set held_out=1437", "1437 images cannot be held out of 1437"),
+        ("table f1 \0", r"Unknown experiment or sweep '\x00'"),
+        (f"list --backend {'jax' if ON_TENSORFLOW else 'tensorflow'}", "already"),
     ],
 )
 def test_what_cannot_be_run_leaves_nothing(command, tmp_path, words, why):
-    status, out, err = command(*words)
+    status, out, err = command(*words.split())
     assert (status, out) == (2, "")
     assert why in err
     assert err.count("\n") == 1
@@ -95,15 +117,15 @@ def test_what_cannot_be_run_leaves_nothing(command, tmp_path, words, why):
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        ([], "the following arguments are required: COMMAND"),
-        (["run"], "one of the arguments experiment --all is required"),
-        (["run", "f1", "--all"], "not allowed with argument"),
-        (["run", "f1", "--set", "speed=1"], "--set: NAME=VALUE, where NAME is one of model"),
-        (["run", "f1", "--set", "sync_period"], "--set: NAME=VALUE"),
-        (["run", "conv3"], "invalid choice: 'conv3'"),
-        (["sweep", "conv3"], "invalid choice: 'conv3'"),
+        ("", "the following arguments are required: COMMAND"),
+        ("run", "one of the arguments experiment --all is required"),
+        ("run f1 --all", "not allowed with argument"),
+        ("run f1 --set speed=1", "--set: NAME=VALUE, where NAME is one of model"),
+        ("run f1 --set sync_period", "--set: NAME=VALUE"),
+        ("run conv3", "invalid choice: 'conv3'"),
+        ("sweep conv3", "invalid choice: 'conv3'"),
         *(
-            (["run", "f1", f"--{option}={value}"], f"error: argument --{option}: ")
+            (f"run f1 --{option}={value}", f"error: argument --{option}: ")
             for option, values in {
                 "seed": ("-1", "x", "1" + 30 * "0", 5000 * "9", "1.0", "", "\0"),
                 "seeds": ("0", "1" + 30 * "0", "nan"),
@@ -116,47 +138,40 @@ def test_what_cannot_be_run_leaves_nothing(command, tmp_path, words, why):
             }.items()
             for value in values
         ),
-        (["run", "f1", "--seed=--"], "ends in =-- has no value"),
-        (["sweep", "f1", "--workers", "1" + 30 * "0"], "int from 1 to 1000"),
+        ("run f1 --seed=--", "ends in =-- has no value"),
+        ("sweep f1 --workers 1" + 30 * "0", "int from 1 to 1000"),
         *(
-            (["sweep", "f1", "--scheduler", address], "an address such as tcp://10.0.0.1:8786")
+            (f"sweep f1 --scheduler={address}", "an address such as tcp://10.0.0.1:8786")
             for address in ("", "x", "tcp://", "tcp://a:" + 20 * "9", f"tcp://{300 * 'x'}:80")
         ),
-        (
-            ["search", "f1", "--output", "FOLDER/a", "--trials", "1e9"],
-            "int from 1 to 100000",
-        ),
-        (["search", "f1", "--output", "FOLDER/a", "--storage", "FOLDER"], "a file"),
+        ("search f1 --output FOLDER/a --trials 1e9", "int from 1 to 100000"),
+        ("search f1 --output FOLDER/a --storage FOLDER", "a file"),
         *(
-            ([command, 300 * "x"], "File name too long")
-            for command in ("verify", "publish", "import")
+            (f"{name} {300 * 'x'}", "File name too long")
+            for name in ("verify", "publish", "import")
         ),
-        (["run", "f1", "--output", "FOLDER"], "is not a regular file"),
-        (["run", "f1", "--output", "FILE/records.json"], "is none"),
-        (["run", "f1", "--runs", "FILE"], "a folder, but"),
-        (["list", "--runs", "FILE/runs"], "a folder, but"),
-        (["table", "--pretrained", "FOLDER/none"], "there is none"),
-        (["verify", "--pretrained", "FILE"], "there is none"),
-        (["publish", "runs/f1", "--pretrained", "FILE"], "a folder, but"),
+        ("run f1 --output FOLDER", "is not a regular file"),
+        ("run f1 --output FILE/records.json", "is none"),
+        ("run f1 --runs FILE", "a folder, but"),
+        ("list --runs FILE/runs", "a folder, but"),
+        ("table --pretrained FOLDER/none", "there is none"),
+        ("verify --pretrained FILE", "there is none"),
+        ("publish runs/f1 --pretrained FILE", "a folder, but"),
     ],
 )
 def test_words_that_are_no_command(tmp_path, capsys, words, why):
     file = tmp_path / "file"
     file.write_text("")
-    words = [word.replace("FILE", str(file)).replace("FOLDER", str(tmp_path)) for word in words]
     with pytest.raises(SystemExit) as ended:
-        command_line.main(words)
+        command_line.main(words.replace("FILE", str(file)).replace("FOLDER", str(tmp_path)).split())
     assert ended.value.code == 2
     assert why in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_settings():
+def test_settings_and_time_budgets():
     values = dict(map(setting, ["sync_period=20,none", "permute_biases=no", "decay=.5"]))
     assert values == {"sync_period": [20, None], "permute_biases": [False], "decay": [0.5]}
-
-
-def test_time_budgets():
     texts = {"25m": 1500, "90s": 90, "2h": 7200, "1h30m": 5400, "0s": 0}
     assert {text: _duration(text) for text in texts} == texts
     for text in ("", "25", "m", "-1m", "1.5h", "1m2h", "soon", 400 * "9" + "h", "²h"):
@@ -184,7 +199,8 @@ def test_all_says_what_has_failed(command, tmp_path, monkeypatch):
     status, out, err = command("run", "--all", "--data-dir", str(tmp_path))
     assert status == 1
     assert "over 1 runs" in out
-    assert "laperm_lib: f1-seed0: There is no" in err
+    assert re.fullmatch(r"laperm_lib: f1-seed0: There is no .*\n", err)
+    assert not (tmp_path / "runs" / "f1-seed0").exists()  # its training never began
 
 
 def test_a_run_that_diverges_is_a_sentence_and_does_not_stop_the_others(command):
@@ -193,27 +209,6 @@ def test_a_run_that_diverges_is_a_sentence_and_does_not_stop_the_others(command)
     assert "over 1 runs" in out
     assert re.fullmatch(r"laperm_lib: f1-seed0-\w+: .* a NaN or an infinity.*\n", err)
     assert "Error" not in err
-
-
-def test_list_has_all_experiments_and_what_is_done(command):
-    command("run", "f1")
-    status, out, _ = command("list", "--profile", "paper")
-    assert status == 0
-    words = {line.split()[0] for line in out.splitlines()}
-    assert {row.experiment for row in benchmark.ROWS} < words
-    (line,) = [line for line in out.splitlines() if "epochs=4" in line or "quick" in line]
-    assert line.split()[-1] == "1"  # finished
-
-
-def test_table(command):
-    command("run", "f1")
-    status, out, _ = command("table")
-    assert status == 0
-    # The run on digits is no reproduction of anything.
-    assert out.count("not yet reproduced") == len(out.splitlines()) - 1
-    _, out, _ = command("table", "f1", "conv2_k", "--format", "json")
-    assert [line["experiment"] for line in json.loads(out)] == ["f1", *3 * ["conv2"]]
-    assert command("table", "conv3")[0] == 2
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("optuna"), reason="needs Optuna")
@@ -229,29 +224,6 @@ def test_search(command, tmp_path, monkeypatch):
     assert status == 0
     assert "best of 2 trials, held out 50.00 %, test accuracy 25.00 ± 0.00 % over 3 seeds" in out
     assert len(shared_value.load(output).confirmed) == 3
-
-
-def test_publish_and_verify(command, tmp_path):
-    assert command("run", "f1")[0] == 0
-    (folder,) = (tmp_path / "runs").iterdir()
-    status, out, _ = command("publish", str(folder))
-    assert status == 0
-    assert "bits per weight" in out
-    assert command("verify")[0] == 0
-    (network,) = (tmp_path / "pretrained").glob("*.safetensors")
-    for named in (network, network.stem, "f1"):
-        status, out, _ = command("verify", str(named))
-        assert status == 0
-        assert f"{network.stem}: all 10 weight vectors are permutations of their initial" in out
-    status, _, err = command("verify", "f3")
-    assert status == 1
-    assert "There is no trained network 'f3'" in err
-    network.write_bytes(network.read_bytes()[:-1])
-    status, out, err = command("verify", str(tmp_path / "pretrained"))
-    assert status == 1
-    assert "damaged" in err
-    assert "0 of 1" in out
-    assert command("verify", str(tmp_path / "runs"))[0] == 1
 
 
 def test_import(command, tmp_path, run_folder):
@@ -288,31 +260,24 @@ def test_the_backend_is_chosen_before_keras_is_imported(monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
     installed = ["jax", "torch"]
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name in installed or None)
-    choose_backend(["run", "f1", "--seed", "1"])
-    assert os.environ["KERAS_BACKEND"] == "tensorflow"
-    choose_backend(["run", "f1", "--backend", "jax"])
-    assert os.environ["KERAS_BACKEND"] == "jax"
-    choose_backend(["run", "f1", "--backend=torch", "--backend=theano"])
-    assert os.environ["KERAS_BACKEND"] == "torch"
+    for words, chosen in (
+        ("run f1 --seed 1", "tensorflow"),
+        ("run f1 --backend jax", "jax"),
+        ("run f1 --backend=torch --backend=theano", "torch"),
+    ):
+        choose_backend(words.split())
+        assert os.environ["KERAS_BACKEND"] == chosen
     installed.clear()
     with pytest.raises(SystemExit, match="--backend jax, but jax is not installed"):
         choose_backend(["--backend", "jax"])
     assert os.environ["KERAS_BACKEND"] == "torch"
 
 
-def test_a_backend_that_comes_too_late(command):
-    other = next(name for name in ("tensorflow", "jax") if name != keras.backend.backend())
-    status, _, err = command("list", "--backend", other)
-    assert status == 2
-    assert "already" in err
-
-
 def process(*words, **environment):
     return subprocess.Popen(
         [sys.executable, "-m", "laperm_lib", *words],
         env=os.environ | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        **dict.fromkeys(("stdout", "stderr"), subprocess.PIPE),
         text=True,
         start_new_session=True,
     )
