@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 from short_runs import SHORT, TASK, made
@@ -59,7 +58,11 @@ def test_shipped_networks_have_the_names_that_their_settings_give(repository):
             assert Task(record.experiment, record.settings, record.seed).name == name
 
 
-def test_a_finished_run_is_not_run_again(run_folder, monkeypatch):
+def test_a_finished_run_is_kept_with_its_network_and_not_run_again(run_folder, monkeypatch):
+    record = runs.run(SHORT, seed=3)
+    assert run_folder.record().final == record.final
+    for model in (run_folder.network(), runs.read(run_folder.path).model):
+        assert all(map(np.array_equal, model.get_weights(), record.model.get_weights()))
     names = {path.name for path in run_folder.path.iterdir()}
     assert names == {"configuration.json", "lock", "network.npz", "record.json"}
     monkeypatch.setattr(runs, "run", None)
@@ -67,20 +70,6 @@ def test_a_finished_run_is_not_run_again(run_folder, monkeypatch):
     assert again.is_finished
     assert again.run() == run_folder.record()
     assert tasks_in(run_folder.path.parent) == [TASK]
-
-
-def test_the_network_is_kept(run_folder):
-    record = runs.run(SHORT, seed=3)
-    assert run_folder.record().final == record.final
-    for model in (run_folder.network(), runs.read(run_folder.path).model):
-        for kept, weight in zip(model.weights, record.model.weights, strict=True):
-            np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (kept, weight)))
-
-
-def test_two_processes_do_not_train_the_same_run(tmp_path):
-    folder = RunFolder(tmp_path, TASK)
-    with locked(folder.path / "lock"), pytest.raises(BusyError, match="another process"):
-        folder.run()
 
 
 def test_a_folder_of_another_training_is_refused(tmp_path, caplog):
@@ -121,30 +110,20 @@ def test_folders_that_cannot_be_read_are_skipped_with_a_warning(run_folder, tmp_
     assert list(report.failed) == [other.task.name, half.task.name]
 
 
-@pytest.mark.parametrize("experiment", PUBLISHED)
-def test_every_experiment_finds_its_folder_again(tmp_path, experiment):
-    task = Task(experiment, PUBLISHED[experiment], 0, (0, 1))
-    begun(tmp_path, task)
-    assert RunFolder(tmp_path, task).path.exists()
-    assert tasks_in(tmp_path) == [task]
+def test_every_experiment_finds_its_folder_again(tmp_path):
+    tasks = [Task(name, settings, 0, (0, 1)) for name, settings in PUBLISHED.items()]
+    for task in tasks:
+        begun(tmp_path, task)
+        assert RunFolder(tmp_path, task).path.exists()
+    assert sorted(tasks_in(tmp_path), key=tasks.index) == tasks
 
 
-@pytest.mark.parametrize("saved", [False, True])
-def test_a_run_that_fails_leaves_a_folder_only_with_a_checkpoint(tmp_path, monkeypatch, saved):
-    folder = begun(tmp_path, step=1) if saved else RunFolder(tmp_path, TASK)
-
-    def fail(*_, **__):
-        raise ValueError("no such thing")
-
-    monkeypatch.setattr(runs, "run", fail)
-    with pytest.raises(ValueError, match="no such thing"):
-        folder.run()
-    assert folder.path.exists() == saved
-
-
-def test_a_finished_run_stays_whatever_fails_after_it(run_folder):
-    with pytest.raises(ValueError, match="later"), run_folder.lock():
-        raise ValueError("later")
+def test_a_run_that_fails_leaves_a_folder_only_with_a_checkpoint_or_record(run_folder, tmp_path):
+    saved = begun(tmp_path, replace(TASK, seed=4), step=1)
+    for folder, stays in ((RunFolder(tmp_path, TASK), False), (saved, True), (run_folder, True)):
+        with pytest.raises(ValueError, match="no such thing"), folder.lock():
+            raise ValueError("no such thing")
+        assert folder.path.exists() == stays
     assert run_folder.record().final
 
 
@@ -203,11 +182,9 @@ def test_a_network_takes_the_space_of_checkpoints(run_folder, tmp_path, monkeypa
         assert not folder.is_finished
 
 
-def test_the_network_of_a_run_that_cannot_be_recorded_is_not_lost(
-    run_folder, tmp_path, monkeypatch
-):
+def test_the_network_of_a_run_that_cannot_be_recorded_stays(run_folder, tmp_path, monkeypatch):
     def fail(*_):
-        raise OSError("No space left on device")
+        raise FULL
 
     record = runs.read(run_folder.path)
     monkeypatch.setattr(records, "save", fail)
@@ -245,27 +222,27 @@ def test_what_has_been_trained(tmp_path):
 
 
 def test_records_made_elsewhere_are_added_once(run_folder, tmp_path):
+    folder = tmp_path / "pretrained"
     records.save([made("f1", 1), made("f2", 1)], tmp_path / "more.json")
-    records.save([made("f1", 0)], tmp_path / "pretrained" / "f1.json")
+    records.save([made("f1", 0)], folder / "f1.json")
     given = [run_folder.path, tmp_path / "more.json", run_folder.path]
     names = [TASK.name, "f1-seed1", "f2-seed1"]
-    assert add_records(given, tmp_path / "pretrained") == (names, [TASK.name])
-    own = records.load(tmp_path / "pretrained" / "f1.json")
+    assert add_records(given, folder) == (names, [TASK.name])
+    own = records.load(folder / "f1.json")
     assert own == (made("f1", 0), run_folder.record(), made("f1", 1))
-    assert records.load(tmp_path / "pretrained" / "f2.json") == (made("f2", 1),)
-    before = {p.name: p.read_bytes() for p in (tmp_path / "pretrained").iterdir()}
-    assert add_records(given, tmp_path / "pretrained") == ([], [*names, TASK.name])
-    assert before == {p.name: p.read_bytes() for p in (tmp_path / "pretrained").iterdir()}
+    assert records.load(folder / "f2.json") == (made("f2", 1),)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert add_records(given, folder) == ([], [*names, TASK.name])
+    assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_imports_at_the_same_time_add_a_record_once(tmp_path):
-    records.save([made("f1", seed) for seed in range(4)], tmp_path / "more.json")
+    path, new = tmp_path / "more.json", tmp_path / "new"
+    records.save([made("f1", seed) for seed in range(4)], path)
     with ThreadPoolExecutor(8) as threads:
-        found = list(
-            threads.map(lambda _: add_records([tmp_path / "more.json"], tmp_path / "new"), range(8))
-        )
+        found = list(threads.map(lambda _: add_records([path], new), range(8)))
     assert sorted(len(added) for added, _ in found) == [0] * 7 + [4]
-    assert len(records.load(tmp_path / "new" / "f1.json")) == 4
+    assert len(records.load(new / "f1.json")) == 4
 
 
 @pytest.mark.parametrize(
@@ -313,27 +290,24 @@ RunFolder(sys.argv[1], task).run(every_seconds=0)
 """
 
 
-def start(folder):
-    return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(folder)], stdout=subprocess.PIPE, text=True
-    )
-
-
 @pytest.mark.slow
 def test_a_run_killed_at_any_moment_ends_as_an_uninterrupted_one(tmp_path):
-    with start(tmp_path / "whole") as process:
-        name = process.stdout.readline().strip()
-        assert process.wait() == 0
-    folder = tmp_path / "killed" / name
-    chance = random.Random(0)
-    kills = []
+    def start(root):
+        arguments = [sys.executable, "-c", SCRIPT, str(tmp_path / root)]
+        return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
 
     def latest():
-        return max(map(str, folder.glob("checkpoint-*.npz")), default="")
+        return max(map(str, killed.glob("checkpoint-*.npz")), default="")
 
+    with start("whole") as process:
+        name = process.stdout.readline().strip()
+        assert process.wait() == 0
+    whole, killed = (tmp_path / root / name for root in ("whole", "killed"))
+    chance = random.Random(0)
+    kills = []
     while len(kills) < 3:
         reached = latest()
-        with start(tmp_path / "killed") as process:
+        with start("killed") as process:
             while process.poll() is None and reached >= latest():
                 time.sleep(0.01)
             time.sleep(chance.uniform(0, 0.5))
@@ -342,13 +316,11 @@ def test_a_run_killed_at_any_moment_ends_as_an_uninterrupted_one(tmp_path):
                 break  # it had finished before
         kills.append(reached)
     assert len(set(kills)) >= 2  # it did resume from where it was killed
-    with start(tmp_path / "killed") as process:
+    with start("killed") as process:
         assert process.wait() == 0
-    whole, killed = tmp_path / "whole" / name, folder
-    both = [files.read_arrays(path / "network.npz") for path in (whole, killed)]
-    assert both[0].keys() == both[1].keys()
-    for path, weights in both[0].items():
-        np.testing.assert_array_equal(both[1][path], weights, err_msg=path)
-    found = [records.load_one(path / "record.json") for path in (whole, killed)]
-    assert found[0].evaluations == found[1].evaluations
-    assert found[0].final == found[1].final
+    ours, theirs = (files.read_arrays(path / "network.npz") for path in (killed, whole))
+    assert ours.keys() == theirs.keys()
+    for path, weights in theirs.items():
+        np.testing.assert_array_equal(ours[path], weights, err_msg=path)
+    ours, theirs = (records.load_one(path / "record.json") for path in (killed, whole))
+    assert (ours.evaluations, ours.final) == (theirs.evaluations, theirs.final)
