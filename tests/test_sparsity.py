@@ -69,6 +69,7 @@ def test_pruning_keeps_some_weights_and_zeroes_the_others(fraction, seed):
         assert not np.signbit(new[new == 0]).any()  # +0.0 only
         assert np.count_nonzero(new) == layer.kept  # no initial value is zero
         assert layer.total == new.size
+        assert layer.fraction_pruned == pytest.approx((new == 0).mean())
     expected = [max(1 - fraction, 0.8), 1 - fraction, 1 - fraction]
     for keep, layer in zip(expected, report.layers, strict=True):
         tolerance = 5 * (keep * (1 - keep) / layer.total) ** 0.5 + 5 / layer.total
