@@ -18,7 +18,7 @@ Y = RNG.integers(0, 3, size=20)
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-def network(dropout=0.5):
+def network():
     keras.utils.set_random_seed(0)
     return keras.Sequential(
         [
@@ -26,7 +26,7 @@ def network(dropout=0.5):
             layers.Conv2D(4, 3),
             layers.BatchNormalization(),
             layers.PReLU(),
-            layers.Dropout(dropout),
+            layers.Dropout(0.5),
             layers.Flatten(),
             layers.Dense(3, kernel_regularizer=keras.regularizers.L2(0.1)),
         ]
@@ -39,26 +39,6 @@ def numpy(variable):
 
 def everything(model):
     return [numpy(v) for v in model.variables]
-
-
-# -- gradients -----------------------------------------------------------------------------------
-
-
-def test_a_small_step_against_them_lowers_the_loss_by_so_much():
-    model = network(dropout=0)  # two calls drop different neurons
-    found = gradients(model, X, Y, LOSS)
-
-    def loss_after(step):
-        start = everything(model)
-        for variable, gradient in zip(model.trainable_variables, found, strict=True):
-            variable.assign_sub(step * gradient)
-        loss = float(ops.convert_to_numpy(LOSS(Y, model(X, training=True))))
-        for variable, value in zip(model.variables, start, strict=True):
-            variable.assign(value)
-        return loss
-
-    slope = (loss_after(0.01) - loss_after(-0.01)) / 0.02
-    assert slope == pytest.approx(-sum(float((g**2).sum()) for g in found), rel=0.02)
 
 
 def test_batch_normalisation_and_dropout_are_those_of_training():
