@@ -44,30 +44,6 @@ def test_biases_and_batch_normalisation_can_be_permuted(make):
 
 
 @both
-@pytest.mark.parametrize("exclude", [["dense"], "den[a-z]e/kernel$"])
-def test_variables_are_excluded_by_pattern(make, exclude):
-    model = build_model()
-    optimizer = make(exclude=exclude)
-    start = matrices(model)["dense/kernel"]
-    train(model, optimizer)
-    assert [v.path for v in optimizer.permuted_variables] == [model.layers[0].kernel.path]
-    end = matrices(model)["dense/kernel"]
-    assert permutation.is_permutation(start, end) == np.array_equal(start, end) == (make is SGPerm)
-
-
-@both
-def test_zeros_are_conserved_and_keep_their_sign(make):
-    model, generator = build_model(), np.random.default_rng(1)
-    kernel = model.get_layer("dense").kernel
-    weights = ops.convert_to_numpy(kernel)
-    zeros = generator.choice([0.0, -0.0], size=weights.shape)
-    kernel.assign(np.where(generator.random(weights.shape) < 0.7, zeros, weights).astype("float32"))
-    start = matrices(model)
-    train(model, make(), epochs=2)
-    assert_permuted(start, matrices(model))
-
-
-@both
 def test_capture_before_training(make):
     model, optimizer = build_model(), make()
     optimizer.capture(model)
@@ -79,7 +55,7 @@ def test_capture_before_training(make):
     assert_permuted(start, matrices(model))
 
 
-@pytest.mark.parametrize("make", [laperm, SGPerm, lambda **how: SGPerm(hand_over=(5, "adam"))])
+@pytest.mark.parametrize("make", [SGPerm, lambda **how: SGPerm(hand_over=(5, "adam"))])
 def test_a_saved_and_loaded_model_goes_on_as_if_nothing_had_happened(make, tmp_path):
     uncut = build_model()
     train(uncut, make(skip_bias=False))
@@ -311,7 +287,10 @@ def test_the_summary_says_what_is_permuted(make):
     kernel = ops.convert_to_numpy(model.get_layer("dense").kernel).copy()
     kernel[:, 1], kernel[:, 0] = 2, np.sign(kernel[:, 0])
     model.get_layer("dense").kernel.assign(kernel)
+    start = matrices(model)
     train(model, optimizer)
+    conv = start["conv/kernel"], matrices(model)["conv/kernel"]
+    assert permutation.is_permutation(*conv) == np.array_equal(*conv) == (make is SGPerm)
     rows = {line.split()[0].split("/", 1)[-1]: line for line in optimizer.summary().splitlines()}
     assert rows["conv/kernel"].split()[1:] == ["excluded"]
     otherwise = f"left to {optimizer.inner_optimizer.name}" if make is laperm else "kept"
