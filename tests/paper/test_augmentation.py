@@ -20,13 +20,11 @@ def parameters(augmentation, count, shape, seed, epoch):
     height, width = shape[:2]
     words = raw_bits(seed, f"augmentation of epoch {epoch}").random_raw(6 * count)
     for angle, zoom_y, zoom_x, shift_y, shift_x, flip in words.reshape(count, 6) / 2.0**64:
+        most = augmentation.shift * width, augmentation.shift * height
         yield (
             augmentation.rotation * (2 * angle - 1),
             (1 + augmentation.zoom * (2 * zoom_x - 1), 1 + augmentation.zoom * (2 * zoom_y - 1)),
-            (
-                augmentation.shift * width * (2 * shift_x - 1),
-                augmentation.shift * height * (2 * shift_y - 1),
-            ),
+            (most[0] * (2 * shift_x - 1), most[1] * (2 * shift_y - 1)),
             augmentation.flip and flip < 0.5,
         )
 
@@ -43,31 +41,22 @@ def distort_slowly(image, angle, zoom, shift, flip):
     row_first = to_old[[1, 0, 2]][:, [1, 0, 2]]
     new = np.empty_like(image)
     for channel in range(channels):
-        new[..., channel] = ndimage.affine_transform(
-            image[..., channel], row_first, order=1, mode="nearest"
-        )
+        old = image[..., channel]
+        new[..., channel] = ndimage.affine_transform(old, row_first, order=1, mode="nearest")
     return new[:, ::-1] if flip else new
-
-
-def random_images(*shape):
-    return np.random.default_rng(0).random(shape, dtype=np.float32)
 
 
 @settings(max_examples=30)
 @given(
     augmentation=st.builds(
-        Augmentation,
-        rotation=st.floats(0, 180),
-        zoom=st.floats(0, 0.9),
-        shift=st.floats(0, 0.9),
-        flip=st.booleans(),
+        Augmentation, st.floats(0, 180), st.floats(0, 0.9), st.floats(0, 0.9), st.booleans()
     ),
     shape=st.sampled_from([(28, 28, 1), (32, 20, 3), (3, 1, 4)]),  # JAX compiles for each
     seed=st.integers(0, 2**40),
     epoch=st.integers(0, 200),
 )
 def test_images_are_distorted_as_step_by_step(augmentation, shape, seed, epoch):
-    images = random_images(2, *shape)
+    images = np.random.default_rng(0).random((2, *shape), np.float32)
     drawn = {"count": 2, "shape": shape, "seed": seed, "epoch": epoch}
     transforms = augmentation.transforms(**drawn)
     values = parameters(augmentation, **drawn)
@@ -79,7 +68,7 @@ def test_images_are_distorted_as_step_by_step(augmentation, shape, seed, epoch):
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="needs the legacy Keras")
 def test_the_composition_is_that_of_the_legacy_generator():
     legacy = pytest.importorskip("tf_keras").preprocessing.image
-    images = random_images(20, 28, 28, 1)
+    images = np.random.default_rng(0).random((20, 28, 28, 1), np.float32)
     drawn = {"count": 20, "shape": (28, 28, 1), "seed": 3, "epoch": 1}
     new = EVERYTHING.apply(images, EVERYTHING.transforms(**drawn))
     for i, (angle, zoom, shift, flip) in enumerate(parameters(EVERYTHING, **drawn)):
