@@ -43,14 +43,11 @@ def test_the_style_of_the_book_has_the_colours_of_the_library():
     assert all(map(matplotlib.colors.same_color, styled, own))
 
 
-def test_a_missing_package_is_named_with_its_extra(monkeypatch):
+def test_a_missing_package_is_named_with_its_extra_and_a_missing_module_is_none(monkeypatch):
     for name in [name for name in sys.modules if name.startswith("laperm_lib.paper.plotting")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "seaborn", None)
     with pytest.raises(ImportError, match=r'^seaborn .* pip install "laperm-lib\[paper\]"$'):
-        import laperm_lib.paper.plotting  # noqa: F401
-
-
-def test_a_missing_module_of_the_library_is_no_missing_extra():
+        import laperm_lib.paper.plotting
     with pytest.raises(ModuleNotFoundError, match="no_such_module"), extra("paper"):
         import laperm_lib.no_such_module  # noqa: F401
