@@ -19,13 +19,8 @@ LONG = Task("f1", quick("f1").replace(epochs=20000), 0)
 @pytest.fixture
 def cluster():
     """A cluster of the user's, whose worker is a thread in this process."""
-    with distributed.LocalCluster(
-        n_workers=1,
-        threads_per_worker=1,
-        processes=False,
-        protocol="tcp",
-        dashboard_address="127.0.0.1:0",
-    ) as cluster:
+    how = {"processes": False, "protocol": "tcp", "dashboard_address": "127.0.0.1:0"}
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, **how) as cluster:
         yield cluster
 
 
@@ -45,13 +40,9 @@ def test_a_sweep_runs_what_is_missing_and_reports_what_fails(tmp_path, cluster):
     finished = os.stat(tmp_path / tasks[0].name / "record.json").st_mtime_ns
     # An experiment whose data cannot be had fails, and does not stop the others.
     missing = Task("f1", PUBLISHED["f1"], seed=0)
+    how = {"scheduler": cluster.scheduler_address, "data_dir": str(tmp_path)}
     with RunFolder(tmp_path, TASK).lock():
-        found = queue.sweep(
-            [*tasks, missing, TASK],
-            tmp_path,
-            scheduler=cluster.scheduler_address,
-            data_dir=str(tmp_path),
-        )
+        found = queue.sweep([*tasks, missing, TASK], tmp_path, **how)
     assert "mnist.npz" in found.failed.pop(missing.name)
     assert found.failed == {}
     assert [state.task for state in found.left] == [TASK]  # trained by another process
@@ -60,18 +51,13 @@ def test_a_sweep_runs_what_is_missing_and_reports_what_fails(tmp_path, cluster):
 
 
 def test_a_stopped_sweep_has_checkpoints_and_begins_nothing_more(tmp_path, cluster):
-    checkpoints = RunFolder(tmp_path, LONG).checkpoints
-    found = queue.sweep(
-        [LONG, TASK],
-        tmp_path,
-        scheduler=cluster.scheduler_address,
-        every_seconds=0.1,
-        stop=lambda: bool(checkpoints.steps()),
-    )
+    checkpoints, address = RunFolder(tmp_path, LONG).checkpoints, cluster.scheduler_address
+    how = {"every_seconds": 0.1, "stop": lambda: bool(checkpoints.steps())}
+    found = queue.sweep([LONG, TASK], tmp_path, scheduler=address, **how)
     (long, short) = found.left
     assert long.step > 0
     assert (short.step, found.finished, found.failed) == (0, (), {})
-    again = queue.sweep([TASK], tmp_path, scheduler=cluster.scheduler_address)
+    again = queue.sweep([TASK], tmp_path, scheduler=address)
     assert again.finished == (RunFolder(tmp_path, TASK).record(),)
 
 
