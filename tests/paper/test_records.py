@@ -24,26 +24,18 @@ RECORD = made(
 )
 
 
-def test_the_selected_network_is_synchronised_and_chosen_by_the_images_held_out():
+def test_accuracies_of_one_record():
+    """The selected network is synchronised and chosen by the images held out."""
+    none = replace(RECORD, evaluations=())
     assert RECORD.selected == 0.82
     unseen = tuple(replace(e, held_out=None) for e in RECORD.evaluations)
     assert replace(RECORD, evaluations=unseen).selected is None
-    assert replace(RECORD, evaluations=()).selected is None
-
-
-@pytest.mark.parametrize(("held_out", "selected"), [(0.76, 0.83), (0.75, 0.82), (0.7, 0.82)])
-def test_the_final_network_can_be_the_selected_one(held_out, selected):
-    assert replace(RECORD, final_held_out=held_out).selected == selected
-    assert replace(RECORD, final_held_out=held_out, evaluations=()).selected == RECORD.final
-
-
-def test_the_published_protocol_is_the_best_at_any_evaluation():
-    assert RECORD.published_protocol == 0.99
-    assert replace(RECORD, evaluations=()).published_protocol == RECORD.final
-    assert replace(RECORD, evaluations=(), final=None).published_protocol is None
-
-
-def test_best_is_the_best_of_its_kind():
+    assert none.selected is None
+    for held_out, selected in ((0.76, 0.83), (0.75, 0.82), (0.7, 0.82)):
+        assert replace(RECORD, final_held_out=held_out).selected == selected
+        assert replace(none, final_held_out=held_out).selected == RECORD.final
+    assert (RECORD.published_protocol, none.published_protocol) == (0.99, RECORD.final)
+    assert replace(none, final=None).published_protocol is None
     assert (RECORD.best(), RECORD.best(since_sync=50)) == (0.85, 0.99)
     with pytest.raises(ValueError, match="No evaluation 7 steps"):
         RECORD.best(since_sync=7)
@@ -73,28 +65,22 @@ def test_every_shipped_record_is_read_and_written_as_it_is(repository):
     assert read > 100
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        *("", "[{", "3", "{}", "null", '""', '{"a": 1}', '[{"experiment": "f1"}]', "[3]"),
-        *("[" * 100_000, b"\xff\xfe"),
-    ],
-)
-def test_files_that_hold_no_records(text, tmp_path):
+def test_files_that_hold_no_records_or_those_of_impossible_settings(tmp_path):
     path = tmp_path / "foreign.json"
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(LaPermError, match=r"foreign\.json"):
+    with pytest.raises(LaPermError, match="no such file"):
         records.load(path)
-
-
-def test_a_record_of_impossible_settings_is_refused(tmp_path):
+    for content in (
+        *(b"", b"[{", b"3", b"{}", b"null", b'""', b'{"a": 1}', b'[{"experiment": "f1"}]', b"[3]"),
+        *(b"[" * 100_000, b"\xff\xfe"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(LaPermError, match=r"foreign\.json"):
+            records.load(path)
     content = records.to_json(RECORD)
     content["settings"]["schedule"]["epochs"] = 0
-    files.write_json(tmp_path / "f1.json", [content])
+    files.write_json(path, [content])
     with pytest.raises(LaPermError, match="epochs is an integer of at least 1"):
-        records.load(tmp_path / "f1.json")
-    with pytest.raises(LaPermError, match="no such file"):
-        records.load(tmp_path / "none.json")
+        records.load(path)
 
 
 def test_values_of_another_type_are_refused(tmp_path):
