@@ -9,11 +9,9 @@ from laperm_lib.paper import records
 from laperm_lib.paper.networks import SmallConvNetwork
 from laperm_lib.paper.studies import rso
 
+SMALL = SmallConvNetwork(filters=(2, 3), input_shape=(8, 8, 1))
 QUICK = rso.SETTINGS["mnist_addition"].replace(
-    network=SmallConvNetwork(filters=(2, 3), input_shape=(8, 8, 1)),
-    dataset="digits",
-    epochs=3,
-    batch_size=200,
+    network=SMALL, dataset="digits", epochs=3, batch_size=200
 )
 
 
@@ -66,9 +64,7 @@ def test_records_are_written_and_read(record, tmp_path, monkeypatch):
     monkeypatch.setattr(rso, "SETTINGS", {"quick": quick})
     rso.write(tmp_path / "records", ["quick"], seeds=[0, 1], state=tmp_path / "state")
     found = records.load(tmp_path / "records" / "quick.json")
-    assert [(r.seed, len(r.evaluations), r.settings) for r in found] == [
-        (0, 2, quick),
-        (1, 2, quick),
-    ]
+    written = [(r.seed, len(r.evaluations), r.settings) for r in found]
+    assert written == [(seed, 2, quick) for seed in (0, 1)]
     records.save([record], tmp_path / "one.json")
     assert records.load_one(tmp_path / "one.json") == record
