@@ -27,16 +27,12 @@ def test_it_learns_by_permuting(record):
     assert not any(map(np.array_equal, start.get_weights(), record.model.get_weights()))
 
 
-def test_its_seed_is_that_of_the_run(record, monkeypatch):
+def test_its_seed_is_that_of_the_run_and_what_is_no_permutation_is_noticed(record, monkeypatch):
     """The same network and images, by another seed of SGPerm, go another way."""
-    start = SGPerm.__init__
+    start, taken = SGPerm.__init__, SGPerm._take_step
     monkeypatch.setattr(SGPerm, "__init__", lambda self, *, seed, **how: start(self, seed=0, **how))
     other = run(SHORT, seed=3)
     assert not np.array_equal(record.model.get_weights()[0], other.model.get_weights()[0])
-
-
-def test_a_network_that_is_no_permutation_is_noticed(monkeypatch):
-    taken = SGPerm._take_step
 
     def with_a_bump(self, grads, variables):
         taken(self, grads, variables)
