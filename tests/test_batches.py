@@ -139,9 +139,6 @@ def test_what_does_not_fill_a_batch_can_be_left_out(samples, steps):
     assert_same(blocks, [batches[step][0] for step in range(len(batches))])
 
 
-# -- read ahead ------------------------------------------------------------------------------------
-
-
 @settings(max_examples=30)
 @given(
     batch_size=st.integers(1, 16),

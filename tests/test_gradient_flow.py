@@ -85,9 +85,6 @@ def test_subclassed_models_in_mixed_precision():
     assert kernel.any()
 
 
-# -- flow, by hand ---------------------------------------------------------------------------------
-
-
 def test_two_layers_by_hand():
     """2-2-1, where the second hidden neuron is off; one weight of the first kernel is zero.
 
@@ -111,8 +108,6 @@ def test_two_layers_by_hand():
     manhattan = effective_gradient_flow(model, *data, p=1)
     assert (manhattan.norm, manhattan.effective) == pytest.approx(((12 + 6) / 2, (8 + 6) / 2))
 
-
-# -- laws ------------------------------------------------------------------------------------------
 
 GRADIENTS = arrays.arrays(
     np.float32,
@@ -151,9 +146,6 @@ def test_a_layer_without_active_weights_counts_in_the_mean_and_what_is_not_finit
         flow = layer_flow("", np.array([1.0, value]), np.array([True, False]), 2)
         assert not np.isfinite(flow.norm)
         assert flow.effective == 1
-
-
-# -- with networks ---------------------------------------------------------------------------------
 
 
 def test_zeros_are_the_pruned_weights_and_nothing_of_the_model_changes():

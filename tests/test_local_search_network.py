@@ -94,9 +94,6 @@ def test_vectors_and_functional_models():
     np.testing.assert_allclose(forward(model, x), expected, rtol=1e-4, atol=1e-6)
 
 
-# -- other networks -------------------------------------------------------------------------------
-
-
 INPUTS, DENSE = [keras.Input((4,)), keras.Input((4,))], layers.Dense(4)
 
 
