@@ -13,8 +13,6 @@ from laperm_lib.errors import NonFiniteWeightError
 from laperm_lib.paper.plotting import cycle_search, permutation_trace, synchronisation_steps
 from laperm_lib.permutation import reconnect, sort_values
 
-# --- synchronisation_steps -----------------------------------------------------------------------
-
 
 @settings(max_examples=30)
 @given(
@@ -49,9 +47,6 @@ def test_vectors_that_cannot_be_synchronised_are_refused():
             synchronisation_steps(initial, trained)
         assert isinstance(error.value, NonFiniteWeightError) == ("NaN" in message)
     assert plt.get_fignums() == []
-
-
-# --- permutation_trace ---------------------------------------------------------------------------
 
 
 @given(st.permutations(range(7)), st.lists(st.integers(-2, 2), min_size=7, max_size=7))
@@ -103,8 +98,6 @@ def test_what_is_no_permutation_is_refused():
             permutation_trace(before, after)
     assert plt.get_fignums() == []
 
-
-# --- cycle_search --------------------------------------------------------------------------------
 
 WEIGHTS = np.array([7.0, 3, 9, 2, 12, 10, 11, 6, 1, 5, 4, 8])
 WISHES = np.array([-7.0, -10, -6, 1, 9, 4, 8, 5, -11, -3, -2, 0])
