@@ -37,9 +37,6 @@ def built(network, seed=0, **changes):
     return replace(network, **changes).build(seed)[0]
 
 
-# -- the networks ---------------------------------------------------------------------------------
-
-
 @hypothesis_settings(max_examples=15)
 @given(
     st.lists(st.integers(1, 4), max_size=2),
@@ -60,13 +57,6 @@ def test_each_layer_has_the_values_of_the_dense_one(filters, units, factor, seed
         assert (layer.kept, layer.total) == (one.size, other.size)
 
 
-def test_places_depend_on_the_seed():
-    network = SameCapacityNetwork(units=(40, 40), capacity="sparse")
-    first, again, other = ([k != 0 for k in kernels(built(network, seed))] for seed in (0, 0, 1))
-    assert all(map(np.array_equal, first, again))
-    assert not any(map(np.array_equal, first, other))
-
-
 def test_nothing_but_kernels_changes_and_nothing_at_all_on_errors():
     narrow = SameCapacityNetwork(units=(8,), batch_norm=True, activation="prelu")
     dense, wide = built(narrow), built(narrow, units=(16,))
@@ -85,16 +75,16 @@ def test_nothing_but_kernels_changes_and_nothing_at_all_on_errors():
         assert np.array_equal(old, new) == (variable.name != "kernel")
 
 
-def test_networks_have_the_layers_that_they_say():
-    network = SameCapacityNetwork(
-        filters=(3,), units=(5,), activation="prelu", batch_norm=True, l2=0.5
-    )
-    model = built(network)
+def test_networks_have_the_layers_that_they_say_and_places_that_depend_on_the_seed():
+    wide = SameCapacityNetwork(units=(40, 40), capacity="sparse")
+    first, again, other = ([k != 0 for k in kernels(built(wide, seed))] for seed in (0, 0, 1))
+    assert all(map(np.array_equal, first, again))
+    assert not any(map(np.array_equal, first, other))
+    how = {"activation": "prelu", "batch_norm": True, "l2": 0.5}
+    model = built(SameCapacityNetwork(filters=(3,), units=(5,), **how))
     activated = layers.BatchNormalization, layers.PReLU
-    assert [type(layer) for layer in model.layers] == [
-        *(layers.Conv2D, *activated, layers.Flatten),
-        *(layers.Dense, *activated, layers.Dense),
-    ]
+    kinds = layers.Conv2D, *activated, layers.Flatten, layers.Dense, *activated, layers.Dense
+    assert tuple(type(layer) for layer in model.layers) == kinds
     penalty = sum(0.5 * (kernel**2).sum() for kernel in kernels(model))
     assert float(ops.convert_to_numpy(sum(model.losses))) == pytest.approx(penalty, rel=1e-5)
     slopes = [v for v in model.trainable_variables if v.name == "alpha"]
@@ -113,9 +103,6 @@ def test_impossible_networks_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             SameCapacityNetwork(**change)
-
-
-# -- their training -------------------------------------------------------------------------------
 
 
 def test_pruned_weights_stay_pruned_and_the_network_learns():
@@ -142,9 +129,6 @@ def test_permuted_networks_keep_the_values_of_the_dense_one():
         assert ((before == 0) != (after == 0)).any()  # zeros have moved
 
 
-# -- the signed-rank test -------------------------------------------------------------------------
-
-
 def by_enumeration(differences):
     """The share of all ways to sign the ranks that are at least as uneven."""
     values = np.array([d for d in differences if d])
@@ -165,9 +149,6 @@ def test_it_is_wilcoxons_signed_rank_test_ties_and_zeros_included(differences):
     assert wilcoxon([-d for d in differences]).p_value == pytest.approx(result.p_value)
     with pytest.raises(ValueError, match="no differences"):
         wilcoxon([])
-
-
-# -- findings -------------------------------------------------------------------------------------
 
 
 def record(settings, seed, accuracy=0.9, flow=1.0):
@@ -238,16 +219,12 @@ def test_a_study_that_is_not_finished_is_compared_over_the_seeds_there_are():
         study.findings([r for r in made_up("conv") if not isinstance(r.settings.method, Adam)])
 
 
-def test_what_is_measured_and_a_verdict():
+def test_a_study_measures_flow_gives_verdicts_and_writes_what_is_planned(tmp_path, monkeypatch):
     one = record(SHORT, 0, accuracy=0.5, flow=4.0)
-    assert study.accuracy(one) == 50
+    assert (study.accuracy(one), study.effective_flow(one)) == (50, 4)
     assert study.accuracy(replace(one, final_reestimated=0.75)) == 75
-    assert study.effective_flow(one) == 4
     for mean, p_value, verdict in ((1, 0.04, "[Re]"), (-1, 0.04, "[¬Re]"), (1, 0.05, "open")):
         assert study.Finding("l2", "sgd", Comparison(mean, 3, 6, p_value)).verdict == verdict
-
-
-def test_a_study_writes_what_is_planned(tmp_path, monkeypatch):
     planned = study.STUDIES["conv"][:2]
     monkeypatch.setitem(study.STUDIES, "conv", planned)
     monkeypatch.setattr(study, "train", lambda settings, seed, **_: record(settings, seed))
