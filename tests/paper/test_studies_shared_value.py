@@ -41,9 +41,6 @@ def values(model):
     return np.unique(np.concatenate([kernel.ravel() for kernel in model.get_weights()]))
 
 
-# -- the networks ---------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("name", "hidden"), [("f1", ()), ("f2", (128, 64))])
 def test_the_networks_of_the_paper_are_among_them(name, hidden):
     paper = PUBLISHED[name].network
@@ -59,9 +56,8 @@ def test_the_networks_of_the_paper_are_among_them(name, hidden):
     "changes",
     [
         {"whole": True},
-        {"bias": True, "pixels": "centred", "inner": Adam(summed_loss=False)},
-        {"network": DenseNetwork(hidden=(64,), keep=(0.2, 0.4), shared_value=0.2, l2=1e-4)}
-        | {"pixels": "centred", "last_period": 2.0},
+        {"bias": True, "inner": Adam(summed_loss=False), "pixels": "centred"},
+        {"network": replace(F1, hidden=(64,), keep=(0.2, 0.4), l2=1e-4), "last_period": 2.0},
     ],
 )
 def test_networks_stay_permutations_and_learn(changes):
@@ -72,14 +68,10 @@ def test_networks_stay_permutations_and_learn(changes):
     assert records.from_json(records.to_json(record), Record) == record
 
 
-def test_a_whole_kernel_is_one_weight_vector():
-    model, _ = DenseNetwork(keep=(0.6,), shared_value=0.2, whole=True).build(0)
-    [vectors] = weight_vectors.of(model)
-    assert vectors.matrix().shape == (1, 7840)
+def test_a_whole_kernel_is_one_weight_vector_whose_fan_in_is_by_chance_or_constant():
+    model, _ = replace(F1, whole=True).build(0)
+    assert [vectors.matrix().shape for vectors in weight_vectors.of(model)] == [(1, 7840)]
     np.testing.assert_array_equal(values(model), np.float32([0, 0.2]))
-
-
-def test_a_fan_in_is_that_of_the_mask_and_constant_if_asked_for():
     f2 = PUBLISHED["f2"]
     by_chance = fan_in(f2, seed=1)
     assert all(layer.min() < layer.max() for layer in by_chance)
@@ -88,9 +80,6 @@ def test_a_fan_in_is_that_of_the_mask_and_constant_if_asked_for():
     assert kept == pytest.approx(f2.network.keep, abs=0.06)
     constant = fan_in(f2.replace(constant_fan_in=True), seed=1)
     assert [set(layer.tolist()) for layer in constant] == [{52}, {18}, {21}]
-
-
-# -- the best of several masks --------------------------------------------------------------------
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.data())
@@ -108,9 +97,6 @@ def test_the_expected_best_of_hundreds():
     for count in (0, 301, -1, 2.0):
         with pytest.raises(ValueError, match="Of 300 trials"):
             expected_best(accuracies, count)
-
-
-# -- the network that comes with the project ------------------------------------------------------
 
 
 def test_a_wide_network_learns_by_rewiring_and_is_stored(tmp_path, monkeypatch):
@@ -131,9 +117,6 @@ def test_the_shipped_network_is_one_of_the_recorded_ones(repository):
     found = records.load(repository / "pretrained" / "one_value.json")
     assert all(record.is_permutation and record.final > 0.9 for record in found)
     assert manifest.find("one_value").name == f"one_value-seed{found[0].seed}"
-
-
-# -- the search -----------------------------------------------------------------------------------
 
 
 @pytest.fixture
