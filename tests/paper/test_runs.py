@@ -25,12 +25,12 @@ from laperm_lib.paper.runs import RunFolder, State, Task, add_records, states, t
 from laperm_lib.paper.settings import PUBLISHED
 
 
-def begun(root, task=TASK, step=None):
-    """The folder of a run that has begun, perhaps with a checkpoint."""
+def begun(root, task=TASK, steps=()):
+    """The folder of a run that has begun, perhaps with checkpoints."""
     folder = RunFolder(root, task)
     with folder.lock():
-        if step is not None:
-            folder.checkpoints.save(step, {"weight": np.zeros(1)})
+        for step in steps:
+            folder.checkpoints.save(step, {"weight": np.ones(step)})
     return folder
 
 
@@ -96,7 +96,7 @@ def test_a_folder_of_another_training_is_refused(tmp_path, caplog):
 
 
 def test_folders_that_cannot_be_read_are_skipped_with_a_warning(run_folder, tmp_path, caplog):
-    good, other, half = (begun(tmp_path, replace(TASK, seed=seed), step=7) for seed in (3, 4, 5))
+    good, other, half = (begun(tmp_path, replace(TASK, seed=seed), steps=[7]) for seed in (3, 4, 5))
     shutil.copy(run_folder.path / "record.json", other.path)
     (half.path / "record.json").write_text("[")
     (tmp_path / "folder" / "configuration.json").mkdir(parents=True)
@@ -110,31 +110,27 @@ def test_folders_that_cannot_be_read_are_skipped_with_a_warning(run_folder, tmp_
     assert list(report.failed) == [other.task.name, half.task.name]
 
 
-def test_every_experiment_finds_its_folder_again(tmp_path):
+def test_every_experiment_finds_its_folder_again_unless_renamed(tmp_path, caplog):
     tasks = [Task(name, settings, 0, (0, 1)) for name, settings in PUBLISHED.items()]
-    for task in tasks:
-        begun(tmp_path, task)
+    folders = [RunFolder(tmp_path, task) for task in tasks]
+    assert not list(tmp_path.iterdir())  # a folder is made when training begins
+    for task, folder in zip(tasks, folders, strict=True):
+        with folder.lock():
+            assert task in tasks_in(tmp_path)
         assert RunFolder(tmp_path, task).path.exists()
     assert sorted(tasks_in(tmp_path), key=tasks.index) == tasks
+    folders[0].path.rename(tmp_path / "kept")
+    assert sorted(tasks_in(tmp_path), key=tasks.index) == tasks[1:]
+    assert f"it was named {tasks[0].name}" in caplog.text
 
 
 def test_a_run_that_fails_leaves_a_folder_only_with_a_checkpoint_or_record(run_folder, tmp_path):
-    saved = begun(tmp_path, replace(TASK, seed=4), step=1)
+    saved = begun(tmp_path, replace(TASK, seed=4), steps=[1])
     for folder, stays in ((RunFolder(tmp_path, TASK), False), (saved, True), (run_folder, True)):
         with pytest.raises(ValueError, match="no such thing"), folder.lock():
             raise ValueError("no such thing")
         assert folder.path.exists() == stays
     assert run_folder.record().final
-
-
-def test_a_folder_is_made_when_training_begins_and_skipped_once_renamed(tmp_path, caplog):
-    folder = RunFolder(tmp_path, TASK)
-    assert not list(tmp_path.iterdir())
-    with folder.lock():
-        assert tasks_in(tmp_path) == [TASK]
-    folder.path.rename(tmp_path / "kept")
-    assert tasks_in(tmp_path) == []
-    assert f"it was named {TASK.name}" in caplog.text
 
 
 def test_what_a_killed_process_leaves_is_deleted_by_the_next_to_get_the_lock(run_folder, tmp_path):
@@ -159,8 +155,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 )
 def test_a_network_takes_the_space_of_checkpoints(run_folder, tmp_path, monkeypatch, errors):
     """Where the disk is full, that of the older one first; if it fails, the latest comes back."""
-    folder, seen, write = begun(tmp_path, step=1), [], runs.write
-    folder.checkpoints.save(2, {"weight": np.ones(3)})
+    folder, seen, write = begun(tmp_path, steps=[1, 2]), [], runs.write
     latest = folder.checkpoints.path(2).read_bytes()
 
     def full(path, record):
@@ -182,32 +177,13 @@ def test_a_network_takes_the_space_of_checkpoints(run_folder, tmp_path, monkeypa
         assert not folder.is_finished
 
 
-def test_the_network_of_a_run_that_cannot_be_recorded_stays(run_folder, tmp_path, monkeypatch):
-    def fail(*_):
-        raise FULL
-
-    record = runs.read(run_folder.path)
-    monkeypatch.setattr(records, "save", fail)
-    with pytest.raises(OSError, match="No space"):
-        runs.write(tmp_path, record)
-    assert runs.read_network(tmp_path, record).count_params()
-
-
-def test_a_foreign_network_is_refused(tmp_path):
-    with pytest.raises(LaPermError, match="no such file"):
-        RunFolder(tmp_path, TASK).record()
-    np.savez(tmp_path / "network.npz", kernel=np.zeros(3))
-    with pytest.raises(WeightFileError, match="does not hold the weights of f1"):
-        runs.read_network(tmp_path, made("f1"))
-
-
 def test_what_has_been_trained(tmp_path):
     root, shipped = tmp_path / "runs", tmp_path / "pretrained"
     assert states(root, shipped) == []
     finished = made("f1", 0)
     folder = begun(root, Task("f1", finished.settings, 0))
     records.save([finished], folder.path / "record.json")
-    begun(root, Task("f2", PUBLISHED["f2"], 1), step=4690)
+    begun(root, Task("f2", PUBLISHED["f2"], 1), steps=[4690])
     # One record is of the same run, one is new, one of an experiment that is none of the paper's.
     records.save([made("f1", 0, 0.9), made("f1", 1)], shipped / "f1.json")
     records.save([replace(made("f1", 2), experiment="sgperm")], shipped / "sgperm.json")
@@ -245,37 +221,46 @@ def test_imports_at_the_same_time_add_a_record_once(tmp_path):
     assert len(records.load(new / "f1.json")) == 4
 
 
-@pytest.mark.parametrize(
-    ("change", "why"),
-    [
-        ({"final": 1.5}, "an accuracy is not a number from 0 to 1"),
-        ({"final": None}, "an accuracy is not a number from 0 to 1"),
+def test_the_network_of_a_run_that_cannot_be_recorded_stays(run_folder, tmp_path, monkeypatch):
+    def fail(*_):
+        raise FULL
+
+    record = runs.read(run_folder.path)
+    monkeypatch.setattr(records, "save", fail)
+    with pytest.raises(OSError, match="No space"):
+        runs.write(tmp_path, record)
+    assert runs.read_network(tmp_path, record).count_params()
+    with pytest.raises(LaPermError, match="no such file"):
+        RunFolder(tmp_path, TASK).record()
+    np.savez(tmp_path / "network.npz", kernel=np.zeros(3))
+    with pytest.raises(WeightFileError, match="does not hold the weights of f1"):
+        runs.read_network(tmp_path, record)
+
+
+def test_a_record_that_contradicts_itself_or_its_network_is_not_added(run_folder, tmp_path):
+    path, copy, destination = (tmp_path / name for name in ("more.json", "copy", "pretrained"))
+
+    def assert_refused(why, *paths):
+        with pytest.raises(LaPermError, match=why):
+            add_records(paths, destination)
+        assert not destination.exists()
+
+    for change, why in (
+        *(({"final": wrong}, "an accuracy is not a number from 0 to 1") for wrong in (1.5, None)),
         ({"final_held_out": -0.1}, "an accuracy is not a number from 0 to 1"),
         ({"evaluations": made("f1").evaluations * 2}, "not in the order of steps"),
         ({"is_permutation": False}, "not a permutation of its initial weights"),
         ({"experiment": "f3"}, "Unknown experiment 'f3'"),
-    ],
-)
-def test_a_record_that_contradicts_itself_is_not_added(tmp_path, change, why):
-    path, destination = tmp_path / "more.json", tmp_path / "pretrained"
-    records.save([made("f2"), replace(made("f1"), **change)], path)
-    with pytest.raises(LaPermError, match=f"more.json: .*{why}"):
-        add_records([path], destination)
-    assert not destination.exists()
-
-
-def test_a_run_whose_network_is_not_a_permutation_is_not_added(run_folder, tmp_path):
-    copy = tmp_path / "copy"
+    ):
+        records.save([made("f2"), replace(made("f1"), **change)], path)
+        assert_refused(f"more.json: .*{why}", path)
     shutil.copytree(run_folder.path, copy)
     kernel = np.load(copy / "network.npz")["dense/kernel"]
     np.savez(copy / "network.npz", **{"dense/kernel": kernel + 1})
-    with pytest.raises(LaPermError, match="the network is not a permutation of its initial"):
-        add_records([copy], tmp_path / "pretrained")
+    assert_refused("the network is not a permutation of its initial", copy)
     (copy / "network.npz").unlink()
     for missing in (copy, tmp_path / "none.json"):
-        with pytest.raises(LaPermError, match="no such file"):
-            add_records([run_folder.path, missing], tmp_path / "pretrained")
-    assert not (tmp_path / "pretrained").exists()
+        assert_refused("no such file", run_folder.path, missing)
 
 
 # conv7 with dropout and augmentation: everything that a resumed run could get wrong.
