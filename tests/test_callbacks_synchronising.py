@@ -2,25 +2,21 @@
 
 import keras
 import pytest
-from small_network import BATCH, X, Y, build_model
+from small_network import BATCH, LOSS, X, Y, build_model
 
 from laperm_lib import LaPerm
 from laperm_lib.callbacks import SynchroniseAtEpochEnd
 from laperm_lib.optimizers.laperm import laperms_of
 
-LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-
 
 def trained(callbacks, *, validation=True, optimizer=None):
     """Five epochs of a number of steps that the sync period does not divide."""
-    keras.utils.set_random_seed(0)
     model = build_model()
-    model.compile(optimizer or LaPerm("adam", sync_period=7), loss=LOSS, metrics=["accuracy"])
+    model.compile(optimizer or LaPerm("adam", sync_period=7), loss=LOSS)
     model.optimizer.build(model.trainable_variables)  # or TensorFlow traces the first step twice
-    data = {"validation_data": (X, Y)} if validation else {}
-    history = model.fit(
-        X, Y, batch_size=BATCH, epochs=5, shuffle=False, verbose=0, callbacks=callbacks, **data
-    )
+    how = {"epochs": 5, "shuffle": False, "verbose": 0, "callbacks": callbacks}
+    validation_data = (X, Y) if validation else None
+    history = model.fit(X, Y, BATCH, validation_data=validation_data, **how)
     assert len(X) // BATCH % 7
     return model, history.history
 
@@ -44,8 +40,7 @@ def test_the_network_measured_is_the_one_that_remains():
     model, history = trained([SynchroniseAtEpochEnd()])
     steps = 5 * len(X) // BATCH
     assert model.optimizer.last_sync == steps - steps % 7  # the sync period is as without it
-    loss, accuracy = model.evaluate(X, Y, batch_size=BATCH, verbose=0)
-    assert history["val_accuracy"][-1] == pytest.approx(accuracy)
+    loss = model.evaluate(X, Y, batch_size=BATCH, verbose=0)
     assert history["val_loss"][-1] == pytest.approx(loss, rel=1e-5)
     _, without = trained([])
     assert without["val_loss"][-1] != pytest.approx(loss, rel=1e-5)

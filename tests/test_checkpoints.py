@@ -221,17 +221,6 @@ def test_the_state_of_another_dtype_or_optimizer_is_refused():
         assert_state(other, before)
 
 
-def test_what_is_no_state():
-    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
-    for use in (state_of, lambda model: restore(model, {})):
-        with pytest.raises(ValueError, match="not compiled"):
-            use(model)
-    with pytest.raises(ValueError, match=r"checkpoint\.arrays"):
-        restore(compiled(), Checkpoint(1, {}, None))
-    with pytest.raises(ValueError, match=r"Checkpoints\(folder\)"):
-        SaveCheckpoints("folder")
-
-
 def test_what_a_killed_process_has_left_is_cleared(tmp_path):
     part = tmp_path / ".checkpoint-000000007.npz.0123456789abcdef.part"
     checkpoints = Checkpoints(tmp_path)
@@ -241,15 +230,22 @@ def test_what_a_killed_process_has_left_is_cleared(tmp_path):
         assert not part.exists()
 
 
-def test_what_cannot_be_kept(tmp_path):
+def test_what_is_no_state_and_cannot_be_kept(tmp_path):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    for use in (state_of, lambda model: restore(model, {})):
+        with pytest.raises(ValueError, match="not compiled"):
+            use(model)
+    with pytest.raises(ValueError, match=r"checkpoint\.arrays"):
+        restore(compiled(), Checkpoint(1, {}, None))
     checkpoints = Checkpoints(tmp_path)
     with pytest.raises(ValueError, match=r"pickle|[Oo]bject"):
         checkpoints.save(1, {"w": np.array([{}], dtype=object)})
     with pytest.raises(TypeError):
         checkpoints.save(1, {}, notes=object())
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(ValueError, match="every_seconds"):
-        SaveCheckpoints(checkpoints, every_seconds=-1)
+    for folder, seconds, why in [("a", 1, r"Checkpoints\(folder\)"), (checkpoints, -1, "every_s")]:
+        with pytest.raises(ValueError, match=why):
+            SaveCheckpoints(folder, every_seconds=seconds)
 
 
 def test_steps_taken_are_those_that_the_optimizer_has_counted():

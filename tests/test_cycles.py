@@ -47,14 +47,9 @@ def vectors(draw, neurons=1):
 
 
 def reference(weights, recommendation, places, how):
-    spreads = how["spread"].tolist()
-    rows = zip(weights, recommendation, places, spreads, strict=True)
-    return np.array(
-        [
-            cycles.permute_vector(*row, size=how["size"], alpha=how["alpha"], spread=spread)
-            for *row, spread in rows
-        ]
-    )
+    rows = zip(weights, recommendation, places, how["spread"].tolist(), strict=True)
+    part = {"size": how["size"], "alpha": how["alpha"]}
+    return np.array([cycles.permute_vector(*row, spread=each, **part) for *row, each in rows])
 
 
 def assert_same_bits(first, second):
@@ -131,17 +126,11 @@ def test_further_ties_are_broken_by_the_walk_through_the_sorted_places():
 # -- cycles --------------------------------------------------------------------------------------
 
 
-def graph_of_one_part(arguments):
-    (weights,), (wishes,), _, how = arguments
-    d = len(weights)
-    epsilon = float(how["spread"][0]) * (how["alpha"] + 1 / d)
-    w, m = weights.astype(float).tolist(), wishes.tolist()
-    return cycles.graph(w, m, range(d), epsilon), m
-
-
 @given(vectors())
 def test_cycles_follow_the_graph_share_no_place_and_leave_none(arguments):
-    edges, m = graph_of_one_part(arguments)
+    (weights,), (wishes,), _, how = arguments
+    w, m = weights.astype(float).tolist(), wishes.tolist()
+    edges = cycles.graph(w, m, range(len(w)), how["spread"][0] * (how["alpha"] + 1 / len(w)))
     found = cycles.find_cycles(edges, m)
     for cycle in found:
         assert len(cycle) >= 2

@@ -91,19 +91,16 @@ def test_elsewhere_nothing_happens_and_on_colab_nothing_twice(launching, noteboo
     assert asked == (["cd -q /content/companion/notebooks"], None)
 
 
-@pytest.mark.parametrize(
-    ("address", "revision"),
-    [
+def test_other_addresses_and_revisions_are_refused(launching, notebook):
+    content = notebook.read_bytes()
+    for address, revision in [
         ("https://example.org/someone/companion", REVISION),
         (REPOSITORY + "/tree/main", REVISION),
         (REPOSITORY, "main"),
-    ],
-)
-def test_other_addresses_and_revisions_are_refused(launching, notebook, address, revision):
-    content = notebook.read_bytes()
-    with pytest.raises(ValueError, match=r"github\.com/owner/name|40 hexadecimal"):
-        launching.add_install_cell(notebook, address, revision)
-    assert notebook.read_bytes() == content
+    ]:
+        with pytest.raises(ValueError, match=r"github\.com/owner/name|40 hexadecimal"):
+            launching.add_install_cell(notebook, address, revision)
+        assert notebook.read_bytes() == content
 
 
 def test_pages_have_buttons_if_the_build_is_told_of_the_repository(

@@ -175,26 +175,13 @@ def test_tied_weights_belong_to_the_layer_that_made_them():
         weight_vectors.of_variables([dense.kernel], [borrower])
 
 
-class Borrowing(layers.Layer):
-    """Knows the kernel of a layer inside of it by a name of its own, as SpectralNormalization."""
-
-    def __init__(self, inner, **options):
-        super().__init__(**options)
-        self.inner = inner
-
-    def build(self, shape):
-        self.inner.build(shape)
-        self.kernel = self.inner.kernel
-
-    def call(self, x):
-        return self.inner(x)
-
-
 @pytest.mark.parametrize("inner_first", [True, False])
 def test_a_variable_belongs_to_the_innermost_of_the_layers_that_know_it(inner_first):
-    outer = Borrowing(layers.Dense(3, name="dense"), name="outer")
+    inner = layers.Dense(3, name="dense")
+    outer = layers.SpectralNormalization(inner, name="outer")  # has a kernel too
     model = keras.Sequential([keras.Input((4,)), outer])
-    candidates = [outer.inner, outer, model] if inner_first else [model, outer, outer.inner]
+    assert outer.kernel is inner.kernel
+    candidates = [inner, outer, model] if inner_first else [model, outer, inner]
     owners = weight_vectors._owners(candidates)
     assert {owners[id(v)].name for v in model.trainable_variables} == {"dense"}
     (vectors,) = weight_vectors.of(model)
@@ -256,18 +243,15 @@ class Gate(keras.layers.Layer):
         self.weight = self.add_weight(shape=self.form, name=self.variable)
 
 
-@pytest.mark.parametrize(
-    ("form", "variable", "example"),
-    [
+def test_the_axes_proposed_for_an_unknown_layer_fit_its_variable():
+    for form, variable, example in [
         ((3, 4), "gate", "Axes(neurons=(-1,))})"),
         ((4,), "gate", "Axes((), 'bias')})"),
         ((), "gate", "Axes((), 'bias')})"),
         ((3, 4), None, "once add_weight has given it a name of its own})"),
-    ],
-)
-def test_the_axes_proposed_for_an_unknown_layer_fit_its_variable(form, variable, example):
-    layer = type("Own", (Gate,), {"form": form, "variable": variable})()
-    layer.build((None, 3))
-    message = rf"weight_vectors\.register\(Own, .*{re.escape(example)}"
-    with pytest.raises(UnknownLayerError, match=message):
-        weight_vectors.of(layer)
+    ]:
+        layer = type("Own", (Gate,), {"form": form, "variable": variable})()
+        layer.build((None, 3))
+        message = rf"weight_vectors\.register\(Own, .*{re.escape(example)}"
+        with pytest.raises(UnknownLayerError, match=message):
+            weight_vectors.of(layer)
