@@ -23,11 +23,6 @@ BLOCKED = {
 }
 NEEDED = {"tensorflow": {"tensorflow"}, "jax": {"scipy"}, "torch": set()}[keras.backend.backend()]
 
-BLOCK = """
-import sys
-sys.modules.update(dict.fromkeys({blocked!r}))
-"""
-
 USE = """
 import numpy as np
 import keras
@@ -37,7 +32,7 @@ from laperm_lib import callbacks, gradient_flow, sparsity
 x = np.random.default_rng(0).normal(size=(64, 6, 6, 1)).astype("float32")
 y = np.arange(64) % 3
 
-def network():
+for optimizer in (laperm_lib.LaPerm("adam", 2), laperm_lib.SGPerm()):
     model = keras.Sequential([
         keras.Input((6, 6, 1)),
         keras.layers.Conv2D(64, 3, activation="relu"),
@@ -46,10 +41,6 @@ def network():
         keras.layers.Dense(3),
     ])
     sparsity.random_prune(model, 0.3, seed=0)
-    return model
-
-for optimizer in (laperm_lib.LaPerm("adam", 2), laperm_lib.SGPerm()):
-    model = network()
     before = [vectors.matrix() for vectors in laperm_lib.weight_vectors.of(model)]
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer, loss=loss)
@@ -83,7 +74,8 @@ for need in ("load_pretrained", "load_published", "plotting", "datasets.load('di
 
 
 def test_a_model_of_ones_own_needs_no_extra_and_what_needs_one_says_which():
-    said = run(BLOCK.format(blocked=BLOCKED - NEEDED) + USE + ASK)
+    block = f"import sys\nsys.modules.update(dict.fromkeys({BLOCKED - NEEDED!r}))"
+    said = run(block + USE + ASK)
     assert said.count('pip install "laperm-lib[paper]"') == 4
 
 
@@ -104,23 +96,17 @@ print(*{name.partition(".")[0] for name in set(sys.modules) - before})
     assert heavy.isdisjoint(imported.split())
 
 
-@pytest.mark.parametrize(
-    "imports",
-    [
-        "import keras, laperm_lib",
-        "import laperm_lib, sys\nassert 'keras' not in sys.modules\n"
-        "import keras\nlaperm_lib.LaPerm",
-    ],
-)
-def test_a_fresh_process_loads_what_was_saved(tmp_path, imports):
+def test_a_fresh_process_loads_what_was_saved(tmp_path):
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     model.compile(LaPerm("adam", 5), loss="mse")
     model.save(tmp_path / "model.keras")
-    run(
-        f"{imports}\n"
-        f"model = keras.saving.load_model({str(tmp_path / 'model.keras')!r})\n"
-        "assert model.optimizer.sync_period == 5"
-    )
+    ours_first = "import laperm_lib, sys\nassert 'keras' not in sys.modules\nimport keras"
+    for imports in ("import keras, laperm_lib", f"{ours_first}\nlaperm_lib.LaPerm"):
+        run(
+            f"{imports}\n"
+            f"model = keras.saving.load_model({str(tmp_path / 'model.keras')!r})\n"
+            "assert model.optimizer.sync_period == 5"
+        )
 
 
 @pytest.fixture(scope="module")
