@@ -74,13 +74,6 @@ def test_bands_hold_all_90_and_50_percent_of_more_than_256_vectors():
             assert at_rank.max() == pytest.approx(np.quantile(sorted_rows[:, rank], high))
 
 
-def test_anything_but_a_matrix_is_refused():
-    for shape in ((3,), (2, 3, 4), (0, 3), (3, 0)):
-        with pytest.raises(ValueError, match=r"one weight vector per row|empty"):
-            plotting.vector_profile(np.zeros(shape))
-    assert plt.get_fignums() == []
-
-
 def test_model_gets_a_panel_per_kernel(model):
     figure = plotting.weight_profile(model)
     assert [ax.get_title() for ax in figure.axes] == ["conv/kernel: 5 × 9", "dense/kernel: 3 × 80"]
@@ -88,6 +81,20 @@ def test_model_gets_a_panel_per_kernel(model):
     for ax, kernel in zip(figure.axes, kernels, strict=True):
         vectors = kernel.reshape(-1, kernel.shape[-1]).T
         np.testing.assert_array_equal(heights_of(ax), np.sort(vectors, axis=1))
+
+
+def test_what_is_no_matrix_has_no_kernel_or_is_not_finite_is_refused(model):
+    for shape in ((3,), (2, 3, 4), (0, 3), (3, 0)):
+        with pytest.raises(ValueError, match=r"one weight vector per row|empty"):
+            plotting.vector_profile(np.zeros(shape))
+    with pytest.raises(ValueError, match="'flat' has no kernel"):
+        plotting.weight_profile(model.get_layer("flat"))
+    weights = model.get_weights()
+    weights[2][0, 0] = np.nan
+    model.set_weights(weights)
+    with pytest.raises(NonFiniteWeightError, match="dense/kernel"):
+        plotting.weight_profile(model)
+    assert plt.get_fignums() == []
 
 
 def test_panels_stand_beside_each_other_the_stored_order_to_the_left(model):
@@ -104,17 +111,6 @@ def test_panels_stand_beside_each_other_the_stored_order_to_the_left(model):
     assert len(figure.axes) == 5
     figure.canvas.draw()
     assert len({round(ax.get_position().y0, 3) for ax in figure.axes}) == 2
-
-
-def test_a_layer_without_kernel_and_a_non_finite_weight_are_named(model):
-    with pytest.raises(ValueError, match="'flat' has no kernel"):
-        plotting.weight_profile(model.get_layer("flat"))
-    weights = model.get_weights()
-    weights[2][0, 0] = np.nan
-    model.set_weights(weights)
-    with pytest.raises(NonFiniteWeightError, match="dense/kernel"):
-        plotting.weight_profile(model)
-    assert plt.get_fignums() == []
 
 
 def test_frozen_kernels_unknown_layers_and_equal_names():
