@@ -74,26 +74,6 @@ def test_precisions_are_joined_and_named_and_a_seed_in_two_is_no_second_seed():
     }
 
 
-def test_a_best_accuracy_between_synchronisations_is_marked():
-    found = [made("f1", seed) for seed in (0, 1)]
-    assert "*" not in as_text(table.table(found, ["f1"]))
-    found[0] = replace(found[0], evaluations=(Evaluation(1025, 25, 0.9),))
-    shown = table.table(found, ["f1"])
-    assert shown["between"].tolist() == [1]
-    assert as_text(shown).count("*") == 1
-
-
-def test_copies_of_the_data_are_named():
-    (fingerprint, copy), *_ = datasets.COPIES.items()
-    official = made("conv2", 0)
-    assert notes(table.table([official])) == []
-    found = table.table([official, replace(made("conv2", 1), data_fingerprint=fingerprint)])
-    note = f"Data of conv2: {copy.difference}."
-    assert notes(found) == [note]
-    for write in (as_text, as_markdown):
-        assert write(found).endswith(f"\n\n{note}")
-
-
 def test_a_shortened_schedule_is_shown_until_there_is_a_run_in_full_and_in_sweeps():
     brief = made("conv7", final=0.6, schedule=short("conv7").schedule)
     full = made("conv7", seed=1, held_out=5000)
@@ -119,7 +99,7 @@ def test_sweeps_have_the_published_accuracy_beside_the_published_value_alone():
     assert (found["seeds"] > 0).sum() == 2
 
 
-def test_formats():
+def test_formats_mark_and_note_what_is_not_as_published():
     found = table.by_settings(made("conv2", s, f) for s, f in ((0, 0.7), (1, 0.8)))
     head, rule, row = as_markdown(found).splitlines()
     assert head.count("|") == rule.count("|") == row.count("|")
@@ -127,6 +107,22 @@ def test_formats():
     (values,) = json.loads(table.as_json(found))
     assert (values["final"], values["selected"]) == (0.75, None)
     assert values["final_std"] == pytest.approx(0.0707, abs=1e-4)
+    # A best accuracy between synchronisations is marked.
+    found = [made("f1", seed) for seed in (0, 1)]
+    assert "*" not in as_text(table.table(found, ["f1"]))
+    found[0] = replace(found[0], evaluations=(Evaluation(1025, 25, 0.9),))
+    shown = table.table(found, ["f1"])
+    assert shown["between"].tolist() == [1]
+    assert as_text(shown).count("*") == 1
+    # Copies of the data are named.
+    (fingerprint, copy), *_ = datasets.COPIES.items()
+    official = made("conv2", 0)
+    assert notes(table.table([official])) == []
+    found = table.table([official, replace(made("conv2", 1), data_fingerprint=fingerprint)])
+    note = f"Data of conv2: {copy.difference}."
+    assert notes(found) == [note]
+    for write in (as_text, as_markdown):
+        assert write(found).endswith(f"\n\n{note}")
 
 
 def test_runs_are_alike_that_differ_in_seed_alone_or_in_a_setting_that_is_named():
