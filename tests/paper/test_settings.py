@@ -34,12 +34,15 @@ def test_impossible_settings():
             ask("f3")
 
 
-def test_several_settings_change_together():
-    """Alone, each of them would be refused."""
+def test_settings_change_together_or_by_name():
+    """Alone, each of some would be refused."""
     one_value = PUBLISHED["conv7"].replace(model="f1", shared_value=0.08, keep=(0.6,))
     assert one_value.network == F1.network
     assert F1.replace(shared_value=None, keep=()).network.shared_value is None
     assert CONV2.replace(model="conv7", dataset="mnist").data.dataset == "mnist"
+    for settings in (CONV2, F1, CONV2.replace(method=LaPerm(sync_period=2, inner=SGD()))):
+        assert settings.replace(**settings.values()) == settings
+    assert CONV2.replace(summed_loss=False).method.inner == Adam(summed_loss=False)
 
 
 def test_the_sync_period_chooses_the_method():
@@ -53,12 +56,6 @@ def test_the_sync_period_chooses_the_method():
     assert CONV2.replace(sync_period=None, permute_biases=True).method == Adam()
     with pytest.raises(ValueError, match="no setting 'sync_period'"):
         CONV2.replace(method=SGPerm(), sync_period=20)
-
-
-def test_every_setting_that_has_a_name_can_be_replaced():
-    for settings in (CONV2, F1, CONV2.replace(method=LaPerm(sync_period=2, inner=SGD()))):
-        assert settings.replace(**settings.values()) == settings
-    assert CONV2.replace(summed_loss=False).method.inner == Adam(summed_loss=False)
 
 
 def test_equal_settings_have_one_fingerprint_whatever_their_numbers_are():
