@@ -59,12 +59,6 @@ def test_averages_of_permutations_are_permutations_once_synchronised():
     assert "PWALKS between" in curves["alone"]
 
 
-def test_a_method_is_part_of_the_settings():
-    assert averaging.methods(LAPERM) == METHODS[:3]
-    assert averaging.methods(SHORT) == ("alone", "PSWA", "Lookahead")
-    assert [averaging.method_of(with_method(LAPERM, method)) for method in METHODS] == list(METHODS)
-
-
 def test_records_are_read_as_written_and_only_what_is_missing_is_trained(
     alone, tmp_path, monkeypatch
 ):
@@ -85,15 +79,19 @@ def test_records_are_read_as_written_and_only_what_is_missing_is_trained(
         averaging.write(tmp_path, ["digits_adam"])
 
 
-def test_what_no_study_could_be_is_refused():
+def test_a_method_is_part_of_the_settings_and_what_no_study_could_be_is_refused():
+    assert averaging.methods(LAPERM) == METHODS[:3]
+    assert averaging.methods(SHORT) == ("alone", "PSWA", "Lookahead")
+    assert [averaging.method_of(with_method(LAPERM, method)) for method in METHODS] == list(METHODS)
     with pytest.raises(ValueError, match="Unknown method 'SWA'; there are alone, PSWA"):
         with_method(SHORT, "SWA")
-    with pytest.raises(ValueError, match="held out; none are"):
-        train(SHORT.replace(held_out=0), 0)
-    with pytest.raises(ValueError, match="no multiple of the sync period 7"):
-        train(LAPERM.replace(sync_period=7), 0)
-    with pytest.raises(ValueError, match="Only a model that LaPerm trains"):
-        train(with_method(SHORT, "PSWA synchronised"), 0)
+    for settings, why in (
+        (SHORT.replace(held_out=0), "held out; none are"),
+        (LAPERM.replace(sync_period=7), "no multiple of the sync period 7"),
+        (with_method(SHORT, "PSWA synchronised"), "Only a model that LaPerm trains"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            train(settings, 0)
 
 
 CURVE = (0.5, 0.7, 0.6, 0.8, 0.9, 0.7)
