@@ -9,14 +9,13 @@ from laperm_lib.paper import environment
 
 
 def repository(folder):
-    for words in (
-        ["init", "-q"],
-        ["-c", "user.name=A", "-c", "user.email=a@b.c", "commit", "-q", "--allow-empty", "-m", "x"],
-    ):
-        subprocess.run(["git", "-C", str(folder), *words], check=True)
-    return subprocess.run(
-        ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    def git(*words):
+        return subprocess.check_output(["git", "-C", str(folder), *words], text=True).strip()
+
+    git("init", "-q")
+    author = ["-c", "user.name=A", "-c", "user.email=a@b.c"]
+    git(*author, "commit", "-q", "--allow-empty", "-m", "x")
+    return git("rev-parse", "HEAD")
 
 
 def test_the_revision_is_that_of_the_checkout_and_not_of_one_around_it(tmp_path):
