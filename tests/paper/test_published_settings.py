@@ -61,23 +61,17 @@ def test_a_run_does_as_the_published_loop_on_the_same_mask(name, seeds, data_dir
     folder = str(data_dir("mnist.npz"))
     settings, steps = PUBLISHED[name], 10 * -(-60_000 // 128)
     images = images_for(settings, folder)
-    differences = []
+    schedule, differences = settings.schedule, []
+    how = {"batch_size": schedule.batch_size, "learning_rate": schedule.rate, "steps": steps}
     for seed in seeds:
         accuracies = []
-        published_loop.train(
-            name,
-            settings.network.build(seed)[0].get_weights(),
-            images.x_train,
-            images.y_train,
-            batch_size=settings.schedule.batch_size,
-            learning_rate=settings.schedule.rate,
-            sync_period=settings.method.period,
-            steps=steps,
-            seed=seed,
-            after_sync=lambda _, model, found=accuracies: found.append(
-                accuracy(model, images.x_test, images.y_test)
-            ),
-        )
+
+        def measure(_, model, found=accuracies):
+            found.append(accuracy(model, images.x_test, images.y_test))
+
+        start = settings.network.build(seed)[0].get_weights()
+        how |= {"sync_period": settings.method.period, "seed": seed, "after_sync": measure}
+        published_loop.train(name, start, images.x_train, images.y_train, **how)
         # The rate of an epoch does not depend on how many there are.
         record = run(settings.replace(epochs=10), seed=seed, data_dir=folder)
         ours = [e.accuracy for e in record.evaluations if e.step <= steps]
@@ -125,8 +119,7 @@ def test_the_first_steps_are_those_of_the_published_loop(name, published_loop, m
             published_loop._synchronise(variable, vectors)
     optimizer.synchronise()
     assert optimizer.is_permutation()
-    for path, before, a, b in zip(
-        paths, ours, model.get_weights(), published.get_weights(), strict=True
-    ):
+    synchronised = model.get_weights(), published.get_weights()
+    for path, before, a, b in zip(paths, ours, *synchronised, strict=True):
         np.testing.assert_array_equal(a, b, err_msg=path)
         assert np.any(a != before) == path.endswith("kernel")
