@@ -48,12 +48,10 @@ def assert_close(results, tolerance):
 )
 def test_normalises_a_batch_and_keeps_its_moments_as_keras_does(n, side, channels, seed):
     x = images(n, side, side + 1, channels, seed=seed)
-    results = []
-    for layer_class in BOTH:
-        layer = made(layer_class, x.shape)
-        outputs = ops.convert_to_numpy(layer(x, training=True))
-        results.append([outputs, *map(ops.convert_to_numpy, layer.variables)])
-    assert_close(results, 1e-4)
+    both = [made(layer_class, x.shape) for layer_class in BOTH]
+    outputs = [layer(x, training=True) for layer in both]
+    found = [(out, *layer.variables) for out, layer in zip(outputs, both, strict=True)]
+    assert_close([map(ops.convert_to_numpy, each) for each in found], 1e-4)
 
 
 @pytest.mark.parametrize(
