@@ -102,16 +102,13 @@ def test_a_filter_is_read_in_c_order():
     np.testing.assert_array_equal(matrix[3], kernel[..., 3].ravel())
 
 
-def test_axes_that_do_not_fit():
-    for shape, axes in [
-        ((2, 3), (2,)),
-        ((2, 3), (-3,)),
-        ((2, 3), (0, -2)),
-        ((2, 0), (0,)),
-        ((), (0,)),
-    ]:
-        with pytest.raises(ValueError, match=r"axis|axes|holds no weights"):
-            permutation.to_matrix(np.zeros(shape), axes)
+@pytest.mark.parametrize(
+    ("shape", "axes"),
+    [((2, 3), (2,)), ((2, 3), (-3,)), ((2, 3), (0, -2)), ((2, 0), (0,)), ((), (0,))],
+)
+def test_axes_that_do_not_fit(shape, axes):
+    with pytest.raises(ValueError, match=r"axis|axes|holds no weights"):
+        permutation.to_matrix(np.zeros(shape), axes)
 
 
 def test_is_permutation_looks_at_bits_rows_shapes_and_dtypes():
