@@ -197,9 +197,7 @@ def test_what_fails_is_a_sentence_and_does_not_stop_the_others(command, tmp_path
     status, out, err = command("run", "f1", "--set", "learning_rate=1e38,0.001")
     assert status == 1
     assert "over 1 runs" in out
-    assert re.fullmatch(
-        r"laperm_lib: f1-seed0-\w+: .* a NaN or an infinity.*\n", err
-    )
+    assert re.fullmatch(r"laperm_lib: f1-seed0-\w+: .* a NaN or an infinity.*\n", err)
     assert "Error" not in err
     no_data = Task("f1", PUBLISHED["f1"], 0)
     monkeypatch.setattr(benchmark, "plan", lambda *args, **more: [no_data, Task("f1", SHORT, 1)])
