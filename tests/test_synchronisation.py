@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from keras import ops
+from small_network import float64
 
 from laperm_lib import NonFiniteWeightError, _numba, permutation
 from laperm_lib.synchronisation import compiled, sorting, step
@@ -174,22 +175,24 @@ def test_variables_of_any_layout_are_synchronised_together(worth, group, monkeyp
     monkeypatch.setattr(compiled, "reconnect_columns", by_columns)
     monkeypatch.setattr(step, "_WORTH_COMPILING", worth)
     monkeypatch.setattr(step, "_GROUP", group)
-    entries, expected = [], []
-    for shape, axes, dtype in [
-        ((3, 3, 2, 5), (-1,), "float32"),
-        ((6, 6), (1,), "float32"),
-        ((6, 6), (0,), "float32"),
-        ((3, 3, 4, 2), (2, 3), "float32"),
-        ((7,), (), "float32"),
-        ((6, 6), (-1,), "float16"),
-    ]:
-        trained, start = RNG.normal(size=(2, *shape)).astype(dtype)
-        values = sorted_rows(start, axes)
-        entries.append(permuted(trained, values, axes))
-        expected.append(reconnected(trained, values, axes))
-    step.synchronise(entries)
-    for entry, array in zip(entries, expected, strict=True):
-        np.testing.assert_array_equal(ops.convert_to_numpy(entry.variable), array)
+    with float64():
+        entries, expected = [], []
+        for shape, axes, dtype in [
+            ((3, 3, 2, 5), (-1,), "float32"),
+            ((6, 6), (1,), "float32"),
+            ((6, 6), (0,), "float32"),
+            ((3, 3, 4, 2), (2, 3), "float32"),
+            ((7,), (), "float32"),
+            ((6, 6), (-1,), "float16"),
+            ((6, 6), (-1,), "float64"),
+        ]:
+            trained, start = RNG.normal(size=(2, *shape)).astype(dtype)
+            values = sorted_rows(start, axes)
+            entries.append(permuted(trained, values, axes))
+            expected.append(reconnected(trained, values, axes))
+        step.synchronise(entries)
+        for entry, array in zip(entries, expected, strict=True):
+            np.testing.assert_array_equal(ops.convert_to_numpy(entry.variable), array)
     shapes = [matrix.shape for call in by_columns.call_args_list for matrix in call.args[0]]
     assert shapes == ([(18, 5), (6, 6)] if worth == 1 else [])
 
