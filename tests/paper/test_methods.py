@@ -9,7 +9,7 @@ import laperm_lib
 from laperm_lib.callbacks import PSWA, Lookahead
 from laperm_lib.paper.methods import SGD, Adam, Average, EpochRates, LaPerm, Length, SGPerm
 
-LENGTH = Length(EpochRates([0.1, 0.1, 0.05], steps_per_epoch=10), batch_size=50, seed=7)
+LENGTH = Length(EpochRates([0.1, 0.1, 0.05], 10), 3, 10, batch_size=50, seed=7)
 
 
 def test_rates_are_one_for_each_epoch():
