@@ -202,3 +202,15 @@ def test_numbers_of_any_kind_are_kept_as_those_of_python():
 def test_impossible_networks(wrong, why):
     with pytest.raises(ValueError, match=why):
         replace(F2, **wrong)
+
+
+def test_the_fixed_layer_whitens_patches_of_the_images_it_is_set_for():
+    images = np.random.default_rng(0).normal(size=(500, 32, 32, 3)).astype("float32")
+    images = images @ np.array([[1, 0.5, 0], [0, 1, 0.3], [0.2, 0, 2]], "float32")  # correlated
+    model = networks.build("conv6_32", seed=0)
+    networks.whiten(model, images)
+    layer = model.get_layer("whitening")
+    patches = keras.ops.convert_to_numpy(layer(images)).reshape(-1, 24)
+    np.testing.assert_array_equal(patches[:, :12], -patches[:, 12:])
+    np.testing.assert_allclose(np.cov(patches[:, :12], rowvar=False), np.eye(12), atol=0.02)
+    assert not layer.trainable_variables
