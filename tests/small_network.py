@@ -1,37 +1,46 @@
 """A small network with a layer of each kind and data for it, which optimizers are tried on; and
-float64 for networks that are compared to the last bits."""
+networks in other precisions."""
 
 import contextlib
 
 import keras
 import numpy as np
+import pytest
 from keras import layers
 
-from laperm_lib import weight_vectors
+from laperm_lib import LaPerm, SGPerm, permutation, weight_vectors
 
 _RNG = np.random.default_rng(0)
 X = _RNG.normal(size=(90, 6, 6, 2)).astype("float32")
 Y = _RNG.integers(0, 3, size=90)
 BATCH = 10  # nine steps an epoch
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-def build_model(seed=0):
+def laperm(inner=None, **how):
+    return LaPerm(inner or keras.optimizers.SGD(0.3), 4, **how)  # quicker to trace than Adam
+
+
+both = pytest.mark.parametrize("make", [laperm, SGPerm])
+
+
+def build_model(seed=0, filters=4):
     keras.utils.set_random_seed(seed)
+    bias = {"bias_initializer": "he_uniform"}
     return keras.Sequential(
         [
             keras.Input((6, 6, 2)),
-            layers.Conv2D(4, 3, activation="relu", name="conv", bias_initializer="he_uniform"),
+            layers.Conv2D(filters, 3, activation="relu", name="conv", **bias),
             layers.BatchNormalization(name="bn"),
             layers.Flatten(),
-            layers.Dense(3, name="dense", bias_initializer="he_uniform"),
+            layers.Dense(3, name="dense", **bias),
         ]
     )
 
 
 def train(model, optimizer, epochs=1, x=X, y=Y, callbacks=None, **compile_arguments):
     if not model.compiled:
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(optimizer, loss=loss, **compile_arguments)
+        model.compile(optimizer, loss=LOSS, **compile_arguments)
         if model.built and not model.optimizer.built:
             # Or TensorFlow traces the first step twice, as `test_permuting_start` lets it.
             model.optimizer.build(model.trainable_variables)
@@ -42,6 +51,14 @@ def train(model, optimizer, epochs=1, x=X, y=Y, callbacks=None, **compile_argume
 
 def matrices(model, kinds=("kernel",)):
     return {v.path: v.matrix() for v in weight_vectors.of(model, kinds)}
+
+
+def assert_permuted(start, end):
+    """Every matrix holds the same weight vectors in another order."""
+    assert start.keys() == end.keys()
+    for path, before in start.items():
+        assert permutation.is_permutation(before, end[path])
+        assert not np.array_equal(before, end[path])
 
 
 def assert_same_weights(first, second):
@@ -59,3 +76,13 @@ def float64():
             yield
     else:
         yield
+
+
+@contextlib.contextmanager
+def dtype_policy(policy):
+    previous = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(previous)

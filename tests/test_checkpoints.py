@@ -3,6 +3,8 @@
 import logging
 import os
 import re
+from itertools import chain, repeat
+from unittest.mock import Mock
 
 import keras
 import numpy as np
@@ -30,17 +32,25 @@ def compiled(units=5):
     Were dropout's state not kept, a resumed run would draw the first masks again.
     """
     keras.utils.set_random_seed(3)
-    model = keras.Sequential(
-        [
-            keras.Input((6,)),
-            keras.layers.Dense(units, activation="relu"),
-            keras.layers.BatchNormalization(),
-            keras.layers.Dropout(0.3, seed=1),
-            keras.layers.Dense(1, activation="sigmoid"),
-        ]
-    )
+    inner = [
+        keras.layers.Dense(units, activation="relu"),
+        keras.layers.BatchNormalization(),
+        keras.layers.Dropout(0.3, seed=1),
+    ]
+    output = keras.layers.Dense(1, activation="sigmoid")
+    model = keras.Sequential([keras.Input((6,)), *inner, output])
     model.compile(LaPerm(keras.optimizers.Adam(0.01), sync_period=5), loss="binary_crossentropy")
     return model
+
+
+def small(optimizer, **how):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, **how)])
+    model.compile(optimizer, loss="mse")
+    return model
+
+
+SMALL_X, SMALL_Y = np.arange(32.0).reshape(8, 4) / 32, np.arange(24.0).reshape(8, 3) / 24
 
 
 def batches(data, first_step=0):
@@ -66,11 +76,10 @@ class Cut(Exception):
 class CutAfter(keras.callbacks.Callback):
     def __init__(self, steps):
         super().__init__()
-        self.left = steps
+        self.steps = steps
 
     def on_train_batch_end(self, batch, logs=None):
-        self.left -= 1
-        if self.left == 0:
+        if batch + 1 == self.steps:
             raise Cut
 
 
@@ -170,19 +179,10 @@ def test_one_that_was_renamed_or_has_another_format_is_refused(tmp_path, monkeyp
 
 
 def test_training_continues_on_a_full_disk(data, tmp_path, monkeypatch, caplog):
-    uncut = train(compiled(), data)
+    uncut, model = train(compiled(), data), compiled()
     checkpoints = Checkpoints(tmp_path)
-    saved = []
-    fsync = os.fsync
-
-    def full_after_a_while(descriptor):
-        if len(saved) > 6:
-            raise OSError(28, "No space left on device")
-        saved.append(descriptor)
-        fsync(descriptor)
-
-    monkeypatch.setattr(os, "fsync", full_after_a_while)
-    model = compiled()
+    full = OSError(28, "No space left on device")
+    monkeypatch.setattr(os, "fsync", Mock(side_effect=chain([None] * 7, repeat(full))))
     with caplog.at_level(logging.WARNING):
         train(model, data, callbacks=[SaveCheckpoints(checkpoints, every_seconds=0)])
     assert re.search("No space left on device: .*checkpoint-", caplog.text)
@@ -204,10 +204,9 @@ def test_the_state_of_another_network_is_refused(data):
 
 
 def test_the_state_of_another_dtype_or_optimizer_is_refused():
-    def model(dtype, optimizer):
-        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, dtype=dtype)])
-        model.compile(optimizer, loss="mse")
-        model.train_on_batch(np.ones((2, 4)), np.ones((2, 3)))
+    def trained(dtype, optimizer):
+        model = small(optimizer, dtype=dtype)
+        model.train_on_batch(SMALL_X, SMALL_Y)
         return model
 
     for stored, dtype, optimizer, why in [
@@ -215,10 +214,10 @@ def test_the_state_of_another_dtype_or_optimizer_is_refused():
         ("bfloat16", "bfloat16", "adamax", "optimizer/Ada"),
         ("float32", "bfloat16", "adam", "was stored as float32 of shape .*, but is bfloat16"),
     ]:
-        other = model(dtype, optimizer)
+        other = trained(dtype, optimizer)
         before = state_of(other)
         with pytest.raises(WeightFileError, match=why):
-            restore(other, state_of(model(stored, "adam")))
+            restore(other, state_of(trained(stored, "adam")))
         assert_state(other, before)
 
 
@@ -260,12 +259,11 @@ def test_steps_taken_are_those_that_the_optimizer_has_counted():
         def on_train_batch_end(self, batch, logs=None):
             seen.append(steps_taken(self.model))
 
-    seen = []
+    seen, model = [], small("sgd")
     at_once = 1 if keras.backend.backend() == "torch" else 2
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     model.compile("sgd", loss="mse", steps_per_execution=at_once)
     for _ in range(2):
-        model.fit(np.ones((10, 2)), np.ones((10, 1)), 2, verbose=0, callbacks=[Note()])
+        model.fit(SMALL_X[:5], SMALL_Y[:5], 1, verbose=0, callbacks=[Note()])
     assert seen == ([*range(1, 11)] if at_once == 1 else [2, 4, 5, 7, 9, 10])
 
 
@@ -278,29 +276,19 @@ def test_a_step_count_that_is_no_position_in_the_data_is_refused(tmp_path):
         (LaPerm(accumulating(), 2), "Adam accumulates gradients"),
         (keras.optimizers.LossScaleOptimizer(LaPerm("adam", 2)), "skips steps"),
     ]:
-        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
-        model.compile(optimizer, loss="mse")
         saving = SaveCheckpoints(Checkpoints(tmp_path), every_seconds=0)
         with pytest.raises(ValueError, match=why):
-            model.fit(np.ones((8, 4)), np.ones((8, 3)), callbacks=[saving], verbose=0)
+            small(optimizer).fit(SMALL_X, SMALL_Y, callbacks=[saving], verbose=0)
         assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_weights_in_reduced_precision_are_kept(tmp_path, dtype):
-    def trained(steps):
-        keras.utils.set_random_seed(0)
-        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, dtype=dtype)])
-        model.compile(LaPerm("adam", sync_period=2), loss="mse")
-        x = np.arange(32, dtype="float32").reshape(8, 4) / 32
-        for _ in range(steps):
-            model.train_on_batch(x, x[:, :3])
-        return model
-
-    model = trained(3)
+    model, again = (small(LaPerm("adam", sync_period=2), dtype=dtype) for _ in range(2))
+    for trained in (model, model, model, again):
+        trained.train_on_batch(SMALL_X, SMALL_Y)
     state = state_of(model)
     Checkpoints(tmp_path).save(3, state)
-    again = trained(1)
     restore(again, Checkpoints(tmp_path).latest().arrays)
     assert again.layers[0].kernel.dtype == dtype
     assert_state(again, state)

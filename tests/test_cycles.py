@@ -75,35 +75,14 @@ def test_the_recommendation_is_a_gradient_with_momentum(shape):
     assert not cycles.recommend(new, new * 0, learning_rate=0.5, momentum=1e-44).any()
 
 
-def test_what_only_decays_becomes_zero():
-    m = np.array([1.0, -1.0], "float32")
-    for _ in range(900):
-        m = cycles.recommend(m, np.zeros(2), learning_rate=0.01, momentum=0.9)
-        assert ((m == 0) | (np.abs(m) >= np.finfo("float32").tiny)).all()
-    np.testing.assert_array_equal(m, 0)
-
-
-WORDS = st.integers(0, 2**64 - 1) | st.sampled_from([0, 1, 2**63, 2**64 - 1])
-
-
-def assert_shuffled(words):
-    places = cycles.shuffle(words)
-    every = np.tile(np.arange(words.shape[1]), (len(words), 1))
-    np.testing.assert_array_equal(np.sort(places, axis=1), every)
-    np.testing.assert_array_equal(compiled.shuffle(words), places)
-
-
-@given(st.data())
-def test_every_row_is_shuffled_by_its_words(data):
-    shape = data.draw(st.tuples(st.integers(1, 10), st.integers(1, 70)))
-    assert_shuffled(data.draw(hnp.arrays("uint64", shape, elements=WORDS)))
-
-
-@pytest.mark.parametrize("d", [1, 2, 3, 4, 5, 784, 1023, 1024, 1025, 100_000])
+@pytest.mark.parametrize("d", [*range(1, 10), 64, 65, 784, 1023, 1024, 1025, 100_000])
 def test_places_of_any_number_are_shuffled(d):
     words = RNG.integers(0, 2**64, (3, d), dtype=np.uint64)
     words[1] >>= np.uint64(20)  # crowded
-    assert_shuffled(words)
+    words[2] = RNG.choice(np.array([0, 1, 2**63, 2**64 - 1], "uint64"), d)
+    places = cycles.shuffle(words)
+    np.testing.assert_array_equal(np.sort(places, axis=1), np.tile(np.arange(d), (3, 1)))
+    np.testing.assert_array_equal(compiled.shuffle(words), places)
 
 
 def test_the_order_is_that_of_the_words_and_stays_the_same():
@@ -238,7 +217,7 @@ def test_the_compiled_search_on_weights_of_networks(weights, size, alpha):
     wishes = RNG.normal(size=weights.shape).astype("float32")
     wishes[:, ::7] = 0
     places = cycles.shuffle(RNG.integers(0, 2**64, weights.shape, dtype=np.uint64))
-    how = {"size": size, "alpha": alpha, "spread": weights.max(axis=1) - weights.min(axis=1)}
+    how = {"size": size, "alpha": alpha, "spread": np.ptp(weights, axis=1)}
     new = compiled.permute_vectors(weights, wishes, places, **how)
     assert_same_bits(new, reference(weights, wishes, places, how))
 
@@ -340,19 +319,6 @@ def test_each_weight_vector_is_permuted_as_the_reference_does_it(shape, neuron_a
     np.testing.assert_array_equal(permutation.to_matrix(new, neuron_axes), expected)
     assert new.flags.c_contiguous
     assert np.array_equal(new, weights) == (shape == ())
-
-
-@pytest.mark.parametrize("change", [{"seed": 4}, {"number": 1}, {"step": 1}, {}])
-def test_the_parts_depend_on_seed_number_and_step(change):
-    weights, wishes = RNG.normal(size=(2, 40, 5)).astype("float32")
-    constant = {"alpha0": 0.01, "beta1": 1.0, "beta2": 1.0}
-
-    def permuted(seed=3, number=0, step=0):
-        search = CycleSearch(**SETTINGS | constant | {"seed": seed})
-        where = {"neuron_axes": (-1,), "number": number, "step": step}
-        return search.permute(weights, wishes, np.ptp(weights, axis=0), **where)
-
-    assert np.array_equal(permuted(), permuted(**change)) == (not change)
 
 
 def test_the_settings_as_json():

@@ -1,6 +1,5 @@
 """Files: whole or not at all; arrays without pickle, with their checksums compared."""
 
-import json
 import os
 import pickle
 import subprocess
@@ -18,53 +17,35 @@ from laperm_lib.errors import LaPermError, WeightFileError
 
 def test_a_file_appears_when_it_is_complete(tmp_path):
     path = tmp_path / "new" / "a.bin"
-    with files.replaced(path) as file:
-        file.write(b"first")
-        assert not path.exists()
+    umask = os.umask(0o027)  # others may read what it lets them
+    try:
+        with files.replaced(path) as file:
+            file.write(b"first")
+            assert not path.exists()
+    finally:
+        os.umask(umask)
     assert path.read_bytes() == b"first"
+    assert path.stat().st_mode & 0o777 == 0o640
     assert [entry.name for entry in path.parent.iterdir()] == ["a.bin"]
 
 
 @pytest.mark.parametrize("failing", ["fsync", "replace", "the writer"])
 def test_a_failure_leaves_the_old_file_and_nothing_else(failing, tmp_path, monkeypatch):
-    path = tmp_path / "a.bin"
+    path, interrupted = tmp_path / "a.bin", Mock(side_effect=KeyboardInterrupt)
     path.write_bytes(b"old")
-
-    def interrupted(*arguments):
-        raise KeyboardInterrupt
-
-    def write():
-        with files.replaced(path) as file:
-            file.write(b"new")
-            if failing == "the writer":
-                interrupted()
-
     if failing != "the writer":
         monkeypatch.setattr(os, failing, interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        write()
+    with pytest.raises(KeyboardInterrupt), files.replaced(path) as file:
+        file.write(interrupted() if failing == "the writer" else b"new")
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.bin"]
 
 
 def test_folders_need_not_open_as_on_windows(tmp_path, monkeypatch):
-    def refuse(path, flags):
-        raise PermissionError
-
-    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(os, "open", Mock(side_effect=PermissionError))
     with files.replaced(tmp_path / "a.bin") as file:
         file.write(b"new")
     assert (tmp_path / "a.bin").read_bytes() == b"new"
-
-
-def test_others_may_read_what_the_umask_lets_them(tmp_path):
-    old = os.umask(0o027)
-    try:
-        with files.replaced(tmp_path / "a.bin") as file:
-            file.write(b"new")
-    finally:
-        os.umask(old)
-    assert (tmp_path / "a.bin").stat().st_mode & 0o777 == 0o640
 
 
 def test_arrays_are_read_as_written(tmp_path):
@@ -232,12 +213,8 @@ def test_an_error_does_not_repeat_the_file(tmp_path):
     with pytest.raises(WeightFileError, match="is damaged") as caught:
         files.read_arrays(path)
     assert len(str(caught.value)) < 1000
-    deep = tmp_path / "b.json"
-    deep.write_text(json.dumps(["\n"] * 3 + ["x" * 5000]))
-
-    def parse(content):
-        raise ValueError(f"not {''.join(content)}")
-
+    path.write_text("[]")
+    parse = Mock(side_effect=ValueError(f"not \n\n\n{5000 * 'x'}"))
     with pytest.raises(LaPermError, match=r"does not hold words: not x+ \.\.\.$") as caught:
-        files.read_json(deep, parse, holds="words")
+        files.read_json(path, parse, holds="words")
     assert len(str(caught.value)) < 1000

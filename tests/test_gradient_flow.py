@@ -18,7 +18,7 @@ Y = RNG.integers(0, 3, size=20)
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-def network(dropout=0.5):
+def network():
     keras.utils.set_random_seed(0)
     return keras.Sequential(
         [
@@ -26,7 +26,7 @@ def network(dropout=0.5):
             layers.Conv2D(4, 3),
             layers.BatchNormalization(),
             layers.PReLU(),
-            layers.Dropout(dropout),
+            layers.Dropout(0.5),
             layers.Flatten(),
             layers.Dense(3, kernel_regularizer=keras.regularizers.L2(0.1)),
         ]
@@ -39,34 +39,6 @@ def numpy(variable):
 
 def everything(model):
     return [numpy(v) for v in model.variables]
-
-
-# -- gradients -----------------------------------------------------------------------------------
-
-
-def test_a_small_step_against_them_lowers_the_loss_by_so_much():
-    model = network(dropout=0)  # two calls drop different neurons
-    found = gradients(model, X, Y, LOSS)
-
-    def loss_after(step):
-        start = everything(model)
-        for variable, gradient in zip(model.trainable_variables, found, strict=True):
-            variable.assign_sub(step * gradient)
-        loss = float(ops.convert_to_numpy(LOSS(Y, model(X, training=True))))
-        for variable, value in zip(model.variables, start, strict=True):
-            variable.assign(value)
-        return loss
-
-    slope = (loss_after(0.01) - loss_after(-0.01)) / 0.02
-    assert slope == pytest.approx(-sum(float((g**2).sum()) for g in found), rel=0.02)
-
-
-def test_nothing_of_the_model_changes_and_it_repeats():
-    model = network()
-    before = everything(model)
-    first = gradients(model, X, Y, LOSS)
-    assert all(map(np.array_equal, first, gradients(model, X, Y, LOSS)))
-    assert all(map(np.array_equal, before, everything(model)))
 
 
 def test_batch_normalisation_and_dropout_are_those_of_training():
@@ -94,18 +66,17 @@ def test_embeddings_several_inputs_and_variables_without_influence():
         np.testing.assert_array_equal(gradient.ravel(), used)
 
 
-class Subclassed(keras.Model):
-    """A model whose `call` takes no `training`, in mixed precision."""
-
-    def __init__(self):
-        super().__init__(dtype="mixed_bfloat16")
-        self.dense = layers.Dense(2, dtype="mixed_bfloat16")
-
-    def call(self, inputs):
-        return self.dense(inputs)
-
-
 def test_subclassed_models_in_mixed_precision():
+    class Subclassed(keras.Model):
+        """A model whose `call` takes no `training`."""
+
+        def __init__(self):
+            super().__init__(dtype="mixed_bfloat16")
+            self.dense = layers.Dense(2, dtype="mixed_bfloat16")
+
+        def call(self, inputs):
+            return self.dense(inputs)
+
     model = Subclassed()
     model(np.ones((1, 3)))
     kernel, bias = gradients(model, np.ones((4, 3)), np.zeros((4, 2)), "mse")
@@ -125,29 +96,20 @@ def test_two_layers_by_hand():
     2 (3, 0) = (6, 0); at the hidden neurons it is 2 (2, 1), of which the rectifier lets (4, 0)
     through; at the first kernel it is ((4, 0), (8, 0)), whose 4 is that of the pruned weight.
     """
-    model = keras.Sequential(
-        [
-            keras.Input((2,)),
-            layers.Dense(2, activation="relu", use_bias=False, name="first"),
-            layers.Dense(1, name="second"),
-        ]
-    )
-    model.set_weights(
-        [np.array([[0.0, 1.0], [1.5, -1.0]]), np.array([[2.0], [1.0]]), np.array([0.5])]
-    )
+    hidden = layers.Dense(2, activation="relu", use_bias=False, name="first")
+    model = keras.Sequential([keras.Input((2,)), hidden, layers.Dense(1, name="second")])
+    weights = [[0.0, 1.0], [1.5, -1.0]], [[2.0], [1.0]], [0.5]
+    model.set_weights(list(map(np.array, weights)))
     data = np.array([[1.0, 2.0]]), np.array([[5.5]]), "mse"
     flow = effective_gradient_flow(model, *data)
     first, second = flow.layers
     assert (first.path, first.total, first.active) == ("first/kernel", 4, 3)
     assert (second.path, second.total, second.active) == ("second/kernel", 2, 2)
-    assert first.norm == pytest.approx(80**0.5)
-    assert first.effective == pytest.approx(8)
+    assert (first.norm, first.effective) == pytest.approx((80**0.5, 8))
     assert second.norm == second.effective == pytest.approx(6)
-    assert flow.effective == pytest.approx((8 + 6) / 2)
-    assert flow.norm == pytest.approx((80**0.5 + 6) / 2)
+    assert (flow.norm, flow.effective) == pytest.approx(((80**0.5 + 6) / 2, (8 + 6) / 2))
     manhattan = effective_gradient_flow(model, *data, p=1)
-    assert manhattan.norm == pytest.approx((12 + 6) / 2)
-    assert manhattan.effective == pytest.approx((8 + 6) / 2)
+    assert (manhattan.norm, manhattan.effective) == pytest.approx(((12 + 6) / 2, (8 + 6) / 2))
 
 
 # -- laws ------------------------------------------------------------------------------------------
@@ -194,15 +156,17 @@ def test_a_layer_without_active_weights_counts_in_the_mean_and_what_is_not_finit
 # -- with networks ---------------------------------------------------------------------------------
 
 
-def test_zeros_are_the_pruned_weights():
+def test_zeros_are_the_pruned_weights_and_nothing_of_the_model_changes():
     model = network()
+    before = everything(model)
     flow = effective_gradient_flow(model, X, Y, LOSS)
     assert flow.effective == flow.norm == np.mean([layer.norm for layer in flow.layers])
+    assert flow == effective_gradient_flow(model, X, Y, LOSS)
+    assert all(map(np.array_equal, before, everything(model)))
     report = sparsity.random_prune(model, 0.5, seed=0)
     flow = effective_gradient_flow(model, X, Y, LOSS)
-    assert [(e.path, e.total, e.active) for e in flow.layers] == [
-        (e.path, e.total, e.kept) for e in report.layers
-    ]
+    pruned = [(each.path, each.total, each.kept) for each in report.layers]
+    assert [(each.path, each.total, each.active) for each in flow.layers] == pruned
     assert flow.effective < flow.norm
 
 

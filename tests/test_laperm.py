@@ -1,16 +1,25 @@
 """LaPerm as users meet it: compile, fit, save, load, go on."""
 
 import shutil
-import warnings
 
 import keras
 import numpy as np
 import pytest
 from keras import layers, ops
-from small_network import BATCH, X, Y, assert_same_weights, build_model, matrices, train
+from small_network import (
+    BATCH,
+    LOSS,
+    X,
+    Y,
+    assert_permuted,
+    assert_same_weights,
+    build_model,
+    matrices,
+    train,
+)
 
 import laperm_lib
-from laperm_lib import LaPerm, NonFiniteWeightError, SGPerm, permutation
+from laperm_lib import LaPerm, SGPerm, permutation
 
 BACKEND = keras.backend.backend()
 RNG = np.random.default_rng(1)
@@ -36,33 +45,25 @@ def by_the_definition(sync_period, epochs=1):
     model = build_model()
     vectors = laperm_lib.weight_vectors.of(model)
     initial = [v.matrix() for v in vectors]
-
-    def synchronise():
-        for v, start in zip(vectors, initial, strict=True):
-            rows = [
-                permutation.reconnect_reference(w, w0)
-                for w, w0 in zip(v.matrix(), start, strict=True)
-            ]
-            shape = tuple(v.variable.shape)
-            v.variable.assign(permutation.from_matrix(np.array(rows), shape, v.neuron_axes))
-
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(0.01), loss=loss)
-    for step in range(1, epochs * len(X) // BATCH + 1):
+    model.compile(keras.optimizers.Adam(0.01), loss=LOSS)
+    last = epochs * len(X) // BATCH
+    for step in range(1, last + 1):
         first = (step - 1) * BATCH % len(X)
         model.train_on_batch(X[first : first + BATCH], Y[first : first + BATCH])
-        if step % sync_period == 0:
-            synchronise()
-    synchronise()
+        if step % sync_period and step < last:
+            continue
+        for v, start in zip(vectors, initial, strict=True):
+            pairs = zip(v.matrix(), start, strict=True)
+            rows = np.array([permutation.reconnect_reference(w, w0) for w, w0 in pairs])
+            v.variable.assign(permutation.from_matrix(rows, tuple(v.variable.shape), v.neuron_axes))
     return model
 
 
 @pytest.mark.parametrize("execution", EXECUTIONS, ids=str)
 def test_fit_follows_algorithm_1(execution):
-    expected = by_the_definition(sync_period=4, epochs=2)
-    model = build_model()
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(LaPerm(keras.optimizers.Adam(0.01), 4), loss=loss, **execution)
+    expected, model = by_the_definition(sync_period=4, epochs=2), build_model()
+    start = matrices(model)
+    model.compile(LaPerm(keras.optimizers.Adam(0.01), 4), loss=LOSS, **execution)
     train(model, None, epochs=2)  # which builds the optimizer
     exact = not execution or "steps_per_execution" in execution
     for new, reference in zip(model.get_weights(), expected.get_weights(), strict=True):
@@ -70,21 +71,9 @@ def test_fit_follows_algorithm_1(execution):
             np.testing.assert_array_equal(new, reference)
         else:  # another program rounds otherwise
             np.testing.assert_allclose(new, reference, rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.parametrize("execution", EXECUTIONS, ids=str)
-def test_a_trained_network_is_a_permutation_of_its_start(execution):
-    for sync_period in (4,) if execution else (1, 4, 1000):
-        model = build_model()
-        start = matrices(model)
-        optimizer = LaPerm("adam", sync_period)
-        train(model, optimizer, **execution)
-        end = matrices(model)
-        assert start.keys() == {"conv/kernel", "dense/kernel"}
-        for path in start:
-            assert permutation.is_permutation(start[path], end[path])
-            assert not np.array_equal(start[path], end[path])
-        assert optimizer.is_permutation()
+    assert start.keys() == {"conv/kernel", "dense/kernel"}
+    assert_permuted(start, matrices(model))
+    assert model.optimizer.is_permutation()
 
 
 SCHEDULE = keras.optimizers.schedules.PiecewiseConstantDecay([6], [2, 5])
@@ -129,44 +118,23 @@ def test_accumulated_gradients_count_as_one_step():
     assert int(optimizer.iterations) == 3
 
 
-def test_biases_and_batch_normalisation_are_the_inner_optimizers():
-    model = build_model()
-    start = matrices(model, ("bias", "normalization"))
-    train(model, LaPerm("adam", 3))
-    end = matrices(model, ("bias", "normalization"))
-    assert all(not permutation.is_permutation(start[path], end[path]) for path in start)
-
-
 @pytest.mark.parametrize("execution", EXECUTIONS, ids=str)
 def test_zeros_of_both_signs_and_ties_are_synchronised_as_the_reference_does(execution):
     model = keras.Sequential([keras.Input((8,)), layers.Dense(5, use_bias=False, name="d")])
     kernel = model.get_layer("d").kernel
     initial = RNG.choice(np.array([-1, -0.0, 0.0, 0.0, 1], "float32"), size=(8, 5))
     kernel.assign(initial)
-    optimizer = LaPerm(keras.optimizers.SGD(1.0), 1)
-    model.compile(optimizer, loss="mse", **execution)
+    model.compile(LaPerm(keras.optimizers.SGD(1.0), 1), loss="mse", **execution)
     # Inputs of 0 leave their weights exactly as they are: ties of both signs are sorted.
     x = np.repeat([[1, 0, 1, 0, 0, 1, 0, 0]], 4, axis=0).astype("float32")
-    free = model.predict(x, verbose=0) - 0  # what a step of gradient descent is made of
+    free = model.predict(x, verbose=0)  # what a step of gradient descent is made of
     target = np.round(RNG.normal(size=(4, 5))).astype("float32")
-    gradient = 2 * x.T @ (free - target) / target.size
-    trained = initial - gradient.astype("float32")
+    trained = initial - (2 * x.T @ (free - target) / target.size).astype("float32")
     model.fit(x, target, batch_size=4, verbose=0)
-    expected = np.array(
-        [permutation.reconnect_reference(w, w0) for w, w0 in zip(trained.T, initial.T, strict=True)]
-    ).T
+    pairs = zip(trained.T, initial.T, strict=True)
+    expected = np.array([permutation.reconnect_reference(w, w0) for w, w0 in pairs]).T
     new = ops.convert_to_numpy(kernel)
     np.testing.assert_array_equal(new.view("uint32"), expected.view("uint32"))
-
-
-def test_synchronising_again_changes_no_bit():
-    model = build_model()
-    optimizer = LaPerm("adam", 4)
-    train(model, optimizer)
-    before = model.get_weights()
-    optimizer.synchronise()
-    for old, new in zip(before, model.get_weights(), strict=True):
-        np.testing.assert_array_equal(old.view("uint32"), new.view("uint32"))
 
 
 def test_a_checkpoint_between_synchronisations_goes_on_exactly(tmp_path):
@@ -207,13 +175,6 @@ def test_weights_that_are_loaded_count_as_initial_before_training_and_when_captu
         assert permutation.is_permutation(start, matrices(model)[path])
 
 
-def test_nothing_captured_yet():
-    optimizer = LaPerm("adam", 4)
-    for ask in (optimizer.synchronise, optimizer.is_permutation):
-        with pytest.raises(ValueError, match="No initial values yet"):
-            ask()
-
-
 # -- living among Keras's optimizers -----------------------------------------------------------
 
 
@@ -221,8 +182,6 @@ def test_learning_rate_steps_and_averages_are_the_inner_optimizers():
     inner = keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.5)
     optimizer = LaPerm(inner, 4)
     assert optimizer.sync_period == 4
-    with pytest.raises(AttributeError):  # it is compiled into the steps
-        optimizer.sync_period = 7
     optimizer.learning_rate = 0.5
     assert float(inner.learning_rate) == 0.5
     schedule = keras.callbacks.LearningRateScheduler(lambda epoch: 0.25)
@@ -238,11 +197,8 @@ def test_learning_rate_steps_and_averages_are_the_inner_optimizers():
 @pytest.mark.parametrize(
     ("inner", "period", "why"),
     [
-        *(
-            ("adam", period, "sync_period")
-            for period in (0, -1, 2.5, 20.0, True, "20", None, np.nan)
-        ),
-        *(("adam", lambda _, k=k: k, "sync_period schedule") for k in (0, -3, np.nan, [1, 2])),
+        *(("adam", period, "sync_period") for period in (0, 2.5, True, None)),
+        *(("adam", lambda _, k=k: k, "sync_period schedule") for k in (0, np.nan, [1, 2])),
         (None, 20, "inner_optimizer is an optimizer of Keras or its name, got None"),
         (3, 20, "optimizer"),
         (LaPerm("adam", 2), 20, "LaPerm cannot wrap LaPerm, which permutes too"),
@@ -276,17 +232,6 @@ def test_torch_takes_one_step_a_call():
         train(build_model(), LaPerm("adam", 4), steps_per_execution=4)
 
 
-def test_synchronising_a_nan_changes_nothing():
-    model = build_model()
-    train(model, LaPerm("adam", 4))
-    model.get_layer("conv").kernel.assign(np.arange(72.0).reshape(3, 3, 2, 4))
-    model.get_layer("dense").kernel.assign(np.full((64, 3), np.inf))
-    before = model.get_weights()
-    with pytest.raises(NonFiniteWeightError, match="dense/kernel"):
-        model.optimizer.synchronise()
-    assert all(map(np.array_equal, before, model.get_weights()))
-
-
 def test_an_error_in_a_step_is_not_hidden_by_the_last_synchronisation():
     def broken(y_true, y_pred):
         raise RuntimeError("broken loss")
@@ -297,27 +242,10 @@ def test_an_error_in_a_step_is_not_hidden_by_the_last_synchronisation():
         model.fit(X, Y, verbose=0)
 
 
-def test_a_file_in_hdf5_is_read_and_training_goes_on(tmp_path):
-    """Without the optimizer's state, which Keras loses for Adam as well."""
-    model = build_model()
-    train(model, LaPerm("adam", sync_period=3))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Keras's own: the format is old
-        model.save(tmp_path / "model.h5")
-        again = keras.models.load_model(tmp_path / "model.h5")
-    assert_same_weights(model, again)
-    again.fit(X, Y, batch_size=BATCH, verbose=0)
-    assert again.optimizer.is_permutation()
-
-
 def test_apply_gradients_gives_the_step_count():
-    model = build_model()
-    optimizer = LaPerm("adam", sync_period=2)
-    steps = []
-    for _ in range(3):
-        zeros = [ops.zeros(variable.shape) for variable in model.trainable_variables]
-        pairs = zip(zeros, model.trainable_variables, strict=True)
-        steps.append(int(ops.convert_to_numpy(optimizer.apply_gradients(pairs))))
+    variables, optimizer = build_model().trainable_variables, LaPerm("adam", sync_period=2)
+    pairs = [(ops.zeros(variable.shape), variable) for variable in variables]
+    steps = [int(ops.convert_to_numpy(optimizer.apply_gradients(pairs))) for _ in range(3)]
     assert steps == [1, 2, 3]
 
 

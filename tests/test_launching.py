@@ -29,14 +29,15 @@ def notebook(repository, tmp_path):
 
 
 def run_first_cell(path):
-    """What a notebook's first cell asks IPython for, the names that it leaves, and how it ends."""
+    """What a notebook's first cell asks IPython for, and how it ends."""
     source = nbformat.read(path, as_version=4).cells[0].source
     shell, names, end = Mock(), {}, None
     try:
         exec(TransformerManager().transform_cell(source), {"get_ipython": lambda: shell}, names)
     except SystemExit as exit_:
         end = exit_
-    return [" ".join(map(str, call.args)) for call in shell.method_calls], names, end
+    assert names == {}  # any would be taken for a parameter of the notebook
+    return [" ".join(map(str, call.args)) for call in shell.method_calls], end
 
 
 def test_the_cell_is_the_first_and_there_once(launching, notebook):
@@ -53,14 +54,6 @@ def test_the_cell_is_the_first_and_there_once(launching, notebook):
     assert after[1:] == before
 
 
-def test_elsewhere_nothing_happens(launching, notebook):
-    launching.add_install_cell(notebook, REPOSITORY, REVISION)
-    asked, names, end = run_first_cell(notebook)
-    assert asked == []
-    assert end is None
-    assert names == {}  # any would be taken for a parameter of the notebook
-
-
 def on_colab(path, monkeypatch, *, installed):
     """The same on Colab, with the library there or not."""
     monkeypatch.setitem(sys.modules, "google.colab", Mock())
@@ -72,7 +65,7 @@ def test_on_colab_the_revision_and_its_lock_are_installed(
     launching, repository, notebook, monkeypatch, tmp_path
 ):
     launching.add_install_cell(notebook, REPOSITORY, REVISION)
-    asked, names, end = on_colab(notebook, monkeypatch, installed=False)
+    asked, end = on_colab(notebook, monkeypatch, installed=False)
     clone, checkout, without_hashes, install = asked
     assert f"git clone --quiet {REPOSITORY} /content/companion" in clone
     assert f"git -C /content/companion checkout --quiet {REVISION}" in checkout
@@ -89,15 +82,13 @@ def test_on_colab_the_revision_and_its_lock_are_installed(
     assert f"\n{tensorflow} ;" in lock
     assert f"\n{tensorflow.replace('==', '-cpu==')} ;" in lock
     assert "Restart session" in str(end)
-    assert names == {}  # any would be taken for a parameter of the notebook
 
 
-def test_on_colab_nothing_is_installed_twice(launching, notebook, monkeypatch):
+def test_elsewhere_nothing_happens_and_on_colab_nothing_twice(launching, notebook, monkeypatch):
     launching.add_install_cell(notebook, REPOSITORY, REVISION)
-    asked, names, end = on_colab(notebook, monkeypatch, installed=True)
-    assert asked == ["cd -q /content/companion/notebooks"]
-    assert end is None
-    assert names == {}  # any would be taken for a parameter of the notebook
+    assert run_first_cell(notebook) == ([], None)
+    asked = on_colab(notebook, monkeypatch, installed=True)
+    assert asked == (["cd -q /content/companion/notebooks"], None)
 
 
 @pytest.mark.parametrize(

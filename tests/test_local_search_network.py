@@ -13,36 +13,6 @@ from laperm_lib.local_search.network import UnknownChainError, blocks_of
 BACKEND = keras.backend.backend()
 
 
-def convolution(inputs, kernel, size, strides, padding):
-    """By its definition: every output is a sum over the part of the image under the kernel."""
-    height, width, _, out = kernel.shape
-    padded = np.pad(inputs, ((0, 0), (padding[0], height), (padding[1], width), (0, 0)))
-    result = np.empty((len(inputs), *size, out))
-    for row, column in np.ndindex(*size):
-        i, j = row * strides[0], column * strides[1]
-        part = padded[:, i : i + height, j : j + width]
-        result[:, row, column] = np.einsum("nijc,ijck->nk", part, kernel)
-    return result
-
-
-@pytest.mark.parametrize("strides", [(1, 1), (2, 3)])
-@pytest.mark.parametrize("padding", [(0, 0), (1, 2)])
-def test_the_compiled_convolution_is_that_of_the_definition(strides, padding):
-    generator = np.random.default_rng(0)
-    inputs = generator.normal(size=(3, 7, 8, 2)) * (generator.random((3, 7, 8, 2)) < 0.5)
-    kernel = generator.normal(size=(3, 4, 2, 5))
-    size = [
-        (n + p - k) // s + 1 for n, p, k, s in zip((7, 8), padding, (3, 4), strides, strict=True)
-    ]
-    ours = np.ones((3, *size, 5))
-    network._scatter(inputs, kernel, ours, *strides, *padding)
-    expected = 1 + convolution(inputs, kernel, size, strides, padding)
-    np.testing.assert_allclose(ours, expected, rtol=1e-12, atol=1e-12)
-
-
-# -- chains ---------------------------------------------------------------------------------------
-
-
 def forward(model, x):
     """The outputs of a model's blocks, one after the other."""
     blocks = blocks_of(model)

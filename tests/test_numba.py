@@ -14,20 +14,6 @@ from laperm_lib import _numba
 from laperm_lib.synchronisation import sorting
 
 
-@pytest.mark.parametrize("options", [{}, {"inline": "always"}])
-def test_a_compiled_function_gives_what_the_plain_one_gives(options):
-    def add_up(values):
-        total = 0.0
-        for value in values:
-            total += value
-        return total
-
-    fast = _numba.compiled(**options)(add_up)
-    values = np.arange(5.0)
-    assert fast(values) == add_up(values) == 10
-    assert fast.signatures  # compiled by that call
-
-
 def test_all_share_the_same_threads():
     threads = _numba.threads()
     assert _numba.threads() is threads

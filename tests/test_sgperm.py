@@ -1,10 +1,12 @@
 """SGPerm as users meet it: compile, fit, save, load, go on, hand over."""
 
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
 from keras import layers, ops
-from small_network import X, assert_same_weights, build_model, matrices, train
+from small_network import X, assert_permuted, assert_same_weights, build_model, matrices, train
 
 from laperm_lib import LaPerm, SGPerm, _backend, permutation
 from laperm_lib._random import raw_bits
@@ -32,22 +34,17 @@ def by_the_definition(kernels, gradients, seed, **how):
     spreads = [np.ptp(k.reshape(-1, k.shape[-1]), axis=0) for k in kernels]
     alpha, ratio = how["alpha0"], how["lambda0"]
     for step, of_step in enumerate(gradients):
-        for number, (kernel, spread) in enumerate(zip(kernels, spreads, strict=True)):
+        for number, kernel in enumerate(kernels):
             m = moments[number] = cycles.recommend(
                 moments[number], of_step[number], learning_rate=0.01, momentum=0.9
             )
             columns, wishes = (a.reshape(-1, a.shape[-1]) for a in (kernel, m))
-            d, neurons = columns.shape
             words = raw_bits(seed, f"sgperm/{number}/{step}").random_raw(kernel.size)
-            places = cycles.shuffle(words.reshape(neurons, d))
-            for i in range(neurons):
+            places = cycles.shuffle(words.reshape(columns.T.shape))
+            part = {"size": max(10, int(ratio * len(columns))), "alpha": alpha}
+            for i, spread in enumerate(spreads[number].tolist()):
                 columns[:, i] = cycles.permute_vector(
-                    columns[:, i].copy(),
-                    wishes[:, i],
-                    places[i],
-                    size=max(10, int(ratio * d)),
-                    alpha=alpha,
-                    spread=float(spread[i]),
+                    columns[:, i].copy(), wishes[:, i], places[i], spread=spread, **part
                 )
         alpha, ratio = max(how["beta1"] * alpha, 0.0), min(how["beta2"] * ratio, 1.0)
     return kernels
@@ -57,13 +54,12 @@ def by_the_definition(kernels, gradients, seed, **how):
 def test_steps_with_given_gradients_are_those_of_the_definition(shared):
     shapes = [(50, 4), (3, 3, 5, 6)]
     how = {"alpha0": 0.2, "beta1": 0.8, "lambda0": 0.1, "beta2": 1.5}
-    kernels = [RNG.uniform(-1, 1, shape).astype("float32") for shape in shapes]
+    kernels = [RNG.uniform(-9, 9, shape).astype("float32") for shape in shapes]
     if shared:
         kernels = [np.where(kernel > 0, np.float32(0.5), np.float32(0)) for kernel in kernels]
         how |= {"alpha0": 1.0, "beta1": 1.0}  # each value must be within reach of the other
     gradients = [[RNG.normal(size=shape).astype("float32") for shape in shapes] for _ in range(8)]
     gradients[3][0][:20] = 0
-
     dense, conv = layers.Dense(4), layers.Conv2D(6, 3)
     dense.build((None, 50))
     conv.build((None, 8, 8, 5))
@@ -81,29 +77,30 @@ def test_steps_with_given_gradients_are_those_of_the_definition(shared):
 
 
 class CheckPermutation(keras.callbacks.Callback):
-    """Whether the network is a permutation of its start, at every step it is asked."""
+    """Whether the kernels are permuted by every step, or every few."""
 
-    def __init__(self, start, kinds=("kernel",)):
+    def __init__(self, start):
         super().__init__()
-        self.start, self.kinds, self.answers, self.moved = start, kinds, [], []
+        self.now, self.answers = start, []
 
     def on_train_batch_end(self, batch, logs=None):
         if BACKEND == "jax":
             self.model.jax_state_sync()
-        now = matrices(self.model, self.kinds)
-        self.answers.append(all(permutation.is_permutation(self.start[p], now[p]) for p in now))
-        self.moved.append(any(not np.array_equal(self.start[p], now[p]) for p in now))
-        self.start = now
+        before, self.now = self.now, matrices(self.model)
+        assert all(permutation.is_permutation(before[p], self.now[p]) for p in before)
+        self.answers.append(any(not np.array_equal(before[p], self.now[p]) for p in before))
 
 
 @pytest.mark.parametrize("execution", EXECUTIONS, ids=str)
-def test_the_network_is_a_permutation_at_every_step(execution):
+def test_the_kernels_are_permuted_by_every_step_and_nothing_else_is_changed(execution):
     model = build_model()
+    others = matrices(model, ("bias", "normalization"))
     check = CheckPermutation(matrices(model))
     train(model, SGPerm(), epochs=6, callbacks=[check], **execution)
     assert len(check.answers) >= 6 * 9 // execution.get("steps_per_execution", 1)
     assert all(check.answers)
-    assert all(check.moved)
+    for path, end in matrices(model, ("bias", "normalization")).items():
+        np.testing.assert_array_equal(others[path], end)
 
 
 @pytest.mark.skipif(BACKEND == "torch", reason="torch runs one step at a time")
@@ -118,22 +115,6 @@ def test_steps_run_together_are_those_run_alone():
             assert permutation.is_permutation(matrices(first)[path], end)
 
 
-def test_the_same_seed_gives_the_same_training_and_another_another():
-    models = [build_model() for _ in range(3)]
-    for model, seed in zip(models, (1, 1, 2), strict=True):
-        train(model, SGPerm(seed=seed), epochs=2)
-    assert_same_weights(models[0], models[1])
-    assert not np.array_equal(models[0].get_weights()[0], models[2].get_weights()[0])
-
-
-def test_biases_and_batch_normalisation_keep_their_values():
-    model = build_model()
-    start = matrices(model, ("bias", "normalization"))
-    train(model, SGPerm())
-    for path, end in matrices(model, ("bias", "normalization")).items():
-        np.testing.assert_array_equal(start[path], end)
-
-
 def test_a_variable_without_a_gradient_is_left():
     first, second = layers.Dense(4), layers.Dense(4)
     for layer in (first, second):
@@ -142,8 +123,6 @@ def test_a_variable_without_a_gradient_is_left():
     gradient = ops.convert_to_tensor(RNG.normal(size=(30, 4)).astype("float32"))
     optimizer = SGPerm()
     optimizer.apply([None, gradient], [first.kernel, second.kernel])
-    with pytest.raises(ValueError, match="No gradient for any"):
-        optimizer.apply([None, None])
     np.testing.assert_array_equal(ops.convert_to_numpy(first.kernel), start)
     assert int(optimizer.iterations) == 1
 
@@ -151,14 +130,11 @@ def test_a_variable_without_a_gradient_is_left():
 def test_embeddings():
     """TensorFlow gives the gradient of an embedding as the rows that were looked up."""
     words = RNG.integers(0, 20, size=(90, 5))
-    model = keras.Sequential(
-        [keras.Input((5,)), layers.Embedding(20, 6, name="e"), layers.Flatten(), layers.Dense(3)]
-    )
+    embedding = layers.Embedding(20, 6, name="e")
+    model = keras.Sequential([keras.Input((5,)), embedding, layers.Flatten(), layers.Dense(3)])
     start = matrices(model)
     train(model, SGPerm(alpha0=0.3), x=words)
-    for path, end in matrices(model).items():
-        assert permutation.is_permutation(start[path], end)
-        assert not np.array_equal(start[path], end)
+    assert_permuted(start, matrices(model))
 
 
 # -- the state -----------------------------------------------------------------------------------
@@ -176,19 +152,6 @@ def test_the_configuration_round_trips():
     assert again.successor.momentum == 0.5
     assert again.hand_over_step == 20
     assert SGPerm.from_config(SGPerm().get_config()).get_config() == SGPerm().get_config()
-
-
-def test_ranges_are_those_of_the_weights_at_the_start():
-    model = build_model()
-    kernel = model.get_layer("dense").kernel
-    kernel.assign(100 * ops.convert_to_numpy(kernel))
-    start = matrices(model)
-    optimizer = SGPerm()
-    train(model, optimizer)
-    spreads = [np.ptp(matrix, axis=1) for matrix in start.values()]
-    kept = [ops.convert_to_numpy(v) for v in optimizer.variables if "spread" in v.path]
-    for spread, measured in zip(kept, spreads, strict=True):
-        np.testing.assert_allclose(spread, measured, rtol=1e-6)
 
 
 def test_ranges_of_weights_loaded_later_count_when_captured():
@@ -210,10 +173,8 @@ def test_another_optimizer_goes_on_after_the_step(execution):
     model, apart = build_model(), build_model()
     start = matrices(model)
     train(model, SGPerm(seed=2, hand_over=(9, keras.optimizers.Adam(0.01))), **execution)
-    for path, end in matrices(model).items():
-        assert permutation.is_permutation(start[path], end)
+    assert_permuted(start, matrices(model))
     train(model, None)
-
     train(apart, SGPerm(seed=2), **execution)
     apart.compile(keras.optimizers.Adam(0.01), loss=apart.loss, **execution)
     train(apart, None)
@@ -227,8 +188,7 @@ def test_a_network_handed_over_to_laperm_stays_a_permutation():
     model = build_model()
     start = matrices(model)
     train(model, SGPerm(hand_over=(4, LaPerm("adam", 3))), epochs=2)
-    for path, end in matrices(model).items():
-        assert permutation.is_permutation(start[path], end)
+    assert_permuted(start, matrices(model))
     assert model.optimizer.successor.is_permutation()
     assert int(model.optimizer.successor.iterations) == 14
 
@@ -261,9 +221,7 @@ def test_a_constant_learning_rate_changes_nothing():
         ({"momentum_learning_rate": 0}, "momentum_learning_rate is a number above 0"),
         ({"momentum_learning_rate": np.nan}, "momentum_learning_rate is a number above 0"),
         ({"seed": 0.5}, "A seed is an integer"),
-        ({"exclude": ["("]}, "exclude takes regular expressions"),
         ({"hand_over": "adam"}, r"hand_over is \(step, optimizer\)"),
-        ({"hand_over": 5}, r"hand_over is \(step, optimizer\)"),
         ({"hand_over": (0, "adam")}, "step of hand_over is an integer of at least 1"),
         ({"hand_over": (5, "adamant")}, "adamant"),
         ({"hand_over": (5, None)}, r"hand_over is \(step, optimizer\)"),
@@ -312,17 +270,14 @@ def test_jax_on_an_accelerator_is_refused(monkeypatch):
 
 
 def test_several_devices_are_refused(monkeypatch):
-    monkeypatch.setattr(keras.distribution, "distribution", lambda: object())
-    with pytest.raises(ValueError, match="one device"):
-        _backend.check_one_cpu_device("SGPerm")
+    with monkeypatch.context() as patch:
+        patch.setattr(keras.distribution, "distribution", lambda: object())
+        with pytest.raises(ValueError, match="one device"):
+            _backend.check_one_cpu_device("SGPerm")
     if BACKEND == "tensorflow":
         import tensorflow as tf
 
-        monkeypatch.undo()
-
-        class TwoReplicas:
-            num_replicas_in_sync = 2
-
-        monkeypatch.setattr(tf.distribute, "get_strategy", TwoReplicas)
+        two_replicas = SimpleNamespace(num_replicas_in_sync=2)
+        monkeypatch.setattr(tf.distribute, "get_strategy", lambda: two_replicas)
         with pytest.raises(ValueError, match="one device"):
             _backend.check_one_cpu_device("SGPerm")

@@ -13,13 +13,7 @@ from small_network import X, Y, train
 
 from laperm_lib.errors import UnknownLayerError
 from laperm_lib.gradient_flow import gradients
-from laperm_lib.sparsity import (
-    LayerSparsity,
-    SparsityReport,
-    agnosticize,
-    keep_zeros,
-    random_prune,
-)
+from laperm_lib.sparsity import agnosticize, keep_zeros, random_prune
 
 KEEPS = (1 / 15, 1 / 7, 1 / 3)
 
@@ -75,6 +69,7 @@ def test_pruning_keeps_some_weights_and_zeroes_the_others(fraction, seed):
         assert not np.signbit(new[new == 0]).any()  # +0.0 only
         assert np.count_nonzero(new) == layer.kept  # no initial value is zero
         assert layer.total == new.size
+        assert layer.fraction_pruned == pytest.approx((new == 0).mean())
     expected = [max(1 - fraction, 0.8), 1 - fraction, 1 - fraction]
     for keep, layer in zip(expected, report.layers, strict=True):
         tolerance = 5 * (keep * (1 - keep) / layer.total) ** 0.5 + 5 / layer.total
@@ -137,16 +132,6 @@ def test_with_a_constant_fan_in_all_neurons_of_a_layer_have_equally_many_connect
         assert set((matrix != 0).sum(axis=0)) == {round(keep * len(matrix))}
 
 
-def test_a_constant_fan_in_takes_places_at_random():
-    places, model = np.zeros((784, 10)), one_dense()
-    for seed in range(200):
-        agnosticize(model, 1.0, 0.25, seed=seed, constant_fan_in=True)
-        places += kernels(model)[0]
-    # Binomial with 200 trials: 50 ± 6.1 for each of the 7,840 places.
-    assert 50 - 6 * 6.1 < places.min() < places.max() < 50 + 6 * 6.1
-    assert places.std() == pytest.approx((200 * 0.25 * 0.75) ** 0.5, rel=0.05)
-
-
 def test_a_constant_fan_in_keeps_the_smallest_random_words():
     """Where the mask of the same seed without it keeps as many, they are the same places."""
     constant, independent = network(), network()
@@ -163,30 +148,20 @@ def test_half_precision_models():
     dense.build((None, 40))
     report = random_prune(dense, 0.5, seed=0, first_layer_keep=0)
     assert keras.backend.standardize_dtype(dense.kernel.dtype) == "bfloat16"
-    kernel = numpy(ops.cast(dense.kernel, "float32"))
-    assert np.count_nonzero(kernel) == report.kept
-
-
-def test_report():
-    report = SparsityReport((LayerSparsity("a/kernel", 10, 4), LayerSparsity("b/kernel", 30, 30)))
-    assert [layer.fraction_pruned for layer in report.layers] == [0.6, 0.0]
-    assert (report.total, report.kept, report.fraction_pruned) == (40, 34, 1 - 34 / 40)
+    assert np.count_nonzero(numpy(ops.cast(dense.kernel, "float32"))) == report.kept
 
 
 @pytest.mark.parametrize(
     ("function", "arguments", "message"),
     [
         (random_prune, {"fraction": -0.1}, "fraction is a number at least 0 and at most 1"),
-        (random_prune, {"fraction": 1.1}, "fraction"),
         (random_prune, {"fraction": float("nan")}, "fraction"),
-        (random_prune, {"fraction": "half"}, "fraction"),
         (random_prune, {"fraction": 0.5, "first_layer_keep": 2}, "first_layer_keep"),
         (random_prune, {"fraction": 0.5, "seed": -1}, "seed"),
         (agnosticize, {"value": 0.1, "keep": 1.5}, "keep is a number"),
         (agnosticize, {"value": 0.1, "keep": [0.5, 0.5]}, "2 probabilities for 3 kernels"),
         (agnosticize, {"value": 0.1, "keep": [0.5, 0.5, float("nan")]}, "keep"),
         (agnosticize, {"value": float("nan"), "keep": 0.5}, "finite"),
-        (agnosticize, {"value": float("inf"), "keep": 0.5}, "finite"),
         (agnosticize, {"value": 1e39, "keep": 0.5}, "finite"),
         (agnosticize, {"value": 0.1, "keep": 0.5, "seed": 0.5}, "seed"),
         (agnosticize, {"value": 0.1, "keep": 0.5, "constant_fan_in": "no"}, "True or False"),
@@ -275,12 +250,6 @@ def test_pruned_weights_stay_zero_and_the_others_learn(optimizer, how):
         assert (before != after).sum() > 0.9 * (before != 0).sum()
 
 
-def test_without_it_they_do_not():
-    model = pruned()
-    train(model, "adam")
-    assert share_of_zeros(kernels(model)) < 0.1
-
-
 def test_the_others_move_as_by_masked_gradients():
     """Against descent written out: w <- w - rate * (gradient * mask)."""
     model, reference = pruned(), pruned()
@@ -330,24 +299,23 @@ def test_it_acts_on_steps_that_keras_has_compiled(how):
         random_prune(inner, 0.4, seed=seed, first_layer_keep=0)
         keep_zeros(inner)
         expected = zeros_of(model)
-        train(model, "adam")
+        train(model, None)
         assert_same_zeros(model, expected)
         model.train_on_batch(X[:10], Y[:10])
         assert_same_zeros(model, expected)
 
 
-class PruneEachEpoch(keras.callbacks.Callback):
-    def on_epoch_end(self, epoch, logs=None):
-        random_prune(self.model, 0.3, seed=epoch, first_layer_keep=0)
-        self.share = keep_zeros(self.model)
-
-
 def test_it_acts_in_the_middle_of_a_training():
+    class PruneEachEpoch(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            random_prune(self.model, 0.3, seed=epoch, first_layer_keep=0)
+            self.share = keep_zeros(self.model)
+
     model, prune = network(), PruneEachEpoch()
     train(model, "adam", epochs=3, callbacks=[prune])
     assert share_of_zeros(kernels(model)) == pytest.approx(prune.share) == pytest.approx(0.66, 0.1)
     expected = zeros_of(model)
-    train(model, "adam")
+    train(model, None)
     assert_same_zeros(model, expected)
 
 
@@ -371,7 +339,7 @@ def test_averages_of_the_optimizer_keep_the_zeros(kind, swaps):
     look = keras.callbacks.LambdaCallback(
         on_test_begin=lambda logs: shares.append(share_of_zeros(kernels(model)))
     )
-    swapping = [keras.callbacks.SwapEMAWeights()] if swaps else []
+    callbacks = [look] if not swaps else [keras.callbacks.SwapEMAWeights(), look]
     train(model, averaging(kind))
     # Keras on JAX cannot `fit` again with the averages that the first `fit` put in.
     model.set_weights([np.array(value) for value in model.get_weights()])
@@ -381,14 +349,6 @@ def test_averages_of_the_optimizer_keep_the_zeros(kind, swaps):
     train(model, None)  # the optimizer at hand
     assert_same_zeros(model, expected)
     model.set_weights([np.array(value) for value in model.get_weights()])
-    model.fit(
-        X,
-        Y,
-        validation_data=(X, Y),
-        epochs=2,
-        verbose=0,
-        batch_size=30,
-        callbacks=[*swapping, look],
-    )
+    model.fit(X, Y, 30, epochs=2, verbose=0, validation_data=(X, Y), callbacks=callbacks)
     assert_same_zeros(model, expected)
     assert shares == [pytest.approx(share_of_zeros(kernels(model)))] * 2

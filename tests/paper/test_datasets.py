@@ -6,6 +6,7 @@ import tarfile
 import keras
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 from laperm_lib.errors import DatasetUnavailableError
 from laperm_lib.paper import datasets
@@ -19,12 +20,6 @@ def isolated(monkeypatch, tmp_path):
     monkeypatch.setattr(keras.utils, "get_file", cached)
     monkeypatch.setattr(datasets, "_MNIST_URL", "http://127.0.0.1:9/mnist.npz")
     monkeypatch.setattr(datasets, "_CIFAR10_URL", "http://127.0.0.1:9/cifar-10-binary.tar.gz")
-
-
-@pytest.fixture
-def forget_folder(monkeypatch):
-    """No folder is given, so that datasets are downloaded."""
-    monkeypatch.delenv(datasets.ENVIRONMENT_VARIABLE, raising=False)
 
 
 def fingerprint(dataset):
@@ -43,12 +38,8 @@ def cifar10_arrays():
     x[:, 1, 2, 0] = np.arange(60_000) % 10_000 % 251
     x[:, 2, 5, 2] = np.arange(60_000) % 10_000 // 251
     y = (np.arange(60_000) % 10).astype(np.uint8)[:, None]
-    return {
-        "x_train": x[:50_000],
-        "y_train": y[:50_000],
-        "x_test": x[50_000:],
-        "y_test": y[50_000:],
-    }
+    n = 50_000
+    return {"x_train": x[:n], "y_train": y[:n], "x_test": x[n:], "y_test": y[n:]}
 
 
 def archive(path, records, members=None):
@@ -66,8 +57,6 @@ def described(array):
 
 
 def test_digits():
-    from sklearn.datasets import load_digits
-
     digits = datasets.load("digits")
     assert described(digits.x_train) == ("uint8", (1437, 28, 28, 1))
     assert described(digits.x_test) == ("uint8", (360, 28, 28, 1))
@@ -78,14 +67,13 @@ def test_digits():
     assert digits.fingerprint == fingerprint(digits)
     bundled = load_digits()
     digits = datasets.load("digits", shape=(8, 8, 1))  # in their own size
-    np.testing.assert_array_equal(
-        digits.x_test[..., 0], np.floor(bundled.images[::5] * 255 / 16 + 0.5)
-    )
+    expected = np.floor(bundled.images[::5] * 255 / 16 + 0.5)
+    np.testing.assert_array_equal(digits.x_test[..., 0], expected)
     np.testing.assert_array_equal(digits.y_test, bundled.target[::5])
     assert len(digits.x_train) + len(digits.x_test) == len(bundled.images)
 
 
-def test_digits_take_any_size_and_one_or_three_channels():
+def test_digits_alone_take_any_size_and_one_or_three_channels(tmp_path):
     colour = datasets.load("digits", shape=[32, 24, 3])
     grey = datasets.load("digits", shape=(32, 24, 1))
     np.testing.assert_array_equal(colour.x_train, np.repeat(grey.x_train, 3, axis=-1))
@@ -93,14 +81,11 @@ def test_digits_take_any_size_and_one_or_three_channels():
     for shape in ((28, 28), (28, 28, 2), (0, 28, 1), (28.0, 28, 1), ()):
         with pytest.raises(ValueError, match="channels"):
             datasets.load("digits", shape=shape)
-
-
-@pytest.mark.parametrize(("name", "native"), [("mnist", (28, 28, 1)), ("cifar10", (32, 32, 3))])
-def test_the_others_are_not_resized(name, native, tmp_path):
-    with pytest.raises(ValueError, match="only digits is resized"):
-        datasets.load(name, shape=(8, 8, 1))
-    with pytest.raises(DatasetUnavailableError):  # the native shape passes on to the files
-        datasets.load(name, data_dir=tmp_path, shape=native)
+    for name, native in (("mnist", (28, 28, 1)), ("cifar10", (32, 32, 3))):
+        with pytest.raises(ValueError, match="only digits is resized"):
+            datasets.load(name, shape=(8, 8, 1))
+        with pytest.raises(DatasetUnavailableError):  # the native shape passes on to the files
+            datasets.load(name, data_dir=tmp_path, shape=native)
     with pytest.raises(ValueError, match="digits, mnist, cifar10"):
         datasets.load("svhn")
 
@@ -139,13 +124,6 @@ def test_changed_mnist_is_refused(data_dir, tmp_path):
         datasets.load("mnist", tmp_path)
 
 
-def test_cifar10(data_dir):
-    cifar10 = datasets.load("cifar10", data_dir("cifar10.npz"))
-    assert cifar10.x_train.shape == (50_000, 32, 32, 3)
-    assert np.bincount(cifar10.y_train).tolist() == [5000] * 10
-    assert (cifar10.class_names[0], cifar10.class_names[9]) == ("airplane", "truck")
-
-
 def test_cifar10_in_the_layout_of_keras(tmp_path):
     arrays = cifar10_arrays()
     np.savez(tmp_path / "cifar10.npz", **arrays)
@@ -153,19 +131,20 @@ def test_cifar10_in_the_layout_of_keras(tmp_path):
     np.testing.assert_array_equal(cifar10.x_test, arrays["x_test"])
     np.testing.assert_array_equal(cifar10.y_test, arrays["y_test"][:, 0])
     assert cifar10.y_test.dtype == np.int64
+    assert (cifar10.class_names[0], cifar10.class_names[9]) == ("airplane", "truck")
     arrays["y_train"][3] = 4
     np.savez(tmp_path / "cifar10.npz", **arrays)
     with pytest.raises(DatasetUnavailableError, match="5000 images of each class"):
         datasets.load("cifar10", tmp_path)
 
 
-def npz(path, **arrays):
-    np.savez(path, **arrays)
-
-
 def truncated(path):
-    npz(path, x_train=np.zeros((60_000, 28, 28), np.uint8))
+    np.savez(path, x_train=np.zeros((60_000, 28, 28), np.uint8))
     path.write_bytes(path.read_bytes()[:100_000])
+
+
+def holding(array):
+    return lambda path: np.savez(path, **dict.fromkeys(datasets._ARRAYS, array))
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])
@@ -174,15 +153,9 @@ def truncated(path):
     [
         (lambda path: path.write_text("<html>not found</html>"), "damaged or another file"),
         (truncated, "damaged or another file"),
-        (
-            lambda path: npz(path, **dict.fromkeys(datasets._ARRAYS, np.array([{}], object))),
-            "allow_pickle=False",
-        ),
-        (lambda path: npz(path, x_train=np.zeros(3)), "y_train"),
-        (
-            lambda path: npz(path, **dict.fromkeys(datasets._ARRAYS, np.zeros((3, 4), np.uint8))),
-            r"x_train is uint8 \(3, 4\), not uint8",
-        ),
+        (holding(np.array([{}], object)), "allow_pickle=False"),
+        (lambda path: np.savez(path, x_train=np.zeros(3)), "y_train"),
+        (holding(np.zeros((3, 4), np.uint8)), r"x_train is uint8 \(3, 4\), not uint8"),
     ],
 )
 def test_damaged_and_foreign_files(name, write, message, tmp_path):
@@ -205,7 +178,8 @@ def test_a_given_folder_without_the_file_is_an_error_and_no_download(name, tmp_p
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])
-def test_a_download_that_fails_says_what_to_do(name, tmp_path, monkeypatch, forget_folder):
+def test_a_download_that_fails_says_what_to_do(name, tmp_path, monkeypatch):
+    monkeypatch.delenv(datasets.ENVIRONMENT_VARIABLE, raising=False)
     with pytest.raises(DatasetUnavailableError, match=f"put {name}.npz") as caught:
         datasets.load(name)
     assert caught.value.__suppress_context__
@@ -225,7 +199,8 @@ def test_mnist_download(data_dir, monkeypatch):
     assert datasets.load("mnist").source == f"MNIST from {source.as_uri()}"
 
 
-def test_cifar10_download(tmp_path, monkeypatch, forget_folder):
+def test_cifar10_download(tmp_path, monkeypatch):
+    monkeypatch.delenv(datasets.ENVIRONMENT_VARIABLE, raising=False)
     arrays = cifar10_arrays()  # whose training set is five times the test set
     images = arrays["x_test"].transpose(0, 3, 1, 2).reshape(10_000, -1)
     records = np.concatenate([arrays["y_test"], images], axis=1).tobytes()

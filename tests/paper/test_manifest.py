@@ -67,34 +67,33 @@ def test_an_installed_package_finds_the_checkout_that_is_worked_in(monkeypatch, 
     assert manifest.default_folder() == tmp_path / "pretrained"
 
 
-@pytest.mark.parametrize("name", ["", "rso", "masks", "f1.json", "masks/f2.json"])
-def test_records_are_found_or_it_is_said_what_to_set(monkeypatch, repository, tmp_path, name):
+def test_records_are_found_or_it_is_said_what_to_set(monkeypatch, repository, tmp_path):
     (tmp_path / "rso").mkdir()
-    for folder in (tmp_path, tmp_path / "missing"):
-        monkeypatch.setenv(manifest.PRETRAINED_DIR, str(folder))
-        with pytest.raises(WeightFileError, match="set the environment variable LAPERM_PRETRAINED"):
-            manifest.recorded(name)
-    monkeypatch.setenv(manifest.PRETRAINED_DIR, str(repository / "pretrained"))
-    assert manifest.recorded(name) == repository / "pretrained" / name
+    shipped = repository / "pretrained"
+    for name in ("", "rso", "masks", "f1.json", "masks/f2.json"):
+        for folder in (tmp_path, tmp_path / "missing"):
+            monkeypatch.setenv(manifest.PRETRAINED_DIR, str(folder))
+            with pytest.raises(WeightFileError, match="set the environment variable LAPERM_PRETR"):
+                manifest.recorded(name)
+        monkeypatch.setenv(manifest.PRETRAINED_DIR, str(shipped))
+        assert manifest.recorded(name) == shipped / name
 
 
-def test_a_folder_with_a_manifest_of_its_own_is_listed_by_that(monkeypatch, tmp_path):
-    folder = tmp_path / "new"
-    monkeypatch.setenv(manifest.PRETRAINED_DIR, str(folder))
-    for entry in (ENTRY, replace(ENTRY, size=3)):
-        manifest.add(entry, folder)
-        assert manifest.read(folder) == manifest.read() == (entry,)
-        assert manifest.find("f1") == entry
-
-
-def test_what_is_added_to_the_checkout_goes_into_the_package(monkeypatch, tmp_path):
-    packaged = tmp_path / "package" / "manifest.json"
+def test_a_manifest_is_that_of_its_folder_and_that_of_the_checkout_in_the_package(
+    monkeypatch, tmp_path
+):
+    folder, packaged = tmp_path / "new", tmp_path / "package" / "manifest.json"
     monkeypatch.setattr(manifest, "_PACKAGED", packaged)
     monkeypatch.setattr(manifest, "_CHECKOUT", tmp_path / "pretrained")
     manifest.add(ENTRY, tmp_path / "pretrained")
     assert manifest.read() == (ENTRY,)
     assert json.loads(packaged.read_text())["format"] == 2
     assert not (tmp_path / "pretrained").exists()
+    monkeypatch.setenv(manifest.PRETRAINED_DIR, str(folder))
+    for entry in (replace(ENTRY, name="f1-seed1"), replace(ENTRY, name="f1-seed1", size=3)):
+        manifest.add(entry, folder)
+        assert manifest.read(folder) == manifest.read() == (entry,)
+        assert manifest.find("f1") == entry
 
 
 def test_additions_at_the_same_time_all_survive(tmp_path):
@@ -106,20 +105,23 @@ def test_additions_at_the_same_time_all_survive(tmp_path):
     assert not list(tmp_path.glob(".*.part"))
 
 
+def assert_not_located(why, *folder, entry=ENTRY):
+    with pytest.raises(WeightFileError, match=rf"f1-seed0\.safetensors.*{why}"):
+        manifest.locate(entry, *folder)
+
+
 def test_a_file_is_the_one_that_the_manifest_lists(tmp_path):
     path = tmp_path / ENTRY.file
-    with pytest.raises(WeightFileError, match="no such file"):
-        manifest.locate(ENTRY, tmp_path)
+    assert_not_located("no such file", tmp_path)
     path.write_bytes(CONTENT)
     assert manifest.locate(ENTRY, tmp_path) == path
     for wrong in (CONTENT[::-1], CONTENT[1:]):
         path.write_bytes(wrong)
-        with pytest.raises(WeightFileError, match="damaged: it is not the file that the manifest"):
-            manifest.locate(ENTRY, tmp_path)
+        assert_not_located("damaged: it is not the file that the manifest", tmp_path)
     path.unlink()
     path.mkdir()
-    with pytest.raises(WeightFileError, match=ENTRY.file):
-        manifest.locate(replace(ENTRY, size=path.stat().st_size), tmp_path)
+    assert_not_located("", tmp_path, entry=replace(ENTRY, size=path.stat().st_size))
+    assert_not_located("cannot be read", "a\0b")
 
 
 def test_a_link_out_of_the_folder_is_not_followed(tmp_path):
@@ -133,17 +135,13 @@ def test_a_link_out_of_the_folder_is_not_followed(tmp_path):
     for target, why in [("../outside", "is a link out of its folder"), (ENTRY.file, "be read")]:
         (folder / ENTRY.file).unlink()
         (folder / ENTRY.file).symlink_to(target)
-        with pytest.raises(WeightFileError, match=rf"f1-seed0\.safetensors .*{why}"):
-            manifest.locate(ENTRY, link)
-    with pytest.raises(WeightFileError, match="cannot be read"):
-        manifest.locate(ENTRY, "a\0b")
+        assert_not_located(why, link)
 
 
 def test_a_file_that_is_not_at_its_address(monkeypatch, tmp_path):
     """One that is there is downloaded in test_packaging.py."""
     monkeypatch.setenv(manifest.PRETRAINED_DIR, tmp_path.as_uri() + "/")
-    with pytest.raises(WeightFileError, match=r"f1-seed0\.safetensors cannot be downloaded"):
-        manifest.locate(ENTRY)
+    assert_not_located("cannot be downloaded")
 
 
 def text(**changes):

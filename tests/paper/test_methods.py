@@ -32,11 +32,6 @@ def test_rates_are_one_for_each_epoch():
         EpochRates([1.0], 0)
 
 
-def test_adam_has_the_epsilon_of_a_summed_loss():
-    assert Adam().optimizer(LENGTH).epsilon == 1e-7 / 50
-    assert Adam(summed_loss=False).optimizer(LENGTH).epsilon == 1e-7
-
-
 @pytest.mark.parametrize("method", [Adam(keep_zeros=True), SGD(momentum=0.9, keep_zeros=True)])
 def test_zeros_are_kept_while_weights_change(method):
     model = build_model()
@@ -53,25 +48,20 @@ def test_zeros_are_kept_while_weights_change(method):
     assert not np.any(after[:, 1:] == pruned[:, 1:])
 
 
-def test_laperm_is_put_around_its_inner_method():
-    optimizer = LaPerm(sync_period=4, inner=SGD(momentum=0.5), permute_biases=True).optimizer(
-        LENGTH
-    )
+def test_optimizers_are_as_their_methods_say():
+    assert Adam().optimizer(LENGTH).epsilon == 1e-7 / 50  # that of a summed loss
+    assert Adam(summed_loss=False).optimizer(LENGTH).epsilon == 1e-7
+    method = LaPerm(sync_period=4, inner=SGD(momentum=0.5), permute_biases=True)
+    optimizer = method.optimizer(LENGTH)
     assert isinstance(optimizer, laperm_lib.LaPerm)
     config = optimizer.get_config()
     assert (config["sync_period"], config["skip_bias"]) == (4, False)
     assert config["inner_optimizer"]["config"]["momentum"] == 0.5
-
-
-def test_a_period_grows_geometrically_to_its_last():
-    optimizer = LaPerm(sync_period=4, last_period=4.0).optimizer(LENGTH)
-    schedule = optimizer.get_config()["sync_period"]["config"]
-    assert schedule["rates"] == pytest.approx([4, 8, 16])
+    # A period grows geometrically to its last.
+    config = LaPerm(sync_period=4, last_period=4.0).optimizer(LENGTH).get_config()
+    assert config["sync_period"]["config"]["rates"] == pytest.approx([4, 8, 16])
     with pytest.raises(ValueError, match="last_period is a number above 0"):
         LaPerm(sync_period=4, last_period=0.0)
-
-
-def test_sgperm_has_the_seed_of_the_run_and_the_rates_of_the_schedule():
     config = SGPerm(beta1=0.999).optimizer(LENGTH).get_config()
     assert (config["beta1"], config["seed"]) == (0.999, 7)
     assert config["momentum_learning_rate"]["config"]["rates"] == LENGTH.rates.rates

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from dataclasses import replace
 
 import keras
@@ -26,17 +27,13 @@ BITS = {
 }
 
 
-def numpy(variable):
-    return keras.ops.convert_to_numpy(variable)
-
-
 @pytest.mark.parametrize("name", networks.names())
 def test_every_network_has_its_bits(name):
     model = networks.build(name, seed=1)
     assert model.name == name
     assert model.input_shape[1:] == networks.spec(name).input_shape
     assert model.output_shape == (None, 10)
-    sha256 = hashlib.sha256(b"".join(numpy(w).tobytes() for w in model.weights))
+    sha256 = hashlib.sha256(b"".join(w.tobytes() for w in model.get_weights()))
     assert sha256.hexdigest().startswith(BITS[name])
 
 
@@ -82,7 +79,7 @@ def test_all_kernels_but_the_last_are_regularized_where_said(name, regularized):
 def test_values_are_those_of_the_initializer():
     model = networks.build("conv7", seed=3, initializer="he_normal")
     for layer, variable in [("conv2d_4", "kernel"), ("conv2d_4", "bias"), ("dense", "kernel")]:
-        actual = numpy(getattr(model.get_layer(layer), variable))
+        actual = keras.ops.convert_to_numpy(getattr(model.get_layer(layer), variable))
         expected = SeededInitializer("he_normal", 3, f"{layer}/{variable}").values(actual.shape)
         np.testing.assert_array_equal(actual, expected)
 
@@ -97,82 +94,59 @@ def test_invalid_arguments():
         networks.build("f1", seed=0, initializer="ones")
 
 
-def images(shape):
-    generator = np.random.default_rng(0)
-    x = generator.integers(0, 256, (9, *shape), dtype=np.uint8)
-    y = np.zeros(9, np.int64)
-    return datasets.Dataset("test", x, y, x[:4], y[:4], ("0",), "", "")
-
-
-AS_PUBLISHED = {
-    "unit": ("conv7", "f1", "f2"),
-    "raw": ("conv2", "conv4", "conv13"),
-    "centred": ("resnet50", "mlp"),
-    "standardised": (),
-}
-
-
-def scaled(x):
-    """Pixels as they are described, in float64."""
-    x = x.astype(np.float64)
-    return {
-        "unit": x / 255,
-        "raw": x,
-        "centred": (x - x.mean(axis=0)) / 255,
-        "standardised": (x - x.mean()) / x.std(),
-    }
+PIXELS = dict.fromkeys(("conv7", "f1", "f2"), "unit") | dict.fromkeys(
+    ("resnet50", "mlp"), "centred"
+)
 
 
 @pytest.mark.parametrize("name", networks.names())
 def test_pixels_are_scaled_as_published_or_as_asked_for(name):
-    dataset = images(networks.spec(name).input_shape)
-    for pixels, expected in scaled(dataset.x_train).items():
+    shape = networks.spec(name).input_shape
+    x = np.random.default_rng(0).integers(0, 256, (9, *shape), dtype=np.uint8)
+    y = np.zeros(9, np.int64)
+    dataset = datasets.Dataset("test", x, y, x[:4], y[:4], ("0",), "", "")
+    raw = x.astype(np.float64)
+    for pixels, expected in {
+        "unit": raw / 255,
+        "raw": raw,
+        "centred": (raw - raw.mean(axis=0)) / 255,
+        "standardised": (raw - raw.mean()) / raw.std(),
+    }.items():
         x_train, x_test = networks.preprocess(name, dataset, pixels)
         assert x_train.dtype == x_test.dtype == np.float32
         tolerance = 0 if pixels in ("unit", "raw") else 1e-6
         np.testing.assert_allclose(x_train, expected.astype("float32"), rtol=0, atol=tolerance)
         np.testing.assert_array_equal(x_test, x_train[:4])
-        if name in AS_PUBLISHED[pixels]:
+        if pixels == PIXELS.get(name, "raw"):
             np.testing.assert_array_equal(x_train, networks.preprocess(name, dataset)[0])
-
-
-def test_preprocess_refuses_other_images_and_unknown_pixels():
     with pytest.raises(ValueError, match="Unknown pixels 'bright'; there are unit, raw"):
-        networks.preprocess("conv2", images((32, 32, 3)), "bright")
-    with pytest.raises(ValueError, match=r"\(28, 28, 1\).*\(32, 32, 3\)"):
-        networks.preprocess("f1", images((32, 32, 3)))
+        networks.preprocess(name, dataset, "bright")
+    other = "f1" if shape == (32, 32, 3) else "conv2"
+    both = (re.escape(str(size)) for size in (networks.spec(other).input_shape, shape))
+    with pytest.raises(ValueError, match=".*".join(both)):
+        networks.preprocess(other, dataset)
 
 
 F2 = PaperNetwork(model="f2", initializer="glorot_uniform")
 
 
 @pytest.mark.parametrize("constant_fan_in", [False, True])
-def test_a_shared_value_replaces_all_weights(constant_fan_in):
+def test_a_network_is_the_model_with_a_shared_value(constant_fan_in):
+    keep, how = (0.1, 0.2, 0.3), {"constant_fan_in": constant_fan_in}
     expected = networks.build("f2", seed=5, initializer="glorot_uniform")
-    keep = (0.1, 0.2, 0.3)
-    report = sparsity.agnosticize(expected, 0.03, keep, seed=5, constant_fan_in=constant_fan_in)
-    network = replace(F2, shared_value=0.03, keep=keep, constant_fan_in=constant_fan_in)
-    model, ours = network.build(5)
+    report = sparsity.agnosticize(expected, 0.03, keep, seed=5, **how)
+    model, ours = replace(F2, shared_value=0.03, keep=keep, **how).build(5)
     assert ours == report
-    assert_equal_weights(model, expected)
+    assert all(map(np.array_equal, model.get_weights(), expected.get_weights()))
 
 
-def test_a_network_is_the_model_pruned():
+def test_a_network_is_the_model_pruned_in_its_precision():
     expected = networks.build("f2", seed=5, initializer="glorot_uniform")
-    assert_equal_weights(F2.build(5)[0], expected)
+    assert all(map(np.array_equal, F2.build(5)[0].get_weights(), expected.get_weights()))
     report = sparsity.random_prune(expected, 0.5, seed=5)
-    model, ours = replace(F2, pruned=0.5).build(5)
+    model, ours = replace(F2, pruned=0.5, precision="mixed_bfloat16").build(5)
     assert ours == report
-    assert_equal_weights(model, expected)
-
-
-def assert_equal_weights(first, second):
-    for ours, theirs in zip(first.get_weights(), second.get_weights(), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-
-
-def test_the_precision_is_that_of_the_layers():
-    model, _ = replace(F2, precision="mixed_bfloat16").build(5)
+    assert all(map(np.array_equal, model.get_weights(), expected.get_weights()))
     assert model.layers[2].compute_dtype == "bfloat16"
     assert model.weights[0].dtype == "float32"
 

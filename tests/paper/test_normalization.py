@@ -12,7 +12,6 @@ from laperm_lib.paper.normalization import BatchNormalization
 BOTH = (BatchNormalization, layers.BatchNormalization)
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 ON_TORCH = keras.backend.backend() == "torch"  # Keras's use of its compiler warns
-NOT_JAX = pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX has no float64 here")
 
 
 def images(*shape, seed=0):
@@ -33,7 +32,7 @@ def trained(layer_class, x, compiled=False, **kwargs):
     layer = made(layer_class, x.shape, **kwargs)
     model = keras.Sequential([keras.Input(x.shape[1:]), layer])
     outputs = ops.convert_to_numpy(ops.cast(model(x, training=True), "float32"))
-    model.compile(keras.optimizers.SGD(0.1), keras.losses.MeanSquaredError(), jit_compile=compiled)
+    model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=compiled)
     targets = np.random.default_rng(5).normal(size=x.shape).astype("float32")
     model.fit(x, targets, batch_size=len(x), epochs=2, verbose=0)
     return [outputs, *map(ops.convert_to_numpy, layer.variables)]
@@ -73,9 +72,7 @@ def test_gives_the_gradient_of_images_as_keras_does():
         first = layers.Conv2D(2, 1, kernel_initializer="ones")
         model = keras.Sequential([keras.Input(x.shape[1:]), first, made(kind, x.shape)])
         before = ops.convert_to_numpy(first.kernel)
-        model.compile(
-            keras.optimizers.SGD(0.01), keras.losses.MeanSquaredError(), jit_compile=False
-        )
+        model.compile(keras.optimizers.SGD(0.01), "mse", jit_compile=False)
         model.fit(x, target, batch_size=4, verbose=0)
         gradients.append(ops.convert_to_numpy(first.kernel) - before)
     np.testing.assert_allclose(*gradients, rtol=1e-3, atol=1e-6)
@@ -85,13 +82,10 @@ def test_gives_the_gradient_of_images_as_keras_does():
 @pytest.mark.parametrize(
     ("shape", "kwargs"),
     [
-        ((6, 7), {}),
-        ((6, 5, 7), {}),
-        ((4, 3, 3, 2), {"axis": 1}),
-        ((4, 3, 3, 2), {"scale": False}),
-        ((4, 3, 3, 2), {"center": False}),
-        pytest.param((4, 3, 3, 2), {"dtype": "float64"}, marks=NOT_JAX),
+        *(((6, 7), {}), ((6, 5, 7), {}), ((4, 3, 3, 2), {"axis": 1})),
+        *(((4, 3, 3, 2), {name: False}) for name in ("scale", "center")),
         ((4, 3, 3, 2), {"renorm": True}),
+        *[((4, 3, 3, 2), {"dtype": "float64"})] * (keras.backend.backend() != "jax"),
     ],
 )
 def test_what_does_not_fit_is_keras_own_computation(shape, kwargs, monkeypatch):
@@ -105,11 +99,9 @@ def test_what_does_not_fit_is_keras_own_computation(shape, kwargs, monkeypatch):
 )
 def test_inference_and_masks_are_keras_own_computation(trainable, training, mask):
     x = images(2, 3, 3, 2)
-    results = []
-    for kind in BOTH:
-        layer = made(kind, x.shape, trainable=trainable)
-        results.append(ops.convert_to_numpy(layer(x, training=training, mask=mask)))
-    np.testing.assert_array_equal(*results)
+    both = (made(kind, x.shape, trainable=trainable) for kind in BOTH)
+    found = (ops.convert_to_numpy(each(x, training=training, mask=mask)) for each in both)
+    np.testing.assert_array_equal(*found)
 
 
 @pytest.mark.skipif(not ON_TENSORFLOW, reason="the fused operation is TensorFlow's")
@@ -127,5 +119,4 @@ def test_is_saved_and_loaded(tmp_path):
     model = keras.Sequential([keras.Input((4, 4, 2)), BatchNormalization(momentum=0.5)])
     model.save(tmp_path / "model.keras")
     layer = keras.models.load_model(tmp_path / "model.keras").layers[0]
-    assert type(layer) is BatchNormalization
-    assert layer.momentum == 0.5
+    assert (type(layer), layer.momentum) == (BatchNormalization, 0.5)

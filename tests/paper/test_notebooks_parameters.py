@@ -14,40 +14,30 @@ from laperm_lib.paper.notebooks import check_parameters
 GIVEN = {"profile": "quick", "dataset": "auto", "seed": 0}
 
 
-@pytest.mark.parametrize(
-    ("changed", "dataset"),
-    [
+def test_the_profile_decides_on_the_dataset_that_nobody_names():
+    for changed, dataset in (
         ({}, "digits"),
         ({"profile": "paper"}, "cifar10"),
         ({"dataset": "mnist"}, "mnist"),
         ({"profile": "paper", "dataset": "digits"}, "digits"),
-    ],
-)
-def test_the_profile_decides_on_the_dataset_that_nobody_names(changed, dataset):
-    datasets = ("digits", "cifar10", "mnist")
-    assert check_parameters(GIVEN | {"__name__": "__main__"} | changed, datasets) == dataset
+    ):
+        given = GIVEN | {"__name__": "__main__"} | changed
+        assert check_parameters(given, ("digits", "cifar10", "mnist")) == dataset
 
 
-@pytest.mark.parametrize(
-    ("namespace", "message"),
-    [
-        (GIVEN | {"sede": 1}, "Unknown parameter 'sede'.*profile, dataset, seed"),
-        *(
-            (GIVEN | {name: 1}, f"Unknown parameter '{name}'")
-            for name in ("_seed", "__seed", "seed__")
-        ),
-        ({"profile": "quick", "dataset": "auto"}, "'seed' is missing"),
-        (GIVEN | {"profile": "slow"}, "profile is one of 'quick', 'paper', not 'slow'"),
-        (GIVEN | {"dataset": 1}, "dataset is one of 'auto', 'digits', 'mnist', not 1"),
-        (GIVEN | {"seed": -1}, "seed is an integer of at least 0, not -1"),
-        (GIVEN | {"seed": True}, "seed is an integer"),
-        (GIVEN | {"seed": "1"}, "seed is an integer"),
-        (GIVEN | {"seed": 1.0}, "seed is an integer"),
-    ],
-)
-def test_what_is_wrong_is_named(namespace, message):
-    with pytest.raises(ValueError, match=message):
-        check_parameters(namespace)
+def test_what_is_wrong_is_named():
+    for changed, message in (
+        ({"sede": 1}, "Unknown parameter 'sede'.*profile, dataset, seed"),
+        *(({name: 1}, f"Unknown parameter '{name}'") for name in ("_seed", "__seed", "seed__")),
+        ({"profile": "slow"}, "profile is one of 'quick', 'paper', not 'slow'"),
+        ({"dataset": 1}, "dataset is one of 'auto', 'digits', 'mnist', not 1"),
+        ({"seed": -1}, "seed is an integer of at least 0, not -1"),
+        *(({"seed": seed}, "seed is an integer") for seed in (True, "1", 1.0)),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_parameters(GIVEN | changed)
+    with pytest.raises(ValueError, match="'seed' is missing"):
+        check_parameters({"profile": "quick", "dataset": "auto"})
 
 
 def test_a_mistyped_parameter_is_refused_before_keras_is_imported():
@@ -60,12 +50,8 @@ except ValueError as error:
     import sys
     print(error, *({"keras", "tensorflow", "numpy"} & set(sys.modules)))
 """
-    run = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    assert run.stdout == (
-        "Unknown parameter 'profil'; this notebook has: profile, dataset, seed.\n"
-    )
+    said = subprocess.check_output([sys.executable, "-c", program], text=True)
+    assert said == "Unknown parameter 'profil'; this notebook has: profile, dataset, seed.\n"
 
 
 CELLS = ['profile = "quick"\ndataset = "auto"  # digits\nseed = 0']
@@ -111,14 +97,9 @@ for session in json.load(sys.stdin):
         result = shell.run_cell(cell, store_history=True)
     print(">", result.error_in_exec)
 """
-    run = subprocess.run(
-        [sys.executable, "-c", program],
-        input=json.dumps([before + session for session in sessions.values()]),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    said = [line for line in run.stdout.splitlines() if line.startswith(">")]
+    given = json.dumps([before + session for session in sessions.values()])
+    out = subprocess.check_output([sys.executable, "-c", program], input=given, text=True)
+    said = [line for line in out.splitlines() if line.startswith(">")]
     for name, error in zip(sessions, said, strict=True):
         if name in ("_seed", "open", "In", "get_ipython", "sede"):
             assert f"Unknown parameter '{name}'" in error

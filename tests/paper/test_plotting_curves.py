@@ -31,10 +31,13 @@ def test_each_training_is_a_line_that_begins_where_it_was_resumed():
     assert ax.lines[2].get_marker() == "o"  # one epoch would be invisible
 
 
-def test_a_metric_that_is_not_there_is_named_and_nothing_is_drawn():
-    with pytest.raises(ValueError, match=r"'a' has no metric 'val_accuracy', only \['loss'\]"):
-        plotting.training_curves({"a": {"loss": [1.0]}})
-    assert plt.get_fignums() == []
+def test_many_places_make_a_band():
+    points = {x: [0.1 * x, 0.1 * x + 1] for x in range(20)}
+    ax = plotting.over_seeds({"LaPerm": points})
+    (band,) = (each for each in ax.collections if isinstance(each, PolyCollection))
+    bounds = band.get_paths()[0].get_extents()
+    assert (bounds.ymin, bounds.ymax) == pytest.approx((0, 2.9))
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), [0.1 * x + 0.5 for x in range(20)])
 
 
 @given(st.dictionaries(st.integers(0, 1000), numbers, min_size=1, max_size=6))
@@ -54,27 +57,6 @@ def test_mean_and_range_are_those_of_the_seeds(points):
     plt.close(ax.figure)
 
 
-def test_many_places_make_a_band():
-    points = {x: [0.1 * x, 0.1 * x + 1] for x in range(20)}
-    ax = plotting.over_seeds({"LaPerm": points})
-    (band,) = (each for each in ax.collections if isinstance(each, PolyCollection))
-    bounds = band.get_paths()[0].get_extents()
-    assert (bounds.ymin, bounds.ymax) == pytest.approx((0, 2.9))
-    np.testing.assert_allclose(ax.lines[0].get_ydata(), [0.1 * x + 0.5 for x in range(20)])
-
-
-@pytest.mark.parametrize(
-    ("points", "label"),
-    [
-        ({1: [0.5]}, "a (1 seed)"),
-        ({1: [0.5, 0.6], 2: [0.5, 0.7]}, "a (2 seeds)"),
-        ({1: [0.5, 0.6], 2: [0.5]}, "a (up to 2 seeds)"),
-    ],
-)
-def test_legend_counts_seeds(points, label):
-    assert legend(plotting.over_seeds({"a": points})) == [label]
-
-
 def test_an_empty_series_is_left_out_and_a_picture_of_them_says_so():
     both = plotting.over_seeds({"a": {1: [0.5]}, "b": {1: [0.6]}})
     one = plotting.over_seeds({"a": {}, "b": {1: [0.6]}})
@@ -86,6 +68,8 @@ def test_an_empty_series_is_left_out_and_a_picture_of_them_says_so():
     assert [text.get_text() for text in empty.texts] == ["not yet reproduced"]
     assert legend(empty) == ["published"]
     assert plotting.over_seeds({}).get_legend() is None
+    some = {"a": {1: [0.5, 0.6], 2: [0.5, 0.7]}, "b": {1: [0.5, 0.6], 2: [0.5]}}
+    assert legend(plotting.over_seeds(some)) == ["a (2 seeds)", "b (up to 2 seeds)"]
 
 
 def test_series_and_levels_can_be_told_apart():
@@ -120,10 +104,10 @@ def test_a_shared_legend_replaces_all_and_has_each_name_once(seeds, label):
         assert set(legend(ax)) == labels - (set() if points else {label})
 
 
-@pytest.mark.parametrize(
-    ("numbers", "error"), [([], ValueError), ([0.5, float("nan")], NonFiniteWeightError)]
-)
-def test_impossible_numbers_are_named(numbers, error):
-    with pytest.raises(error, match="'LaPerm' at 20"):
-        plotting.over_seeds({"LaPerm": {20: numbers}})
+def test_impossible_numbers_are_named_and_nothing_is_drawn():
+    for numbers, error in (([], ValueError), ([0.5, float("nan")], NonFiniteWeightError)):
+        with pytest.raises(error, match="'LaPerm' at 20"):
+            plotting.over_seeds({"LaPerm": {20: numbers}})
+    with pytest.raises(ValueError, match=r"'a' has no metric 'val_accuracy', only \['loss'\]"):
+        plotting.training_curves({"a": {"loss": [1.0]}})
     assert plt.get_fignums() == []

@@ -38,8 +38,20 @@ def glyphs(item, kind):
     return [glyph["attributes"] for glyph in drawn if glyph["name"] == kind]
 
 
-def labels(legend):
-    return [item["attributes"]["label"]["value"] for item in legend["items"]]
+@pytest.fixture
+def ax():
+    return plt.subplots()[1]
+
+
+def labels(figure):
+    found = models(figure, "Legend")
+    return [[item["attributes"]["label"]["value"] for item in each["items"]] for each in found]
+
+
+def words(figure, axis):
+    """The words at the ticks of the one axis of a kind that has some."""
+    [found] = [each for each in models(figure, axis) if "major_label_overrides" in each]
+    return found["major_label_overrides"]["entries"]
 
 
 def two_panels(**kwargs):
@@ -49,21 +61,22 @@ def two_panels(**kwargs):
     return figure
 
 
-@pytest.fixture
-def ax():
-    return plt.subplots()[1]
-
-
-def test_curves_bands_levels_and_error_bars_are_there():
-    item = Interactive(two_panels(), alt="Two panels.").item
+def test_curves_bands_levels_error_bars_and_legends_are_there():
+    figure = two_panels()
+    item = Interactive(figure, alt="Two panels.").item
     assert len(models(item, "Figure")) == 2
     assert len(glyphs(item, "Line")) == 4  # one is the level's, for the legend
     assert len(glyphs(item, "Patch")) == 2
     assert len(glyphs(item, "MultiLine")) == 1  # the error bars
     assert [level["location"] for level in models(item, "Span")] == [0.9]
-    found = [labels(legend) for legend in models(item, "Legend")]
-    assert found == [["LaPerm (2 seeds)", "Adam (1 seed)"], ["one (2 seeds)", "published"]]
+    first, second = ["LaPerm (2 seeds)", "Adam (1 seed)"], ["one (2 seeds)", "published"]
+    assert labels(item) == [first, second]
     assert len(models(item, "HoverTool")) == 3
+    plotting.shared_legend(figure)
+    assert labels(figure) == [first + second]
+    # Panels with a shared axis move together.
+    shown = (models(two_panels(sharey=shared), "Range1d") for shared in (True, False))
+    assert [len(ranges) for ranges in shown] == [3, 4]
 
 
 def test_a_dash_is_drawn_unless_it_ends_an_error_bar(ax):
@@ -76,34 +89,28 @@ def test_a_dash_is_drawn_unless_it_ends_an_error_bar(ax):
     assert points[0]["size"]["value"] == 16
 
 
-def test_a_shared_legend_is_one_for_all_panels():
-    figure = two_panels()
-    plotting.shared_legend(figure)
-    [legend] = models(figure, "Legend")
-    assert labels(legend) == ["LaPerm (2 seeds)", "Adam (1 seed)", "one (2 seeds)", "published"]
-
-
 def test_names_are_beside_each_other_where_a_phone_has_room_for_two():
     figure, ax = plt.subplots(layout="constrained")
     for name, columns in (("a" * 18, 2), ("a" * 19, 1)):
         ax.plot([1, 2], [0.5, 0.6], label=name)
         plotting.shared_legend(figure)
-        [legend] = models(figure, "Legend")
-        assert legend["ncols"] == columns
+        assert [legend["ncols"] for legend in models(figure, "Legend")] == [columns]
 
 
-@pytest.mark.parametrize("shared", [True, False])
-def test_panels_with_a_shared_axis_move_together(shared):
-    assert len(models(two_panels(sharey=shared), "Range1d")) == (3 if shared else 4)
+def test_words_stand_where_they_stood():
+    ax = plotting.over_seeds({"none": {}})
+    ax.set(xlim=(0, 10), ylim=(0, 100))
+    [label] = models(ax.figure, "Label")
+    assert (label["text"], label["x"], label["y"]) == ("not yet reproduced", 5, pytest.approx(30))
 
 
-@pytest.mark.parametrize(("columns", "few"), [(1, 0), (2, 0), (3, 3)])
-def test_narrow_panels_have_few_numbers_below(columns, few):
-    figure, axes = plt.subplots(1, columns, squeeze=False)
-    for ax in axes[0]:
-        ax.plot([0, 125], [0, 1])
-    tickers = [each.get("desired_num_ticks") for each in models(figure, "BasicTicker")]
-    assert sorted(tickers, key=str) == [3] * few + [None] * (2 * columns - few)
+def test_narrow_panels_have_few_numbers_below():
+    for columns, few in ((1, 0), (2, 0), (3, 3)):
+        figure, axes = plt.subplots(1, columns, squeeze=False)
+        for ax in axes[0]:
+            ax.plot([0, 125], [0, 1])
+        tickers = [each.get("desired_num_ticks") for each in models(figure, "BasicTicker")]
+        assert sorted(tickers, key=str) == [3] * few + [None] * (2 * columns - few)
 
 
 def test_profiles_of_few_and_of_many_vectors():
@@ -119,43 +126,26 @@ def test_profiles_of_few_and_of_many_vectors():
     assert len(glyphs(Interactive(many.figure, alt="A profile.").item, "Patch")) == 3
 
 
-def test_words_stand_where_they_stood():
-    ax = plotting.over_seeds({"none": {}})
-    ax.set(xlim=(0, 10), ylim=(0, 100))
-    [label] = models(ax.figure, "Label")
-    assert label["text"] == "not yet reproduced"
-    assert (label["x"], label["y"]) == (5, pytest.approx(30))
-
-
 def test_ticks_set_by_hand_keep_their_places_and_words(ax):
     ax.plot([0, 2], [0.5, 0.6], label="LaPerm")
     ax.set_xticks(range(3), ["he_uniform", "he_normal", "glorot_uniform"])
     item = Interactive(ax.figure, alt="A line over three words.").item
-    [ticker] = models(item, "FixedTicker")
-    assert ticker["ticks"] == [0, 1, 2]
-    [axis] = [each for each in models(item, "LinearAxis") if "major_label_overrides" in each]
-    words = [[0, "he_uniform"], [1, "he_normal"], [2, "glorot_uniform"]]
-    assert axis["major_label_overrides"]["entries"] == words
+    assert [ticker["ticks"] for ticker in models(item, "FixedTicker")] == [[0, 1, 2]]
+    assert words(item, "LinearAxis") == [[0, "he_uniform"], [1, "he_normal"], [2, "glorot_uniform"]]
     [hover] = models(item, "HoverTool")
     assert hover["tooltips"] == [["", "LaPerm"], ["x", "@word"], ["y", "@y{0.[0000]}"]]
     columns = [dict(source["data"]["entries"]) for source in models(item, "ColumnDataSource")]
     assert ["he_uniform", "glorot_uniform"] in [each.get("word") for each in columns]
+    ax.plot([0, 1.5], [0.5, 0.6])  # a point beside the ticks is told as a number
+    tooltips = [hover["tooltips"] for hover in models(ax.figure, "HoverTool")]
+    assert ["x", "@x{0.[0000]}"] in tooltips[-1]
 
 
 def test_logarithmic_axes_stay_so_and_numbers_at_ticks_set_by_hand_are_words_too(ax):
     ax.loglog([20, 400], [0.5, 0.6])
     ax.set_xticks([20, 400], [20, 400])
-    item = Interactive(ax.figure, alt="A line.").item
-    assert len(models(item, "LogScale")) == 2
-    [axis] = [each for each in models(item, "LogAxis") if "major_label_overrides" in each]
-    assert axis["major_label_overrides"]["entries"] == [[20, "20"], [400, "400"]]
-
-
-def test_a_point_beside_the_ticks_is_told_as_a_number(ax):
-    ax.plot([0, 1.5], [0.5, 0.6])
-    ax.set_xticks([0, 1], ["none", "all"])
-    [hover] = models(ax.figure, "HoverTool")
-    assert hover["tooltips"][0] == ["x", "@x{0.[0000]}"]
+    assert len(models(ax.figure, "LogScale")) == 2
+    assert words(ax.figure, "LogAxis") == [[20, "20"], [400, "400"]]
 
 
 def test_a_notebook_shows_the_picture_and_keeps_the_description(ax):
@@ -178,12 +168,11 @@ def test_a_notebook_shows_the_picture_and_keeps_the_description(ax):
 
 def test_figures_that_cannot_be_shown_are_refused(ax):
     ax.imshow(np.eye(2))
-    with pytest.raises(ValueError, match="AxesImage cannot be shown interactively"):
-        Interactive(ax.figure, alt="An image.")
-    with pytest.raises(ValueError, match="no axes"):
-        Interactive(plt.figure(), alt="Nothing.")
-    outside = plt.figure().add_axes((0, 0, 1, 1))
-    with pytest.raises(ValueError, match="outside of a grid"):
-        Interactive(outside.figure, alt="Axes of their own.")
-    with pytest.raises(ValueError, match="alt is empty"):
-        Interactive(two_panels(), alt=" ")
+    for figure, alt, why in (
+        (ax.figure, "An image.", "AxesImage cannot be shown interactively"),
+        (plt.figure(), "Nothing.", "no axes"),
+        (plt.figure().add_axes((0, 0, 1, 1)).figure, "Axes of their own.", "outside of a grid"),
+        (two_panels(), " ", "alt is empty"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            Interactive(figure, alt=alt)

@@ -37,20 +37,17 @@ def test_the_last_panel_is_the_synchronised_vector_in_the_colours_of_its_values(
     plt.close(figure)
 
 
-@pytest.mark.parametrize(
-    ("initial", "trained", "message"),
-    [
+def test_vectors_that_cannot_be_synchronised_are_refused():
+    for initial, trained, message in (
         (np.ones((2, 2)), np.ones((2, 2)), "vectors of one length"),
         (np.ones(2), np.ones(3), "vectors of one length"),
         (np.ones(17), np.ones(17), "too many"),
         (np.ones(0), np.ones(0), "empty"),
         (np.ones(2), np.array([1.0, np.nan]), "'trained' contains a NaN"),
-    ],
-)
-def test_vectors_that_cannot_be_synchronised_are_refused(initial, trained, message):
-    with pytest.raises(ValueError, match=message) as error:
-        synchronisation_steps(initial, trained)
-    assert isinstance(error.value, NonFiniteWeightError) == ("NaN" in message)
+    ):
+        with pytest.raises(ValueError, match=message) as error:
+            synchronisation_steps(initial, trained)
+        assert isinstance(error.value, NonFiniteWeightError) == ("NaN" in message)
     assert plt.get_fignums() == []
 
 
@@ -72,8 +69,7 @@ def test_lines_lead_each_value_to_its_place(order, values):
     assert sorted(ends) == list(range(7))
     np.testing.assert_array_equal(after[ends.astype(int)], before)
     np.testing.assert_array_equal(collection.get_array(), before)
-    # Equal values keep their order, so their lines do not cross.
-    for value in set(values):
+    for value in set(values):  # equal ones keep their order, so their lines do not cross
         assert (np.diff(ends[before == value]) > 0).all()
     plt.close(ax.figure)
 
@@ -91,9 +87,8 @@ def test_arrows_lead_each_value_of_an_image_to_its_place():
     np.testing.assert_array_equal(ax.images[0].get_array(), after)
 
 
-@pytest.mark.parametrize(
-    ("before", "after", "message"),
-    [
+def test_what_is_no_permutation_is_refused():
+    for before, after, message in (
         ([1.0, 2.0], [1.0, 3.0], "not a permutation"),
         ([0.0, 1.0], [-0.0, 1.0], "not a permutation"),
         ([1.0, 1.0, 2.0], [1.0, 2.0, 2.0], "not a permutation"),
@@ -103,11 +98,9 @@ def test_arrows_lead_each_value_of_an_image_to_its_place():
         (np.ones((1, 1, 1)), np.ones((1, 1, 1)), "one or two dimensions"),
         ([], [], "empty"),
         ([np.nan, 1.0], [1.0, np.nan], "NaN"),
-    ],
-)
-def test_what_is_no_permutation_is_refused(before, after, message):
-    with pytest.raises(ValueError, match=message):
-        permutation_trace(before, after)
+    ):
+        with pytest.raises(ValueError, match=message):
+            permutation_trace(before, after)
     assert plt.get_fignums() == []
 
 
@@ -144,9 +137,8 @@ def test_the_four_steps_of_the_example():
 
     # An arrow from each piece that wants something, upwards where the gradient is negative.
     wished = {start[0]: end[1] - start[1] for start, end in arrows_of(first)}
-    assert {slot: np.sign(length) for slot, length in wished.items()} == {
-        slot: -np.sign(wish) for slot, wish in enumerate(WISHES) if wish
-    }
+    signs = {slot: -np.sign(wish) for slot, wish in enumerate(WISHES) if wish}
+    assert {slot: np.sign(length) for slot, length in wished.items()} == signs
     assert abs(wished[8]) == max(map(abs, wished.values()))
 
     # Slot 8 holds a 1 and may only take the 2; slot 4 holds the 12 and may take the 11.
@@ -182,18 +174,15 @@ def test_what_is_drawn_at_the_end_is_the_rearrangement(data):
     plt.close(figure)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
+def test_impossible_arguments_are_refused_before_anything_is_drawn():
+    arguments = {"weights": WEIGHTS, "recommendation": WISHES, "places": PLACES}
+    for change, message in (
         ({"weights": WEIGHTS[:5]}, "vectors of one length"),
         ({"weights": np.eye(12)}, "vectors of one length"),
         ({"places": PLACES + 1}, "places is not a permutation of 0 to 11"),
         ({"recommendation": np.full(12, np.nan)}, "'recommendation' contains a NaN"),
-    ],
-)
-def test_impossible_arguments_are_refused_before_anything_is_drawn(change, message):
-    arguments = {"weights": WEIGHTS, "recommendation": WISHES, "places": PLACES} | change
-    with pytest.raises(ValueError, match=message) as error:
-        cycle_search(**arguments, **HOW)
-    assert isinstance(error.value, NonFiniteWeightError) == ("NaN" in message)
+    ):
+        with pytest.raises(ValueError, match=message) as error:
+            cycle_search(**arguments | change, **HOW)
+        assert isinstance(error.value, NonFiniteWeightError) == ("NaN" in message)
     assert plt.get_fignums() == []

@@ -5,21 +5,13 @@ import pytest
 
 from laperm_lib.paper.methods import SGD, Adam, Average, LaPerm, SGPerm
 from laperm_lib.paper.networks import spec
-from laperm_lib.paper.settings import (
-    PROFILES,
-    PUBLISHED,
-    fingerprint,
-    published,
-    quick,
-    short,
-)
+from laperm_lib.paper.settings import PROFILES, PUBLISHED, fingerprint, quick, short
 
 CONV2, F1 = PUBLISHED["conv2"], PUBLISHED["f1"]
 
 
-@pytest.mark.parametrize(
-    ("setting", "value", "why"),
-    [
+def test_impossible_settings():
+    for setting, value, why in (
         ("epochs", 0, "epochs is an integer of at least 1 and at most 35791, got 0"),
         ("evaluate_every", 0, "evaluate_every is an integer of at least 1"),
         ("held_out", -1, "held_out is an integer of at least 0"),
@@ -34,17 +26,12 @@ CONV2, F1 = PUBLISHED["conv2"], PUBLISHED["f1"]
         ("decay", 1e30, "The highest learning rate of all epochs is a number at most"),
         ("pixels", "bright", "Unknown pixels 'bright'; there are unit, raw, centred, standardised"),
         ("speed", 1, "There is no setting 'speed'; there are precision, .*sync_period"),
-    ],
-)
-def test_impossible_settings(setting, value, why):
-    with pytest.raises(ValueError, match=why):
-        CONV2.replace(**{setting: value})
-
-
-@pytest.mark.parametrize("ask", PROFILES.values())
-def test_unknown_experiments(ask):
-    with pytest.raises(ValueError, match=r"'f3'; there are .*f1, f1_notebook, f2"):
-        ask("f3")
+    ):
+        with pytest.raises(ValueError, match=why):
+            CONV2.replace(**{setting: value})
+    for ask in PROFILES.values():
+        with pytest.raises(ValueError, match=r"'f3'; there are .*f1, f1_notebook, f2"):
+            ask("f3")
 
 
 def test_several_settings_change_together():
@@ -77,13 +64,9 @@ def test_every_setting_that_has_a_name_can_be_replaced():
 def test_equal_settings_have_one_fingerprint_whatever_their_numbers_are():
     ours = F1.replace(learning_rate=1, epochs=np.int64(5), keep=list(F1.network.keep))
     same = F1.replace(learning_rate=1.0, epochs=5)
-    assert ours == same
-    assert hash(ours) == hash(same)
+    assert (ours, hash(ours)) == (same, hash(same))
     assert fingerprint(ours, F1) == fingerprint(same, F1) != ""
-
-
-def test_pixels_are_by_default_those_of_the_network():
-    for settings in PUBLISHED.values():
+    for settings in PUBLISHED.values():  # whose pixels are by default those of the network
         assert settings.data.pixels == spec(settings.network.model).pixels
         assert settings.replace(pixels=None) == settings
     assert len(fingerprint(CONV2.replace(pixels="standardised"), CONV2)) == 8
@@ -107,8 +90,7 @@ def rates(settings):
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_profiles_end_at_the_published_rate(name):
-    whole = published(name)
-    tenth, cut_down = short(name), quick(name)
+    whole, tenth, cut_down = PUBLISHED[name], short(name), quick(name)
     assert rates(tenth)[-1] == pytest.approx(rates(whole)[-1])
     if whole.network.shared_value is not None:
         assert tenth == whole

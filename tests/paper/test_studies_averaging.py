@@ -20,11 +20,6 @@ def alone():
     return train(SHORT, 3)
 
 
-@pytest.fixture(scope="module")
-def permuted():
-    return {method: train(with_method(LAPERM, method), 3) for method in METHODS[:3]}
-
-
 def test_averages_are_measured_beside_the_training(alone):
     measured = alone.measured
     assert measured["steps"] == [20, 40] == [each.step for each in alone.evaluations]
@@ -47,7 +42,8 @@ def test_trainings_that_continue_from_averages(alone, method):
     assert is_first_average == (method == "PSWA")
 
 
-def test_averages_of_permutations_are_permutations_once_synchronised(permuted):
+def test_averages_of_permutations_are_permutations_once_synchronised():
+    permuted = {method: train(with_method(LAPERM, method), 3) for method in METHODS[:3]}
     for method, record in permuted.items():
         for name, is_permutation in record.measured["permutation"].items():
             in_training = name == "training" and method != "PSWA"
@@ -105,19 +101,14 @@ BEGUN = (None, None, None, 0.8, 0.8, 0.9)
 
 
 def record(seed, test, curves=None, method="alone"):
-    curves = curves or {"training": CURVE, "SWA": BEGUN}
-    return replace(
-        made("f1"),
-        settings=with_method(LAPERM, method),
-        seed=seed,
-        measured={"curves": curves, "test": test},
-    )
+    measured = {"curves": curves or {"training": CURVE, "SWA": BEGUN}, "test": test}
+    return replace(made("f1"), settings=with_method(LAPERM, method), seed=seed, measured=measured)
 
 
 STUDY = [record(1, {"training": 0.7, "SWA": 0.9}), record(0, {"training": 0.6, "SWA": 0.8})]
 
 
-def test_measures_of_curves():
+def test_measures_of_curves_and_comparisons():
     found = measures(STUDY)
     assert {seed: one.test for seed, one in found["alone"].items()} == {1: 0.7, 0: 0.6}
     one, swa = found["alone"][0], found["SWA"][0]
@@ -132,15 +123,12 @@ def test_measures_of_curves():
     records = [record(0, dict.fromkeys(curves, 0.5), curves, method) for method in METHODS[1:3]]
     assert {"PSWA", "PSWA synchronised", "PSWA, going on synchronised"} <= set(measures(records))
 
+    def all_pairs(*pairs):
+        return dict.fromkeys(averaging.BETTER, pairs)
 
-def test_comparisons_count_pairs():
-    never = dict.fromkeys(averaging.BETTER, (0, 2))
-    assert averaging.compare([STUDY], "alone") == never | {"as monotonic": (2, 2)}
-    assert averaging.compare([STUDY, STUDY[:1]], "SWA") == dict.fromkeys(averaging.BETTER, (3, 3))
-    assert averaging.compare([], "SWA") == dict.fromkeys(averaging.BETTER, (0, 0))
-
-
-def test_verdicts():
+    assert averaging.compare([STUDY], "alone") == all_pairs(0, 2) | {"as monotonic": (2, 2)}
+    assert averaging.compare([STUDY, STUDY[:1]], "SWA") == all_pairs(3, 3)
+    assert averaging.compare([], "SWA") == all_pairs(0, 0)
     assert [averaging.verdict(better, 4) for better in range(5)] == ["[¬Re]"] * 3 + ["[Re]"] * 2
     assert averaging.verdict(5, 8) == "mixed"
     with pytest.raises(ValueError, match="no pair"):

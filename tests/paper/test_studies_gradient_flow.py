@@ -61,11 +61,8 @@ def test_each_layer_has_the_values_of_the_dense_one(filters, units, factor, seed
 
 
 def test_places_depend_on_the_seed():
-    dense = SameCapacityNetwork(units=(40, 40))
-    first, again, other = (
-        [kernel != 0 for kernel in kernels(built(dense, seed, capacity="sparse"))]
-        for seed in (0, 0, 1)
-    )
+    network = SameCapacityNetwork(units=(40, 40), capacity="sparse")
+    first, again, other = ([k != 0 for k in kernels(built(network, seed))] for seed in (0, 0, 1))
     assert all(map(np.array_equal, first, again))
     assert not any(map(np.array_equal, first, other))
 
@@ -106,36 +103,28 @@ def test_networks_have_the_layers_that_they_say():
     assert not any(v.name == "bias" for v in model.variables)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
+def test_impossible_networks_are_refused():
+    for change, message in (
         ({"units": (0,)}, "units is an integer of at least 1"),
         ({"activation": "tanh"}, "Unknown activation 'tanh'"),
         ({"l2": -1.0}, "l2 is a number at least 0"),
         ({"capacity": "wide"}, "Unknown capacity 'wide'"),
         ({"factor": 1}, "factor is an integer of at least 2"),
-    ],
-)
-def test_impossible_networks_are_refused(change, message):
-    with pytest.raises(ValueError, match=message):
-        SameCapacityNetwork(**change)
+    ):
+        with pytest.raises(ValueError, match=message):
+            SameCapacityNetwork(**change)
 
 
 # -- their training -------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def sparse():
-    return train(SHORT, 0)
-
-
-def test_pruned_weights_stay_pruned_and_the_network_learns(sparse):
+def test_pruned_weights_stay_pruned_and_the_network_learns():
+    sparse = train(SHORT, 0)
     assert study.accuracy(sparse) > 40
     assert sparse.fraction_pruned > 0.7
     measured = sparse.measured
-    assert measured["active"] == [
-        kernel.size for kernel in kernels(built(SHORT.network, capacity="dense"))
-    ]
+    dense = kernels(built(SHORT.network, capacity="dense"))
+    assert measured["active"] == [kernel.size for kernel in dense]
     assert [np.count_nonzero(kernel) for kernel in kernels(sparse.model)] == measured["active"]
     assert measured["steps"] == [0, 20, 40, 46]
     norms, effective = (np.array(measured[name]) for name in ("norms", "effective"))
@@ -183,27 +172,19 @@ def test_it_is_wilcoxons_signed_rank_test_ties_and_zeros_included(differences):
 
 def record(settings, seed, accuracy=0.9, flow=1.0):
     """A record with so much flow, of three kernels, after a first measurement that counts not."""
-    return replace(
-        made("f1"),
-        settings=settings,
-        seed=seed,
-        final=accuracy,
-        measured={"effective": [[9.0, 9.0, 9.0], [flow, flow, flow]]},
-    )
+    measured = {"effective": [[9.0, 9.0, 9.0], [flow, flow, flow]]}
+    return replace(made("f1"), settings=settings, seed=seed, final=accuracy, measured=measured)
 
 
 def made_up(name, accuracy=lambda **features: 0.9, flow=lambda **features: 1.0):
     """Records of a study, each of the two a function of the features, with a little of the seed."""
-    return [
-        record(
-            settings,
-            seed,
-            accuracy(**study.features(settings)) + 1e-4 * seed,
-            flow(**study.features(settings)) * (1 + 1e-3 * seed),
-        )
-        for settings in study.STUDIES[name]
-        for seed in study.SEEDS
-    ]
+    found = []
+    for settings in study.STUDIES[name]:
+        features = study.features(settings)
+        for seed in study.SEEDS:
+            both = accuracy(**features) + 1e-4 * seed, flow(**features) * (1 + 1e-3 * seed)
+            found.append(record(settings, seed, *both))
+    return found
 
 
 def verdicts(records, claim):
@@ -235,16 +216,15 @@ def test_a_study_where_it_is_the_other_way_round_or_nothing_differs():
     against = made_up("mlp", flow=lambda l2, **_: 0.5 if l2 else 1.0)
     assert list(verdicts(against, "l2").values()) == ["[¬Re]"] * 8
     assert set(verdicts(against, "swish").values()) == {"open"}
-
-    def only_sgd(optimizer, activation, **_):
-        return 0.9 + 0.01 * (optimizer == "sgd" and activation == "swish")
-
-    assert verdicts(made_up("mlp", only_sgd), "swish") == {
-        "sgd": "[Re]",
-        "sgd, batch norm": "[Re]",
-        "adam": "open",
-        "adam, batch norm": "open",
-    }
+    swish = made_up(
+        "mlp",
+        lambda optimizer, activation, **_: (
+            0.9 + 0.01 * (optimizer == "sgd" and activation == "swish")
+        ),
+    )
+    found = {"sgd": "[Re]", "adam": "open"}
+    found |= {f"{name}, batch norm": verdict for name, verdict in found.items()}
+    assert verdicts(swish, "swish") == found
 
 
 def test_a_study_that_is_not_finished_is_compared_over_the_seeds_there_are():
@@ -254,9 +234,6 @@ def test_a_study_that_is_not_finished_is_compared_over_the_seeds_there_are():
     assert by_claim["l2"].seeds == 2
     assert by_claim["l2"].mean == pytest.approx(0.585, abs=1e-3)  # the binary logarithm of 1.5
     assert by_claim["adaptive"].seeds == len(study.SEEDS)
-
-
-def test_what_cannot_be_paired_is_refused():
     with pytest.raises(ValueError, match="no differences"):
         study.findings([r for r in made_up("conv") if not isinstance(r.settings.method, Adam)])
 

@@ -24,19 +24,15 @@ LONGER = SHORT.replace(epochs=10, sync_period=50, evaluate_every=50)  # 120 step
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 
 
-@pytest.fixture(scope="module")
-def record():
-    return run(LONGER, seed=3, experiment="f1", evaluate_after=(0, 10))
-
-
-def test_evaluations_are_where_they_were_asked_for(record):
+def test_a_run_is_measured_where_that_was_asked_for_and_depends_on_its_seed():
+    record, other = (
+        run(LONGER, seed=seed, experiment="f1", evaluate_after=(0, 10)) for seed in (3, 4)
+    )
     places = [(e.step, e.since_sync) for e in record.evaluations]
     assert places == [(50, 0), (60, 10), (100, 0), (110, 10)]
     assert all(e.held_out is None for e in record.evaluations)
     assert (record.final_held_out, record.final_reestimated) == (None, None)
 
-
-def test_the_final_network_is_what_was_measured(record):
     data = datasets.load("digits")
     _, x_test = preprocess("f1", data)
     logits = keras.ops.convert_to_numpy(record.model(x_test))
@@ -45,18 +41,22 @@ def test_the_final_network_is_what_was_measured(record):
     assert record.data_fingerprint == data.fingerprint
     assert (record.experiment, record.settings, record.seed) == ("f1", LONGER, 3)
 
-
-def test_the_network_holds_one_value_and_the_zeros_it_started_with(record):
     kernel = weight_vectors.of(record.model)[0].matrix()
     assert set(np.unique(kernel)) == {0, np.float32(0.08)}
     assert record.fraction_pruned == pytest.approx((kernel == 0).mean())
+    kernels = [each.model.get_weights()[0] for each in (record, other)]
+    assert not np.array_equal(*kernels)
 
 
-def test_a_seed_gives_the_same_run_again_and_another_seed_another(record):
-    again, other = run(LONGER, seed=3), run(LONGER, seed=4)
-    kernels = [each.model.get_weights()[0] for each in (record, again, other)]
-    assert np.array_equal(kernels[0], kernels[1])
-    assert not np.array_equal(kernels[0], kernels[2])
+def test_adam_alone_does_not_permute_and_images_held_out_are_measured_too():
+    settings = SHORT.replace(sync_period=None, epochs=1, evaluate_every=5, held_out=200)
+    record = run(settings, seed=0)
+    assert [(e.step, e.since_sync) for e in record.evaluations] == [(5, 0), (10, 0)]
+    assert not record.is_permutation
+    images = evaluation.images_for(settings)
+    held_out = evaluation.accuracy(record.model, images.x_held_out, images.y_held_out)
+    assert record.final_held_out == held_out
+    assert all(0 < e.held_out < 1 for e in record.evaluations)
 
 
 def test_the_quick_profile_learns():
@@ -65,7 +65,7 @@ def test_the_quick_profile_learns():
 
 
 class Seen(Watch):
-    """Notes the steps that it sees, and what it is told."""
+    """Notes the steps that it sees, multiples of its periods among them, and what it is told."""
 
     periods = (4,)
 
@@ -80,7 +80,6 @@ class Seen(Watch):
 
 
 def test_what_watches_measure_is_in_the_record():
-    """They see the multiples of their periods."""
     settings = SHORT.replace(epochs=1, sync_period=12, evaluate_every=12)
     found = run(settings, seed=0, watches=[Seen()]).measured
     assert found["told"] == (1437, 12, "f1")
@@ -104,24 +103,20 @@ AVERAGED = SHORT.replace(
 def test_a_run_resumes_from_any_step_and_is_measured_as_if_uninterrupted(tmp_path, settings, asked):
     """The device takes several steps at once, counted from the first: the plan has to be met."""
     whole = run(settings, seed=3)
-    checkpoints, steps = Checkpoints(tmp_path), []
+    checkpoints, every_step, steps = Checkpoints(tmp_path), Watch(), iter(range(1, asked + 1))
+    every_step.periods = (1,)
 
     def stop():
-        steps.append(None)
-        return len(steps) == asked
-
-    class EveryStep(Watch):
-        periods = (1,)
+        return next(steps) == asked
 
     with pytest.raises(Stopped):
-        run(settings, seed=3, checkpoints=checkpoints, stop=stop, watches=[EveryStep()])
+        run(settings, seed=3, checkpoints=checkpoints, stop=stop, watches=[every_step])
     saved = checkpoints.latest()
     assert saved.step == asked
     notes = saved.notes | {"environment": saved.notes["environment"] | {"revision": "another"}}
     checkpoints.save(asked, saved.arrays, notes | {"seconds": 1000.0})
     resumed = run(settings, seed=3, checkpoints=checkpoints)
-    for ours, theirs in zip(resumed.model.get_weights(), whole.model.get_weights(), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    assert all(map(np.array_equal, resumed.model.get_weights(), whole.model.get_weights()))
     assert resumed.seconds >= 1000  # a run of no further step may add less than 0.01
     assert resumed.environment["revision"] == f"another, then {whole.environment['revision']}"
     same = {"seconds": 0, "environment": {}}
@@ -137,13 +132,10 @@ def test_the_checkpoint_of_another_training_is_refused(tmp_path, monkeypatch):
         resume(stop=lambda: True)
     saved = checkpoints.latest()
     checkpoints.save(48, saved.arrays, saved.notes)  # where this training would end
-    for what, value in [
-        ("seed", 4),
-        ("experiment", "f1"),
-        ("evaluate_after", (0, 1)),
-        ("settings", SHORT.replace(sync_period=10)),
-        ("settings", quick("f2")),
-    ]:
+    for what, value in (
+        *(("seed", 4), ("experiment", "f1"), ("evaluate_after", (0, 1))),
+        *(("settings", SHORT.replace(sync_period=10)), ("settings", quick("f2"))),
+    ):
         with pytest.raises(WeightFileError, match=f"a training that differs in {what}: resume"):
             resume(**{what: value})
     images = evaluation.images_for(SHORT)
@@ -167,15 +159,6 @@ def test_a_full_disk_does_not_keep_a_training_from_stopping(tmp_path, monkeypatc
     assert "Stops without a new checkpoint: No space left" in caplog.text
 
 
-def test_images_held_out_are_measured_too():
-    settings = SHORT.replace(held_out=200)
-    record = run(settings, seed=1)
-    images = evaluation.images_for(settings)
-    held_out = evaluation.accuracy(record.model, images.x_held_out, images.y_held_out)
-    assert record.final_held_out == held_out
-    assert all(0 < e.held_out < 1 for e in record.evaluations)
-
-
 @pytest.mark.parametrize("name", ["conv2", "f1"])
 def test_the_network_keeps_the_statistics_of_its_training(name, monkeypatch):
     """The final network has the statistics that training left, whatever is measured."""
@@ -192,17 +175,10 @@ def test_the_network_keeps_the_statistics_of_its_training(name, monkeypatch):
     record = run(settings, seed=0)
     assert (record.final_reestimated is None) == (name == "f1")
     final = seen[-1]
-    for kept, measured in zip(record.model.get_weights(), final, strict=True):
-        np.testing.assert_array_equal(kept, measured)
+    assert all(map(np.array_equal, record.model.get_weights(), final))
     if name == "conv2":
         moved = [not np.array_equal(*pair) for pair in zip(seen[-3], final, strict=True)]
         assert moved == ["moving" in weight.path for weight in record.model.weights]
-
-
-def test_adam_alone_does_not_permute():
-    record = run(SHORT.replace(sync_period=None, epochs=1, evaluate_every=5), seed=0)
-    assert [(e.step, e.since_sync) for e in record.evaluations] == [(5, 0), (10, 0)]
-    assert not record.is_permutation
 
 
 def test_mixed_precision_permutes():

@@ -20,7 +20,7 @@ def published(run_folder, tmp_path):
     return tmp_path, publish(run_folder.path, tmp_path)
 
 
-def test_what_is_published_is_the_network_of_the_run(run_folder, published, monkeypatch):
+def test_what_is_published_is_the_network_of_the_run_and_proved(run_folder, published, monkeypatch):
     folder, entry = published
     assert (entry.name, entry.experiment, entry.permuted_weights) == (TASK.name, "f1", 7840)
     assert manifest.read(folder) == (entry,)
@@ -32,9 +32,13 @@ def test_what_is_published_is_the_network_of_the_run(run_folder, published, monk
     kernels = [model.get_weights()[0] for model in (load_pretrained("f1"), run_folder.network())]
     assert kernels[0].tobytes() == kernels[1].tobytes()
 
+    found = verify(entry.name, folder)
+    assert (found.problems, found.record) == ((), run_folder.record())
+    assert found.proofs == (Proof("dense/kernel", 10, is_permutation=True),)
+    assert found.accuracy == pytest.approx(found.record.final, abs=1e-9)
+    elsewhere = replace(found, proofs=(replace(found.proofs[0], is_permutation=False),))
+    assert elsewhere.problems == ("dense/kernel is not a permutation of its initial values",)
 
-def test_publishing_again_changes_nothing(run_folder, published):
-    folder, entry = published
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert publish(run_folder.path, folder) == entry
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
@@ -71,65 +75,33 @@ def test_runs_that_cannot_be_published(run_folder, tmp_path):
     assert not destination.exists()
 
 
-def test_what_is_published_is_proved(run_folder, published):
+def test_what_is_said_and_not_so_is_found(run_folder, published):
     folder, entry = published
-    found = verify(entry.name, folder)
-    assert found.problems == ()
-    assert found.record == run_folder.record()
-    assert found.proofs == (Proof("dense/kernel", 10, is_permutation=True),)
-    assert found.accuracy == pytest.approx(found.record.final, abs=1e-9)
-    elsewhere = replace(found, proofs=(replace(found.proofs[0], is_permutation=False),))
-    assert elsewhere.problems == ("dense/kernel is not a permutation of its initial values",)
+    record = run_folder.record()
 
+    def verified(**changes):
+        records.save([replace(record, **changes)], folder / f"{entry.name}.json")
+        return verify(entry.name, folder)
 
-def change_record(folder, entry, **changes):
-    path = folder / f"{entry.name}.json"
-    records.save([replace(records.load_one(path), **changes)], path)
-
-
-def test_what_is_said_and_not_so_is_found(published):
-    folder, entry = published
-    final = records.load_one(folder / f"{entry.name}.json").final
-    change_record(folder, entry, final=final + 0.01, data_fingerprint="0", is_permutation=False)
-    found = verify(entry.name, folder)
+    wrong = {"final": record.final + 0.01, "data_fingerprint": "0", "is_permutation": False}
+    found = verified(**wrong)
     assert found.other_images is None
     assert found.problems == (
         "its record says that it is not a permutation",
         "the data are not the digits that it was measured on",
-        f"the accuracy is {final:.4f}, not {final + 0.01:.4f}",
+        f"the accuracy is {record.final:.4f}, not {record.final + 0.01:.4f}",
     )
-    change_record(folder, entry, final=None)
-    assert "nan" in verify(entry.name, folder).problems[-1]
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        *(("experiment", "f2"), ("permuted_weights", 7)),
-        *(("bits_per_weight", 0.1), ("bound_per_weight", 0.1)),
-    ],
-)
-def test_the_manifest_says_what_record_and_file_say(published, name, value):
-    folder, entry = published
-    manifest.add(replace(entry, **{name: value}), folder)
-    (problem,) = verify(entry.name, folder).problems
-    assert problem == f"{name} is {getattr(entry, name)}, not {value}"
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"settings": SHORT.replace(shared_value=0.5)},
-        {"settings": SHORT.replace(permute_biases=True)},
-        {"settings": SHORT.replace(sync_period=None)},
-        {"seed": 4},
-    ],
-)
-def test_a_file_of_another_network_or_seed_is_found(published, change):
-    folder, entry = published
-    change_record(folder, entry, **change)
-    (problem,) = verify(entry.name, folder).problems
-    assert "is not what its record says" in problem
+    assert "nan" in verified(final=None).problems[-1]
+    settings = [{"shared_value": 0.5}, {"permute_biases": True}, {"sync_period": None}]
+    for wrong in ({"seed": 4}, *({"settings": SHORT.replace(**each)} for each in settings)):
+        (problem,) = verified(**wrong).problems
+        assert "is not what its record says" in problem
+    verified()
+    wrong = {"experiment": "f2", "permuted_weights": 7, "bits_per_weight": 0.1}
+    for name, value in (wrong | {"bound_per_weight": 0.1}).items():
+        manifest.add(replace(entry, **{name: value}), folder)
+        (problem,) = verify(entry.name, folder).problems
+        assert problem == f"{name} is {getattr(entry, name)}, not {value}"
 
 
 def test_images_of_a_known_copy(published, monkeypatch):
@@ -138,12 +110,10 @@ def test_images_of_a_known_copy(published, monkeypatch):
     found = verify(entry.name, folder)
     monkeypatch.setattr(datasets, "COPIES", {"copy": datasets.Copy("more noise", test=0.02)})
     elsewhere = replace(found, data_fingerprint="copy", accuracy=found.accuracy - 0.02)
-    assert elsewhere.other_images == 0.02
-    assert elsewhere.problems == ()
+    assert (elsewhere.other_images, elsewhere.problems) == (0.02, ())
     (problem,) = replace(elsewhere, accuracy=found.accuracy - 0.021).problems
     assert "the accuracy is" in problem
-    unknown = replace(elsewhere, data_fingerprint="unknown", accuracy=found.accuracy)
-    (problem,) = unknown.problems
+    (problem,) = replace(found, data_fingerprint="unknown").problems
     assert "data are not the digits" in problem
 
 
