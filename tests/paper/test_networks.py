@@ -24,6 +24,8 @@ BITS = {
     "f1": "c89aee5e4658c6bf",
     "f2": "3eeed91ae454215f",
     "mlp": "d65bc09561d4ac2f",
+    "conv6_32": "6e7f06685c14e4d6",
+    "conv6_64": "e84936fdc3bf3588",
 }
 
 
@@ -65,7 +67,7 @@ def test_dropout_and_normalisation_swap_places_in_conv2():
 
 @pytest.mark.parametrize(
     ("name", "regularized"),
-    list(zip(networks.names(), (4, 6, 0, 14, 51, 0, 2, 0), strict=True)),
+    list(zip(networks.names(), (4, 6, 0, 14, 51, 0, 2, 0, 0, 0), strict=True)),
 )
 def test_all_kernels_but_the_last_are_regularized_where_said(name, regularized):
     model = networks.build(name, seed=0)
@@ -85,7 +87,9 @@ def test_values_are_those_of_the_initializer():
 
 
 def test_invalid_arguments():
-    with pytest.raises(ValueError, match="conv2, conv4, conv7, conv13, resnet50, f1, f2, mlp"):
+    with pytest.raises(
+        ValueError, match="conv2, conv4, conv7, conv13, resnet50, f1, f2, mlp, conv6_32, conv6_64"
+    ):
         networks.build("vgg", seed=0)
     for seed in (-1, "0"):
         with pytest.raises(ValueError, match="at least 0"):
@@ -94,9 +98,11 @@ def test_invalid_arguments():
         networks.build("f1", seed=0, initializer="ones")
 
 
-PIXELS = dict.fromkeys(("conv7", "f1", "f2"), "unit") | dict.fromkeys(
-    ("resnet50", "mlp"), "centred"
-)
+PIXELS = {
+    **dict.fromkeys(("conv7", "f1", "f2"), "unit"),
+    **dict.fromkeys(("resnet50", "mlp"), "centred"),
+    **dict.fromkeys(("conv6_32", "conv6_64"), "standardised"),
+}
 
 
 @pytest.mark.parametrize("name", networks.names())

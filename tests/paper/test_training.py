@@ -244,9 +244,9 @@ def test_a_run_of_latent_weights_with_a_peak_resumes_exactly(tmp_path):
     settings = SHORT.replace(
         method=LaPerm(sync_period=1, latent_weights=True), decay=1.0, peak=0.3, label_smoothing=0.1
     )
-    whole, checkpoints, asked = run(settings, seed=3), Checkpoints(tmp_path), iter(range(6))
+    whole, checkpoints, asked = run(settings, seed=3), Checkpoints(tmp_path), iter(range(9))
     with pytest.raises(Stopped):
-        run(settings, seed=3, checkpoints=checkpoints, stop=lambda: next(asked) == 5)
+        run(settings, seed=3, checkpoints=checkpoints, stop=lambda: next(asked) == 1)
     resumed = run(settings, seed=3, checkpoints=checkpoints)
     assert whole.is_permutation
     assert_same_weights(resumed.model, whole.model)
