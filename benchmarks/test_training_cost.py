@@ -25,7 +25,7 @@ def test_cost_of_an_image(benchmark, name):
     model, _ = settings.network.build(0)
     rates = EpochRates([settings.schedule.learning_rate], steps_per_epoch=1)
     model.compile(
-        settings.method.optimizer(Length(rates, batch_size, seed=0)),
+        settings.method.optimizer(Length(rates, 1, 1, batch_size, seed=0)),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         steps_per_execution=STEPS[name],
     )

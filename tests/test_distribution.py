@@ -54,7 +54,7 @@ generator = np.random.default_rng(0)
 x = generator.normal(size=(STEPS * BATCH, 6, 6, 2)).astype("float32")
 y = generator.integers(0, 3, size=len(x))
 
-def train(count):
+def train(count, latent_weights):
     with devices(count) or nullcontext():
         keras.utils.set_random_seed(0)
         model = keras.Sequential([
@@ -64,7 +64,8 @@ def train(count):
             keras.layers.Dense(3),
         ])
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(LaPerm(keras.optimizers.Adam(0.01), PERIOD), loss=loss)
+        optimizer = LaPerm(keras.optimizers.Adam(0.01), PERIOD, latent_weights=latent_weights)
+        model.compile(optimizer, loss=loss)
     start = [v.matrix() for v in weight_vectors.of(model)]
     synchronised = []
 
@@ -83,15 +84,17 @@ def train(count):
     history = model.fit(
         x, y, batch_size=BATCH, shuffle=False, verbose=0, epochs=1, callbacks=[CompareCopies()]
     )
-    assert synchronised == [5, 10], synchronised
+    expected = list(range(1, STEPS + 1)) if latent_weights else [5, 10]
+    assert synchronised == expected, synchronised
     assert model.optimizer.is_permutation()
     return history.history["loss"], model.get_weights()
 
-loss, weights = train(1)
-loss_on_two, weights_on_two = train(2)
-np.testing.assert_allclose(loss_on_two, loss, rtol=1e-5)
-for on_two, on_one in zip(weights_on_two, weights):
-    np.testing.assert_allclose(on_two, on_one, rtol=1e-3, atol=1e-5)
+for latent_weights in (False, True):
+    loss, weights = train(1, latent_weights)
+    loss_on_two, weights_on_two = train(2, latent_weights)
+    np.testing.assert_allclose(loss_on_two, loss, rtol=1e-5)
+    for on_two, on_one in zip(weights_on_two, weights):
+        np.testing.assert_allclose(on_two, on_one, rtol=1e-3, atol=1e-5)
 """
 
 

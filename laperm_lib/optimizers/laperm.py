@@ -9,9 +9,19 @@ order that the inner optimizer has produced:
 The moments of the inner optimizer are left as they are. After every synchronisation the network is
 a permutation of its initial weights, bit for bit.
 
+A synchronisation throws away how far the inner optimizer has moved the weights that keep their
+rank: with few distinct values, nearly everything. With latent weights v nothing is thrown away. The
+inner optimizer trains these with the gradients at their permuted image w, which the model holds (a
+straight-through estimator, as in networks with binary weights):
+
+.. math:: v \leftarrow v + \Delta(\nabla L(w)), \qquad
+    w[\operatorname{argsort}(v)] \leftarrow \operatorname{sort}(w_0).
+
 References:
     Qiu and Suda, "Train-by-Reconnect: Decoupling Locations of Weights from Their Values",
     NeurIPS 2020, section 4, algorithm 1.
+    Helwegen et al., "Latent Weights Do Not Exist: Rethinking Binarized Neural Network
+    Optimization", NeurIPS 2019, arXiv 1906.02107, on latent weights.
 """
 
 import numbers
@@ -23,6 +33,7 @@ import numpy as np
 from keras import ops
 
 from laperm_lib import _backend as backend
+from laperm_lib._arguments import check_bool
 from laperm_lib.optimizers.permuting import (
     MOST_STEPS,
     PermutingOptimizer,
@@ -75,6 +86,9 @@ class LaPerm(PermutingOptimizer):
         exclude: regular expressions; a variable in whose `path`, such as "sequential/dense/kernel",
             one of them is found is left to the inner optimizer, as `exclude_from_weight_decay` does
             in Keras. Default: none.
+        latent_weights: train latent weights; the model holds their permuted image after every step,
+            which is renewed every `sync_period` steps. Meant for a period of 1, and for weights of
+            few distinct values. Keeps one more copy of the weights. Default False.
         name: name of the optimizer. Default "laperm".
 
     Raises:
@@ -112,9 +126,11 @@ class LaPerm(PermutingOptimizer):
         skip_bias: bool = True,
         skip_batch_norm: bool = True,
         exclude: Iterable[str] = (),
+        latent_weights: bool = False,
         name: str = "laperm",
     ) -> None:
         inner_optimizer = _checked_inner_optimizer(inner_optimizer)
+        check_bool("latent_weights", latent_weights)
         _check_sync_period(sync_period)
         super().__init__(
             learning_rate=0.0,  # the inner optimizer's is the one used
@@ -125,11 +141,16 @@ class LaPerm(PermutingOptimizer):
         )
         self.inner_optimizer = inner_optimizer
         self._sync_period = sync_period if callable(sync_period) else int(sync_period)
+        self.latent_weights = bool(latent_weights)
 
     # -- the algorithm --------------------------------------------------------------------------
 
     def _take_step(self, grads: list[Any], variables: list[Any]) -> None:
         """Take a step of the inner optimizer, and synchronise if the sync period is over."""
+        images = [ops.copy(entry.variable) for entry, _ in self._latent]
+        for (entry, residual), image in zip(self._latent, images, strict=True):
+            entry.variable.assign(image + residual)
+
         self.inner_optimizer.apply(grads, variables)
 
         step = ops.convert_to_tensor(self.iterations)
@@ -137,8 +158,14 @@ class LaPerm(PermutingOptimizer):
         period = self.sync_period(step) if callable(self.sync_period) else self.sync_period
         due = ops.cast(step - last_sync, "float32") >= ops.cast(period, "float32")
         due = ops.logical_and(due, ops.all(ops.equal(self._captured, 1)))
+        weights = [ops.copy(entry.variable) for entry, _ in self._latent]
         synchronise_when(due, self._permuted)
         self._last_sync.assign(ops.where(due, step, last_sync))
+
+        for (entry, residual), image, latent in zip(self._latent, images, weights, strict=True):
+            image = ops.where(due, ops.convert_to_tensor(entry.variable), image)
+            residual.assign(latent - image)
+            entry.variable.assign(image)
 
     def finalize_variable_values(self, var_list: Any) -> None:
         """Synchronise at the end of training (Keras calls this when `fit` ends)."""
@@ -170,6 +197,12 @@ class LaPerm(PermutingOptimizer):
             initial = self._add_state(v, "sorted_initial", shape, v.variable.dtype)
             self._permuted.append(PermutedVariable(v.variable, initial, v.neuron_axes))
         self._starts = [entry.sorted_initial for entry in self._permuted]
+        # Latent weights as their distance from the image: that is 0 at the start, whenever that is,
+        # and weights that a callback assigns move the latent ones as far.
+        self._latent = []
+        for v, entry in zip(chosen, self._permuted, strict=True) if self.latent_weights else ():
+            shape, dtype = v.variable.shape, v.variable.dtype
+            self._latent.append((entry, self._add_state(v, "residual", shape, dtype)))
         self._last_sync = self.add_variable(shape=(), dtype="int", name="last_sync")
         if not self.inner_optimizer.built:
             self.inner_optimizer.build(variables)
@@ -189,7 +222,7 @@ class LaPerm(PermutingOptimizer):
     def is_permutation(self) -> bool:
         """Whether every permuted weight vector now holds its initial values, bit for bit.
 
-        True after each synchronisation; False as a rule between two.
+        True after each synchronisation; False as a rule between two, unless weights are latent.
 
         Raises:
             ValueError: before the initial values are captured.
@@ -276,6 +309,7 @@ class LaPerm(PermutingOptimizer):
             **super().get_config(),
             "inner_optimizer": keras.saving.serialize_keras_object(self.inner_optimizer),
             "sync_period": period,
+            "latent_weights": self.latent_weights,
         }
 
     @classmethod

@@ -22,6 +22,7 @@ from laperm_lib.initializers import SeededInitializer
 from laperm_lib.paper.normalization import BatchNormalization
 
 _L2 = 1e-4
+WHITENING = "whitening"
 
 
 class Layers:
@@ -32,7 +33,7 @@ class Layers:
     ) -> None:
         self._seed = seed
         self._initializer = initializer
-        self._policy = policy
+        self.policy = policy
         self._zero_biases = zero_biases
         self._made: Counter[str] = Counter()
 
@@ -49,7 +50,7 @@ class Layers:
         elif layer_class is layers.Dropout:
             # Keras wants 32-bit seeds.
             kwargs["seed"] = int(raw_bits(self._seed, f"{name}/seed").random_raw()) >> 33
-        kwargs.setdefault("dtype", self._policy)
+        kwargs.setdefault("dtype", self.policy)
         return layer_class(*args, name=name, **kwargs)
 
     def _values(self, stream: str) -> SeededInitializer:
@@ -96,6 +97,26 @@ def conv7(new: Layers, x: Any) -> Any:
     x = new(layers.Conv2D, 128, 4, activation="relu")(x)
     x = new(layers.Dropout, 0.4)(new(layers.Flatten)(x))
     return _classes(new, x)
+
+
+def conv6(new: Layers, x: Any, filters: tuple[int, int, int]) -> Any:
+    """A network made to train quickly, after airbench; no network of the paper.
+
+    A fixed layer whitens patches of 2 x 2 pixels. Three blocks of two convolutions follow, pooled
+    after the first. Normalisation stands for biases, and the logits are scaled down.
+    """
+    fixed = {"use_bias": False, "trainable": False, "kernel_initializer": "zeros"}
+    x = layers.Conv2D(24, 2, **fixed, name=WHITENING, dtype=new.policy)(x)
+    x = new(layers.Activation, "gelu")(x)
+    for count in filters:
+        for number in range(2):
+            x = new(layers.Conv2D, count, 3, padding="same", use_bias=False)(x)
+            if number == 0:
+                x = new(layers.MaxPooling2D, 2)(x)
+            x = new(BatchNormalization, momentum=0.9)(x)
+            x = new(layers.Activation, "gelu")(x)
+    x = new(layers.GlobalMaxPooling2D)(x)
+    return new(layers.Rescaling, 1 / 9, dtype="float32")(_classes(new, x, use_bias=False))
 
 
 def _vgg_blocks(new: Layers, x: Any, *blocks: tuple[int, int]) -> Any:

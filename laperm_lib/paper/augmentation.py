@@ -10,10 +10,12 @@ pixel (x, y) of the new image to the place in the old one that it comes from, as
           \quad Z = \operatorname{diag}(z_x, z_y);
 
 a flip then mirrors the new image. The old image is read by bilinear interpolation, and outside of
-it the nearest pixel counts.
+it the nearest pixel counts. Cutout sets the pixels of a square to 0 in the end.
 
 References:
     Qiu and Suda, NeurIPS 2020, and the notebooks published with it, which use `ImageDataGenerator`.
+    DeVries and Taylor, arXiv 1708.04552 (cutout); Jordan, arXiv 2404.00498, section 3.6
+    (alternating flip).
 """
 
 import threading
@@ -53,6 +55,10 @@ class Augmentation:
         shift: the largest shift along each axis, as a fraction of the height or width; uniform in
             plus or minus that, independently; 0 or more and below 1. Default 0.
         flip: mirror left and right with probability 1/2. Default False.
+        alternate: mirror each image in every other epoch, with `flip`; chance decides in which.
+            Default False.
+        cutout: the side of a square that is set to 0, as a fraction of the height and the width;
+            its centre is any pixel, so it may reach beyond the image. Default 0.
 
     Raises:
         ValueError: if an argument is outside of that.
@@ -67,21 +73,25 @@ class Augmentation:
     zoom: _Fraction = 0.0
     shift: _Fraction = 0.0
     flip: bool = False
+    alternate: bool = False
+    cutout: _Fraction = 0.0
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.alternate and not self.flip:
+            raise ValueError("alternate says how images are mirrored: it needs flip.")
 
     def transforms(self, count: int, shape: Sequence[int], *, seed: int, epoch: int) -> np.ndarray:
         """The map of each training image in one epoch, a function of the arguments alone.
 
         Each image takes six 64-bit words of `raw_bits(seed, "augmentation of epoch ...")`, whose
         top 53 bits are a uniform number each: for the rotation, the zoom along y and x, the shift
-        along y and x, and the flip.
+        along y and x, and the flip. Cutout and the alternating flip have streams of their own.
 
         Returns:
-            Vectors (a0, a1, a2, b0, b1, b2, 0, 0), one per image, float32, shape (count, 8). The
+            Vectors (a0, a1, a2, b0, b1, b2, c, r), one per image, float32, shape (count, 8). The
             pixel (x, y), column and row from 0, comes from the place
-            (a0 x + a1 y + a2, b0 x + b1 y + b2), in pixels.
+            (a0 x + a1 y + a2, b0 x + b1 y + b2), in pixels; (c, r) is the centre of the cutout.
 
         >>> Augmentation().transforms(1, (28, 28, 1), seed=0, epoch=0).astype(int).tolist()
         [[1, 0, 0, 0, 1, 0, 0, 0]]
@@ -97,6 +107,8 @@ class Augmentation:
         zoom_y, zoom_x = 1 + self.zoom * zoom_y, 1 + self.zoom * zoom_x
         shift_y, shift_x = self.shift * height * shift_y, self.shift * width * shift_x
         flipped = (uniform[:, 5] < 0.5) & self.flip
+        if self.alternate:
+            flipped = raw_bits(seed, "alternating flip").random_raw(count) >> 63 == epoch % 2
 
         # x' = a0 x + a1 y + a2 and y' = b0 x + b1 y + b2, for now from the centre of the image.
         cos, sin = np.cos(angle), np.sin(angle)
@@ -109,8 +121,11 @@ class Augmentation:
         # The flip replaces x by width - 1 - x.
         a0, a2 = np.where(flipped, (-a0, a2 + a0 * (width - 1)), (a0, a2))
         b0, b2 = np.where(flipped, (-b0, b2 + b0 * (width - 1)), (b0, b2))
-        zero = np.zeros(count)
-        return np.stack([a0, a1, a2, b0, b1, b2, zero, zero], axis=1).astype(np.float32)
+        row = column = np.zeros(count)
+        if self.cutout:
+            words = raw_bits(seed, f"cutout of epoch {epoch}").random_raw(2 * count)
+            row, column = words.reshape(2, count) % np.array([[height], [width]], np.uint64)
+        return np.stack([a0, a1, a2, b0, b1, b2, column, row], axis=1).astype(np.float32)
 
     def apply(self, images: np.ndarray, transforms: np.ndarray) -> np.ndarray:
         """Distort images, shape (n, height, width, channels), by `transforms`, shape (n, 8).
@@ -136,6 +151,11 @@ class Augmentation:
                     images[i], matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE
                 )
                 new[i] = distorted.reshape(new[i].shape)  # OpenCV drops an axis of one channel
+        if self.cutout:
+            sides = [round(self.cutout * length) for length in images.shape[1:3]]
+            for image, (column, row) in zip(new, transforms[:, 6:].astype(int), strict=True):
+                top, left = (c - s // 2 for c, s in zip((row, column), sides, strict=True))
+                image[max(top, 0) : top + sides[0], max(left, 0) : left + sides[1]] = 0
         return new
 
 

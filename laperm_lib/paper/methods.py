@@ -48,11 +48,37 @@ class EpochRates(keras.optimizers.schedules.LearningRateSchedule):
         return {"rates": self.rates, "steps_per_epoch": self.steps_per_epoch}
 
 
+@keras.saving.register_keras_serializable(package="laperm_lib")
+class Triangle(keras.optimizers.schedules.LearningRateSchedule):
+    """A learning rate that rises from 0 to its peak, and falls to 0 after the last step, linearly.
+
+    >>> rates = Triangle(0.1, peak_step=2, steps=10)
+    >>> [round(float(rates(step)), 4) for step in (0, 1, 2, 6, 9)]
+    [0.0333, 0.0667, 0.1, 0.05, 0.0125]
+    """
+
+    def __init__(self, peak: float, peak_step: int, steps: int) -> None:
+        self.peak, self.peak_step, self.steps = peak, peak_step, steps
+
+    def __call__(self, step: Any) -> Any:
+        """The rate at a step, counted from 0."""
+        step = keras.ops.cast(step, "float32")
+        rising = (step + 1) / (self.peak_step + 1)
+        falling = (self.steps - step) / (self.steps - self.peak_step)
+        return self.peak * keras.ops.maximum(keras.ops.minimum(rising, falling), 0.0)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        return {"peak": self.peak, "peak_step": self.peak_step, "steps": self.steps}
+
+
 @dataclass(frozen=True)
 class Length:
     """The length of a training, and what else an optimizer depends on."""
 
-    rates: EpochRates
+    rates: EpochRates | Triangle
+    epochs: int
+    steps_per_epoch: int
     batch_size: int
     seed: int
 
@@ -133,6 +159,7 @@ class LaPerm(Method):
         inner: Adam or SGD.
         last_period: the factor by which the period has grown in the last epoch, geometrically.
         permute_biases: synchronise the biases too. Default False.
+        latent_weights: as for `laperm_lib.LaPerm`. Default False.
 
     Examples:
         >>> LaPerm(sync_period=20, inner=SGD(momentum=0.9)).permuted
@@ -143,6 +170,7 @@ class LaPerm(Method):
     inner: Method = Adam()
     last_period: Positive = 1.0
     permute_biases: bool = False
+    latent_weights: bool = False
 
     @property
     def period(self) -> int | None:
@@ -155,11 +183,14 @@ class LaPerm(Method):
     def optimizer(self, length: Length) -> keras.optimizers.Optimizer:
         period: Any = self.sync_period
         if self.last_period != 1:
-            epochs = len(length.rates.rates)
-            growth = self.last_period ** (np.arange(epochs) / max(1, epochs - 1))
-            period = EpochRates(period * growth, length.rates.steps_per_epoch)
-        inner = self.inner.optimizer(length)
-        return LaPermOptimizer(inner, period, skip_bias=not self.permute_biases)
+            growth = self.last_period ** (np.arange(length.epochs) / max(1, length.epochs - 1))
+            period = EpochRates(period * growth, length.steps_per_epoch)
+        return LaPermOptimizer(
+            self.inner.optimizer(length),
+            period,
+            skip_bias=not self.permute_biases,
+            latent_weights=self.latent_weights,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

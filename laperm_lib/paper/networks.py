@@ -36,6 +36,9 @@ PIXELS: tuple[Pixels, ...] = get_args(Pixels)
 """The ways to scale pixels: "unit" is 0..1, "raw" 0..255, "centred" 0..1 minus the mean training
 image; "standardised" pixels have mean 0 and standard deviation 1 over all training images."""
 
+_WHITENING_IMAGES = 5000
+_WHITENING_EPSILON = 5e-4
+
 PRECISIONS = ("float32", "mixed_bfloat16")
 """The dtype policies of Keras to train with; weights are float32 in both."""
 
@@ -50,6 +53,7 @@ class Spec(NamedTuple):
 
 _MNIST = Spec("mnist", (28, 28, 1), "unit")
 _CIFAR10 = Spec("cifar10", (32, 32, 3), "raw")
+_STANDARDISED = _CIFAR10._replace(pixels="standardised")
 _PAPER: dict[str, tuple[Spec, Callable[[architectures.Layers, Any], Any]]] = {
     "conv2": (_CIFAR10, architectures.conv2),
     "conv4": (_CIFAR10, architectures.conv4),
@@ -59,6 +63,8 @@ _PAPER: dict[str, tuple[Spec, Callable[[architectures.Layers, Any], Any]]] = {
     "f1": (_MNIST, architectures.f1),
     "f2": (_MNIST, architectures.f2),
     "mlp": (_MNIST._replace(pixels="centred"), architectures.mlp),
+    "conv6_32": (_STANDARDISED, partial(architectures.conv6, filters=(32, 64, 64))),
+    "conv6_64": (_STANDARDISED, partial(architectures.conv6, filters=(64, 128, 256))),
 }
 
 
@@ -67,7 +73,7 @@ def names() -> tuple[str, ...]:
 
     Examples:
         >>> names()
-        ('conv2', 'conv4', 'conv7', 'conv13', 'resnet50', 'f1', 'f2', 'mlp')
+        ('conv2', 'conv4', 'conv7', 'conv13', 'resnet50', 'f1', 'f2', 'mlp', 'conv6_32', 'conv6_64')
     """
     return tuple(_PAPER)
 
@@ -120,6 +126,27 @@ def build(
         zero_biases=name == "resnet50",
     )
     return keras.Model(image, _PAPER[name][1](new, image), name=name)
+
+
+def whiten(model: keras.Model, images: np.ndarray) -> None:
+    """Set the fixed layer of conv6, if this is one, for images of shape (n, height, width, 3).
+
+    Its filters are the eigenvectors of the covariance of all patches, each divided by the root of
+    its eigenvalue, and their opposites: what they give has variance 1, and no correlation.
+    """
+    names = [layer.name for layer in model.layers]
+    if architectures.WHITENING not in names:
+        return
+    kernel = model.get_layer(architectures.WHITENING).kernel
+    height, width, channels, _ = kernel.shape
+    patches = np.lib.stride_tricks.sliding_window_view(
+        images[:_WHITENING_IMAGES], (height, width, channels), axis=(1, 2, 3)
+    ).reshape(-1, height * width * channels)
+    values, vectors = np.linalg.eigh(np.cov(patches, rowvar=False, dtype=np.float64))
+    # LAPACK leaves the sign open.
+    signs = np.sign(vectors[np.abs(vectors).argmax(axis=0), range(len(values))])
+    filters = vectors * signs / np.sqrt(values + _WHITENING_EPSILON)
+    kernel.assign(np.concatenate([filters, -filters], axis=1).reshape(kernel.shape))
 
 
 def preprocess(

@@ -19,9 +19,17 @@ from typing import Annotated, Any, TypeVar
 
 from laperm_lib._arguments import check_integer, check_name, check_number
 from laperm_lib.paper import datasets
-from laperm_lib.paper._fields import FLOAT32, Count, Natural, NonNegative, check_fields, check_type
+from laperm_lib.paper._fields import (
+    FLOAT32,
+    Count,
+    Natural,
+    NonNegative,
+    Share,
+    check_fields,
+    check_type,
+)
 from laperm_lib.paper.augmentation import Augmentation
-from laperm_lib.paper.methods import LaPerm, Method
+from laperm_lib.paper.methods import EpochRates, LaPerm, Method, Triangle
 from laperm_lib.paper.networks import Network, PaperNetwork, Pixels
 
 _Part = TypeVar("_Part", bound=Any)
@@ -42,12 +50,14 @@ class Data:
         pixels: how they are scaled, one of `networks.PIXELS`. Default: as published.
         augmentation: how training images are distorted. Default: they are not.
         held_out: how many training images are left out, to choose a network by. Default 0.
+        label_smoothing: the share of each target that is spread over all classes. Default 0.
     """
 
     dataset: str
     pixels: Pixels | None = None
     augmentation: Augmentation | None = None
     held_out: Natural = 0
+    label_smoothing: Share = 0.0
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -66,6 +76,8 @@ class Schedule:
         decay_every: in epochs. Default 1.
         milestones: pairs (epoch, factor): after that epoch, counted from 0, the first rate is
             multiplied by the factor, until the next milestone. Default: there are none.
+        peak: the share of the steps after which the rate is `learning_rate`; it rises linearly from
+            0 to that, and falls linearly to 0 at the end. Default: none, a rate for each epoch.
 
     Examples:
         >>> Schedule(epochs=20, decay=0.5, decay_every=10).rate(10)
@@ -78,9 +90,12 @@ class Schedule:
     decay: NonNegative = 1.0
     decay_every: Count = 1
     milestones: tuple[tuple[Natural, NonNegative], ...] = ()
+    peak: Share | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.peak is not None and (self.decay != 1 or self.milestones):
+            raise ValueError("A rate with a peak has no decay and no milestones.")
         try:
             highest = max(map(self.rate, range(self.epochs)))
         except OverflowError:
@@ -92,6 +107,13 @@ class Schedule:
         factors = [factor for after, factor in self.milestones if epoch > after]
         factor = factors[-1] if factors else 1.0
         return self.learning_rate * factor * self.decay ** (epoch // self.decay_every)
+
+    def rates(self, steps_per_epoch: int) -> EpochRates | Triangle:
+        """The learning rate as a schedule of Keras."""
+        if self.peak is None:
+            return EpochRates(map(self.rate, range(self.epochs)), steps_per_epoch)
+        steps = self.epochs * steps_per_epoch
+        return Triangle(self.learning_rate, min(round(self.peak * steps), steps - 1), steps)
 
     def in_epochs(self, epochs: int) -> "Schedule":
         """Another number of epochs, over which the learning rate falls as far."""

@@ -30,7 +30,8 @@ from laperm_lib.errors import LaPermError, NonFiniteWeightError, WeightFileError
 from laperm_lib.optimizers.permuting import steps_taken
 from laperm_lib.paper.environment import environment, joined
 from laperm_lib.paper.evaluation import Images, accuracy, images_for, schedule
-from laperm_lib.paper.methods import EpochRates, Length
+from laperm_lib.paper.methods import Length
+from laperm_lib.paper.networks import whiten
 from laperm_lib.paper.records import Evaluation, Record, to_json
 from laperm_lib.paper.settings import Settings
 
@@ -182,22 +183,23 @@ def run(
     )
     epochs, steps_per_epoch = settings.schedule.epochs, batches.steps_per_epoch
     evaluation_steps = schedule(settings, epochs * steps_per_epoch, evaluate_after)
-    rates = EpochRates(map(settings.schedule.rate, range(epochs)), steps_per_epoch)
     statistics = images.for_statistics(_STATISTICS_IMAGES)
 
     model, report = settings.network.build(seed)
+    whiten(model, images.x_train)
     initial = weight_vectors.matrices(model, settings.method.permuted)
     settings.method.prepare(model)
     averages = settings.method.callbacks(statistics[:2])  # for each of many averages
     # Dropout has seeds of its own; this seeds whatever else Keras may draw.
     keras.utils.set_random_seed(seed % 2**32)
-    optimizer = settings.method.optimizer(Length(rates, settings.schedule.batch_size, seed))
+    rates, batch_size = settings.schedule.rates(steps_per_epoch), settings.schedule.batch_size
+    optimizer = settings.method.optimizer(Length(rates, epochs, steps_per_epoch, batch_size, seed))
     seen = [first_step, *evaluation_steps]
     seen += [period for watch in watches for period in watch.periods]
     seen += [average.sample_period for average in averages]
     model.compile(
         optimizer,
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        loss=_Loss(settings.data.label_smoothing),
         steps_per_execution=steps_per_execution(seen),
     )
     # Built in the first step, an optimizer makes TensorFlow trace it twice, a second or more.
@@ -261,6 +263,21 @@ def run(
     )
     _log.info("%s, seed %d: final test accuracy %.4f", model.name, seed, last.accuracy)
     return record
+
+
+class _Loss(keras.losses.SparseCategoricalCrossentropy):
+    """The cross-entropy of logits; a share of each target may be spread over all classes."""
+
+    def __init__(self, label_smoothing: float) -> None:
+        super().__init__(from_logits=True)
+        self._spread = label_smoothing
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        loss = super().call(y_true, y_pred)
+        if not self._spread:
+            return loss
+        everywhere = -keras.ops.mean(keras.ops.log_softmax(y_pred), axis=-1)
+        return (1 - self._spread) * loss + self._spread * everywhere
 
 
 @contextmanager

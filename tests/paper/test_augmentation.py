@@ -98,3 +98,27 @@ def test_bad_settings_and_shapes_are_refused():
             EVERYTHING.transforms(0, shape, seed=0, epoch=0)
         with pytest.raises(ValueError, match="channels"):
             EVERYTHING.apply(np.zeros((2, *shape), np.float32), np.zeros((2, 8), np.float32))
+
+
+def test_every_image_is_mirrored_in_every_other_epoch():
+    augmentation = Augmentation(flip=True, alternate=True)
+    mirrored = [
+        augmentation.transforms(40, (4, 4, 1), seed=0, epoch=epoch)[:, 0] < 0 for epoch in range(4)
+    ]
+    np.testing.assert_array_equal(mirrored[0], ~mirrored[1])
+    np.testing.assert_array_equal(mirrored[:2], mirrored[2:])
+    assert 10 < mirrored[0].sum() < 30
+    with pytest.raises(ValueError, match="alternate says how images are mirrored: it needs flip"):
+        Augmentation(alternate=True)
+
+
+def test_cutout_sets_a_square_to_zero_that_may_reach_beyond_the_image():
+    augmentation, images = Augmentation(cutout=0.5), np.ones((200, 8, 6, 3), "float32")
+    transforms = augmentation.transforms(200, (8, 6, 3), seed=0, epoch=0)
+    cut = augmentation.apply(images, transforms)[..., 0] == 0
+    for is_cut, (column, row) in zip(cut, transforms[:, 6:], strict=True):
+        y, x = np.mgrid[:8, :6]
+        expected = (row - 2 <= y) & (y < row + 2) & (column - 1 <= x) & (x < column + 2)
+        np.testing.assert_array_equal(is_cut, expected)
+    assert set(transforms[:, 6]) == set(range(6))
+    assert set(transforms[:, 7]) == set(range(8))

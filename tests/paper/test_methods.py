@@ -7,9 +7,18 @@ from small_network import build_model
 
 import laperm_lib
 from laperm_lib.callbacks import PSWA, Lookahead
-from laperm_lib.paper.methods import SGD, Adam, Average, EpochRates, LaPerm, Length, SGPerm
+from laperm_lib.paper.methods import (
+    SGD,
+    Adam,
+    Average,
+    EpochRates,
+    LaPerm,
+    Length,
+    SGPerm,
+    Triangle,
+)
 
-LENGTH = Length(EpochRates([0.1, 0.1, 0.05], steps_per_epoch=10), batch_size=50, seed=7)
+LENGTH = Length(EpochRates([0.1, 0.1, 0.05], 10), 3, 10, batch_size=50, seed=7)
 
 
 def test_rates_are_one_for_each_epoch():
@@ -67,3 +76,11 @@ def test_an_average_is_a_callback_around_a_method(average, callback):
     assert made.sample_period == 5
     with pytest.raises(ValueError, match="Unknown average 'EMA'; there are PSWA, Lookahead"):
         Average(around=Adam(), average="EMA", sample_period=5)
+
+
+def test_a_triangle_is_highest_at_its_peak_and_never_negative():
+    rates = Triangle(0.5, peak_step=3, steps=10)
+    values = [float(rates(step)) for step in range(12)]
+    assert values[:4] == pytest.approx([0.125, 0.25, 0.375, 0.5])
+    assert values[3:] == pytest.approx([0.5 * (10 - step) / 7 for step in range(3, 11)] + [0])
+    assert Triangle.from_config(rates.get_config())(5) == rates(5)

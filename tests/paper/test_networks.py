@@ -26,6 +26,8 @@ NETWORKS = {
     "f1": ("c89aee5e4658c6bf", 0, [], []),
     "f2": ("3eeed91ae454215f", 2, [], []),
     "mlp": ("d65bc09561d4ac2f", 0, [], []),
+    "conv6_32": ("6e7f06685c14e4d6", 0, [1] * 7, []),
+    "conv6_64": ("e84936fdc3bf3588", 0, [1] * 7, []),
 }
 
 
@@ -63,7 +65,10 @@ def test_values_are_those_of_the_initializer():
         np.testing.assert_array_equal(actual, expected)
 
 
-PIXELS = {"conv7": "unit", "f1": "unit", "f2": "unit", "resnet50": "centred", "mlp": "centred"}
+PIXELS = {"conv7": "unit", "f1": "unit", "f2": "unit", "resnet50": "centred", "mlp": "centred"} | {
+    "conv6_32": "standardised",
+    "conv6_64": "standardised",
+}
 
 
 @pytest.mark.parametrize("name", networks.names())
@@ -126,7 +131,9 @@ def test_numbers_of_any_kind_are_kept_as_those_of_python():
 
 
 def test_impossible_networks():
-    with pytest.raises(ValueError, match="conv2, conv4, conv7, conv13, resnet50, f1, f2, mlp"):
+    with pytest.raises(
+        ValueError, match="conv2, conv4, conv7, conv13, resnet50, f1, f2, mlp, conv6_32, conv6_64"
+    ):
         networks.build("vgg", seed=0)
     for how, why in (
         *(({"seed": seed}, "at least 0") for seed in (-1, "0")),
@@ -148,3 +155,15 @@ def test_impossible_networks():
     ):
         with pytest.raises(ValueError, match=why):
             replace(F2, **wrong)
+
+
+def test_the_fixed_layer_whitens_patches_of_the_images_it_is_set_for():
+    images = np.random.default_rng(0).normal(size=(500, 32, 32, 3)).astype("float32")
+    images = images @ np.array([[1, 0.5, 0], [0, 1, 0.3], [0.2, 0, 2]], "float32")  # correlated
+    model = networks.build("conv6_32", seed=0)
+    networks.whiten(model, images)
+    layer = model.get_layer("whitening")
+    patches = keras.ops.convert_to_numpy(layer(images)).reshape(-1, 24)
+    np.testing.assert_array_equal(patches[:, :12], -patches[:, 12:])
+    np.testing.assert_allclose(np.cov(patches[:, :12], rowvar=False), np.eye(12), atol=0.02)
+    assert not layer.trainable_variables

@@ -97,7 +97,7 @@ def test_the_first_steps_are_those_of_the_published_loop(name, published_loop, m
     for layer in (*model.layers, *published.layers):
         if hasattr(layer, "rate"):
             layer.rate = 0.0
-    optimizer = settings.method.optimizer(Length(EpochRates([rate(0)], 2), size, seed=0))
+    optimizer = settings.method.optimizer(Length(EpochRates([rate(0)], 2), 1, 2, size, seed=0))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer, loss)
     batches = Batches(x, y, batch_size=size, epochs=1, seed=0)

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 from short_runs import SHORT
+from small_network import assert_same_weights
 
 from laperm_lib import weight_vectors
 from laperm_lib.checkpoints import Checkpoints
@@ -220,3 +221,27 @@ def test_a_stop_is_due_after_its_time_or_a_signal():
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_smoothed_labels_are_those_of_keras():
+    logits = np.random.default_rng(0).normal(size=(6, 10)).astype("float32")
+    classes = np.arange(6)
+    smoothed = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.2)
+    expected = smoothed(np.eye(10, dtype="float32")[classes], logits)
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(training._Loss(0.2)(classes, logits)),
+        keras.ops.convert_to_numpy(expected),
+        rtol=1e-6,
+    )
+
+
+def test_a_run_of_latent_weights_with_a_peak_resumes_exactly(tmp_path):
+    settings = SHORT.replace(
+        method=LaPerm(sync_period=1, latent_weights=True), decay=1.0, peak=0.3, label_smoothing=0.1
+    )
+    whole, checkpoints, asked = run(settings, seed=3), Checkpoints(tmp_path), iter(range(9))
+    with pytest.raises(Stopped):
+        run(settings, seed=3, checkpoints=checkpoints, stop=lambda: next(asked) == 1)
+    resumed = run(settings, seed=3, checkpoints=checkpoints)
+    assert whole.is_permutation
+    assert_same_weights(resumed.model, whole.model)
