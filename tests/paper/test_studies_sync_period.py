@@ -37,3 +37,17 @@ def test_what_is_there_is_not_trained_again(tmp_path, monkeypatch):
     assert [record.is_permutation for record in first] == [False, True, True]
     sync_period.write(tmp_path, verbose=0)
     assert load(path) == first
+    table = sync_period.accuracies(first)
+    assert list(table.index) == ["alone", "2", "latent"]
+    assert table.loc["2", 1e-3] == first[1].final_held_out
+
+
+def test_the_first_synchronised_network_that_is_good_enough():
+    record = sync_period.train(
+        QUICK.replace(method=LaPerm(sync_period=3), epochs=8, evaluate_every=10), seed=0
+    )
+    held_out = {e.step / 10: e.held_out for e in record.evaluations}  # 1237 images, 10 steps
+    for accuracy in (0.0, 0.3, 0.6, max(held_out.values())):
+        expected = min(epoch for epoch, found in held_out.items() if found >= accuracy)
+        assert sync_period.epochs_to(record, accuracy) == expected
+    assert sync_period.epochs_to(record, 1.01) is None

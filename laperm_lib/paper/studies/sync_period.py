@@ -17,7 +17,7 @@ References:
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,17 @@ import numpy as np
 
 from laperm_lib import weight_vectors
 from laperm_lib.optimizers.permuting import steps_taken
+from laperm_lib.paper._extras import extra
+from laperm_lib.paper.benchmark import steps
 from laperm_lib.paper.evaluation import Images
 from laperm_lib.paper.methods import SGD, Adam, LaPerm, Method
 from laperm_lib.paper.networks import PaperNetwork
 from laperm_lib.paper.records import Record, complete
 from laperm_lib.paper.settings import Data, Schedule, Settings
 from laperm_lib.paper.training import Watch, run
+
+with extra("paper"):
+    import pandas as pd
 
 _NEVER = 10**9
 _DENSE = Settings(
@@ -115,6 +120,39 @@ class Travel(Watch):
 def train(settings: Settings, seed: int, **how: Any) -> Record:
     """Train with these settings, and measure the travel; one record."""
     return run(settings, seed=seed, watches=[Travel(settings)], **how)
+
+
+def accuracies(records: Iterable[Record]) -> pd.DataFrame:
+    """Accuracies on the images held out, 0 to 1: a row for each period, a column for each rate."""
+    rows = [
+        {
+            "period": _name(record.settings.method),
+            "rate": record.settings.schedule.learning_rate,
+            "accuracy": record.final_held_out,
+        }
+        for record in records
+    ]
+    return pd.DataFrame(rows).pivot_table("accuracy", "period", "rate", sort=False)
+
+
+def _name(method: Method) -> str:
+    if not isinstance(method, LaPerm):
+        return "alone"
+    return "latent" if method.latent_weights else str(method.sync_period)
+
+
+def epochs_to(record: Record, accuracy: float) -> float | None:
+    """After how many epochs a synchronised network had an accuracy on the images held out, 0 to 1.
+
+    None if no evaluation found it.
+    """
+    per_epoch = steps(record.settings) / record.settings.schedule.epochs
+    reached = [
+        evaluation.step / per_epoch
+        for evaluation in record.evaluations
+        if evaluation.since_sync == 0 and (evaluation.held_out or 0) >= accuracy
+    ]
+    return min(reached, default=None)
 
 
 def write(folder: str | os.PathLike[str], *, verbose: int = 1) -> None:
