@@ -106,7 +106,8 @@ def conv6(new: Layers, x: Any, filters: tuple[int, int, int]) -> Any:
     after the first. Normalisation stands for biases, and the logits are scaled down.
     """
     fixed = {"use_bias": False, "trainable": False, "kernel_initializer": "zeros"}
-    x = layers.Conv2D(24, 2, **fixed, name=WHITENING, dtype=new.policy)(x)
+    both_signs = 2 * 2 * 2 * x.shape[-1]
+    x = layers.Conv2D(both_signs, 2, **fixed, name=WHITENING, dtype=new.policy)(x)
     x = new(layers.Activation, "gelu")(x)
     for count in filters:
         for number in range(2):

