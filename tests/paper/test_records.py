@@ -51,6 +51,18 @@ def test_records_are_read_back_as_written(tmp_path):
         records.load_one(path)
 
 
+def assert_holds(written, stored):
+    """All that was stored; settings that there were not yet may have joined it."""
+    if isinstance(stored, dict):
+        for name, value in stored.items():
+            assert_holds(written[name], value)
+    elif isinstance(stored, list):
+        for new, old in zip(written, stored, strict=True):
+            assert_holds(new, old)
+    else:
+        assert written == stored
+
+
 def test_every_shipped_record_is_read_and_written_as_it_is(repository):
     paths = sorted((repository / "pretrained").rglob("*.json"))
     assert len(paths) > 50
@@ -59,7 +71,7 @@ def test_every_shipped_record_is_read_and_written_as_it_is(repository):
         content = json.loads(path.read_text())
         if isinstance(content, list) and "settings" in content[0]:
             found = records.load(path)
-            assert records.to_json(found) == content, path
+            assert_holds(records.to_json(found), content)
             assert all(r.final is None or r.final <= r.published_protocol for r in found)
             read += len(found)
     assert read > 100
