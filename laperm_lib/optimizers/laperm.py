@@ -130,7 +130,7 @@ class LaPerm(PermutingOptimizer):
         name: str = "laperm",
     ) -> None:
         inner_optimizer = _checked_inner_optimizer(inner_optimizer)
-        check_bool("latent_weights", latent_weights)
+        latent_weights = check_bool("latent_weights", latent_weights)
         _check_sync_period(sync_period)
         super().__init__(
             learning_rate=0.0,  # the inner optimizer's is the one used
@@ -141,7 +141,7 @@ class LaPerm(PermutingOptimizer):
         )
         self.inner_optimizer = inner_optimizer
         self._sync_period = sync_period if callable(sync_period) else int(sync_period)
-        self.latent_weights = bool(latent_weights)
+        self.latent_weights = latent_weights
 
     # -- the algorithm --------------------------------------------------------------------------
 

@@ -37,6 +37,9 @@ _Part = TypeVar("_Part", bound=Any)
 TRAINING_IMAGES = {"mnist": 60_000, "cifar10": 50_000, "digits": 1437}
 """How many training images each dataset has."""
 
+NEVER = 10**9
+"""As `evaluate_every`: beyond the last step of any training, so that only its end is measured."""
+
 # Steps, one for each image at most, are counted in int32, and rates are listed.
 _Epochs = Annotated[int, partial(check_integer, at_least=1, at_most=2**31 // 60_000)]
 

@@ -1,11 +1,10 @@
 """Record runs: what two cores reach on MNIST and CIFAR-10 by permuting, and in which time.
 
 Every kernel but a fixed whitening one is permuted; normalisation is free. Settings are chosen by
-the accuracy on images held out: `TRIALS` has all that were tried. The records in the folder
-`pretrained` are made by::
+the accuracy on images held out, from `TRIALS`, whose records are made by::
 
     from laperm_lib.paper.studies import record_runs
-    record_runs.write_trials("pretrained")
+    record_runs.write_trials("pretrained", "cifar10")
 
 References:
     Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", arXiv 2404.00498 (airbench).
@@ -21,7 +20,7 @@ from laperm_lib.paper.evaluation import Images
 from laperm_lib.paper.methods import Adam, LaPerm
 from laperm_lib.paper.networks import PaperNetwork
 from laperm_lib.paper.records import Record, complete
-from laperm_lib.paper.settings import Data, Schedule, Settings
+from laperm_lib.paper.settings import NEVER, Data, Schedule, Settings
 from laperm_lib.paper.training import Watch, run
 
 _CIFAR10 = Settings(
@@ -34,7 +33,7 @@ _CIFAR10 = Settings(
     ),
     method=LaPerm(inner=Adam(summed_loss=False), sync_period=5),
     schedule=Schedule(epochs=8, batch_size=250, learning_rate=5e-3, peak=0.25),
-    evaluate_every=10**9,
+    evaluate_every=NEVER,
 )
 _MNIST = _CIFAR10.replace(
     network=PaperNetwork(model="conv6_mnist", precision="mixed_bfloat16"),
@@ -55,7 +54,7 @@ TRIALS: dict[str, tuple[Settings, ...]] = {
         _MNIST.replace(sync_period=None, learning_rate=2e-3),
     ),
 }
-"""All that was tried, by dataset, in this order."""
+"""What is tried, by dataset, in this order."""
 
 
 class Flipped(Watch):

@@ -35,7 +35,7 @@ from laperm_lib.paper.manifest import Entry
 from laperm_lib.paper.methods import Adam, LaPerm
 from laperm_lib.paper.networks import DenseNetwork, PaperNetwork
 from laperm_lib.paper.records import Record, from_json, to_json
-from laperm_lib.paper.settings import Data, Schedule, Settings
+from laperm_lib.paper.settings import NEVER, Data, Schedule, Settings
 from laperm_lib.paper.training import run
 from laperm_lib.paper.verification import publish_first
 
@@ -55,7 +55,6 @@ _TRIALS_FOR_IMPORTANCE = 20
 _FINALISTS = 5
 _MASKS = 3
 _HELD_OUT = {"mnist": 10_000, "digits": 359}
-_NO_EVALUATION = 10**9
 _STUDY = "{}-{}-0"  # its name in the journals that there are
 
 
@@ -122,7 +121,7 @@ def _settings(asked: Any, network: DenseNetwork, value: float, pixels: Any = "un
             learning_rate=reach * value / period,
             decay=last_rate ** (1 / (epochs - 1)),
         ),
-        evaluate_every=_NO_EVALUATION,
+        evaluate_every=NEVER,
     )
 
 

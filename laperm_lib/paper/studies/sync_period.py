@@ -7,10 +7,10 @@ synchronisations, in gaps between neighbouring initial values,
 
 over a weight vector :math:`w'` of d values as it was synchronised last.
 
-The records in the folder `pretrained` are made by::
+Records are made by::
 
     from laperm_lib.paper.studies import sync_period
-    sync_period.write("pretrained")
+    sync_period.write("pretrained/sync_period")
 
 References:
     Qiu and Suda, NeurIPS 2020, section 5.2, which varies the period alone.
@@ -32,19 +32,18 @@ from laperm_lib.paper.evaluation import Images
 from laperm_lib.paper.methods import SGD, Adam, LaPerm, Method
 from laperm_lib.paper.networks import PaperNetwork
 from laperm_lib.paper.records import Record, complete
-from laperm_lib.paper.settings import Data, Schedule, Settings
+from laperm_lib.paper.settings import NEVER, Data, Schedule, Settings
 from laperm_lib.paper.training import Watch, run
 
 with extra("paper"):
     import pandas as pd
 
-_NEVER = 10**9
 _DENSE = Settings(
     network=PaperNetwork(model="f2"),
     data=Data(dataset="mnist", held_out=5000),
     method=Adam(summed_loss=False),
     schedule=Schedule(epochs=4, batch_size=128, peak=0.25),
-    evaluate_every=_NEVER,
+    evaluate_every=NEVER,
 )
 SETTINGS = {
     "dense": _DENSE,
@@ -86,11 +85,10 @@ class Travel(Watch):
     but one is what is measured, so nothing for a period of one step.
     """
 
-    periods = (1,)
-
     def __init__(self, settings: Settings) -> None:
         super().__init__()
         self._period, self._peak = settings.method.period or 0, settings.schedule.peak or 0
+        self.periods = (1,) if self._period > 1 else ()  # else steps may run together
         self._before: list[np.ndarray] = []
         self._travel: float | None = None
 
@@ -118,7 +116,7 @@ class Travel(Watch):
 
 
 def train(settings: Settings, seed: int, **how: Any) -> Record:
-    """Train with these settings, and measure the travel; one record."""
+    """Train with these settings, and measure the travel."""
     return run(settings, seed=seed, watches=[Travel(settings)], **how)
 
 
