@@ -4,9 +4,12 @@ import atexit
 import importlib.util
 import os
 import sys
+import time
 from collections.abc import Sequence
 
 from laperm_lib.paper import quiet
+
+_BEGAN = time.perf_counter()
 
 
 def choose_backend(arguments: Sequence[str]) -> None:
@@ -25,7 +28,7 @@ if __name__ == "__main__":
     try:
         from laperm_lib.paper.command_line import main
 
-        status = main()
+        status = main(began=_BEGAN)
     except Exception:
         atexit.unregister(quiet.delete)
         print(f"laperm_lib: what libraries have logged is in {log}", file=sys.stderr)  # noqa: T201

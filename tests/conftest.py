@@ -18,6 +18,7 @@ if processes := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
 
 import built_book
 import matplotlib
+import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -99,6 +100,12 @@ def data_dir():
         return Path(folder)
 
     return require
+
+
+def pytest_runtest_setup(item):
+    """A test draws the same numbers whichever tests have run before it."""
+    if hasattr(getattr(item, "module", None), "RNG"):
+        item.module.RNG = np.random.default_rng(0)
 
 
 @pytest.fixture(autouse=True)

@@ -68,6 +68,8 @@ def test_the_recommendation_is_a_gradient_with_momentum(shape):
     assert isinstance(new, np.ndarray)
     assert (new.shape, new.dtype) == (shape, "float32")
     assert not cycles.recommend(new, new * 0, learning_rate=0.5, momentum=1e-44).any()
+    least = np.full(shape, np.finfo("float32").tiny)  # that is not subnormal
+    assert cycles.recommend(new * 0, least, learning_rate=1, momentum=0).all()
 
 
 @pytest.mark.parametrize("d", [*range(1, 10), 64, 65, 784, 1023, 1024, 1025, 100_000])
@@ -85,6 +87,7 @@ def test_the_order_is_that_of_the_words_and_stays_the_same():
     places = cycles.shuffle(words)
     np.testing.assert_array_equal(places, np.argsort(words, axis=1))
     assert places[0].tolist() == [0, 2, 1, 4, 8, 9, 6, 7, 3, 5]
+    assert cycles.shuffle(np.array([2, 0], "uint64")).tolist() == [1, 0]
 
 
 def test_the_size_of_a_part():
@@ -294,7 +297,8 @@ def test_alpha_and_lambda_follow_their_recurrences():
 @pytest.mark.parametrize("step", [0, 7])
 def test_each_weight_vector_is_permuted_as_the_reference_does_it(shape, neuron_axes, step):
     search = CycleSearch(**SETTINGS)
-    weights, wishes = map(np.array, RNG.normal(size=(2, *shape)).astype("float32"))
+    rng = np.random.default_rng(1)  # of which each array but () has a cycle to permute
+    weights, wishes = map(np.array, rng.normal(size=(2, *shape)).astype("float32"))
     matrix, m = (permutation.to_matrix(array, neuron_axes) for array in (weights, wishes))
     spread = np.ptp(matrix, axis=1)
     new = search.permute(weights, wishes, spread, neuron_axes=neuron_axes, number=2, step=step)
@@ -322,7 +326,7 @@ def test_values_out_of_range_are_named():
         ("alpha_min", -1),
         ("beta1", 0, 1.1),
         ("lambda0", 0, 0.6),  # above lambda_max, 0.5
-        ("lambda_max", 1.5),
+        ("lambda_max", 1.5, 0),
         ("beta2", 0.99),
         ("momentum", 1.0, True),
         ("partition_size_min", 1, 10.0),

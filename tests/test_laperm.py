@@ -194,6 +194,7 @@ def test_impossible_arguments_are_named():
     ]:
         with pytest.raises(ValueError, match=why):
             LaPerm(inner, period)
+    LaPerm("adam", lambda step: step)  # no period at step 0, which no step asks for
 
 
 @pytest.mark.parametrize("execution", EXECUTIONS, ids=str)

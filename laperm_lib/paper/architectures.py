@@ -19,7 +19,7 @@ from keras import layers
 
 from laperm_lib._random import raw_bits
 from laperm_lib.initializers import SeededInitializer
-from laperm_lib.paper.normalization import BatchNormalization
+from laperm_lib.paper.fused import BatchNormalization
 
 _L2 = 1e-4
 WHITENING = "whitening"

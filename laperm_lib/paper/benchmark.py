@@ -17,7 +17,7 @@ from laperm_lib.errors import BusyError, LaPermError, in_short
 from laperm_lib.paper._extras import extra
 from laperm_lib.paper.records import Record
 from laperm_lib.paper.runs import RunFolder, State, Task, states
-from laperm_lib.paper.settings import PROFILES, PUBLISHED, TRAINING_IMAGES, Settings
+from laperm_lib.paper.settings import EXPERIMENTS, PROFILES, TRAINING_IMAGES, Settings
 from laperm_lib.paper.training import StopCheck, Stopped, never
 
 with extra("paper"):
@@ -87,6 +87,8 @@ MILLISECONDS_PER_IMAGE = {
     "conv7": 0.56,
     "conv13": 12.8,
     "resnet50": 5.0,
+    "conv6_64": 3.5,
+    "conv6_mnist": 1.0,
     "f1": 0.005,
     "f2": 0.014,
 }
@@ -101,7 +103,7 @@ _BESIDE = {"precision", "held_out", "evaluate_every"}
 
 def names() -> tuple[str, ...]:
     """The names of all experiments and sweeps."""
-    return (*PUBLISHED, *SWEEPS)
+    return (*EXPERIMENTS, *SWEEPS)
 
 
 def row(experiment: str) -> Row | None:
@@ -289,7 +291,12 @@ def report(
 
 
 def run_each(
-    planned: Iterable[Task], root: str | os.PathLike[str], *, stop: StopCheck = never, **how: Any
+    planned: Iterable[Task],
+    root: str | os.PathLike[str],
+    *,
+    stop: StopCheck = never,
+    began: float | None = None,
+    **how: Any,
 ) -> Report:
     """Train one after the other; what fails, or is trained elsewhere, does not stop the others.
 
@@ -297,6 +304,7 @@ def run_each(
         planned: the trainings.
         root: where all run folders are.
         stop: asked after steps and between trainings; when it says yes, this ends.
+        began: from when the seconds of the first are counted. Default: now.
         **how: as for `RunFolder.run`.
     """
     planned, failed = tuple(planned), {}
@@ -304,13 +312,14 @@ def run_each(
         if stop():
             break
         try:
-            RunFolder(root, task).run(stop=stop, **how)
+            RunFolder(root, task).run(stop=stop, began=began, **how)
         except Stopped:
             break
         except BusyError as error:
             _log.info("%s", error)
         except Exception as error:  # backends have errors of their own, for too little memory say
             failed[task.name] = _why(error)
+        began = None
     return report(planned, root, failed)
 
 

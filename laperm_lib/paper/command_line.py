@@ -19,20 +19,22 @@ from laperm_lib.paper.evaluation import schedule
 from laperm_lib.paper.pretrained import is_path
 from laperm_lib.paper.records import summarise
 from laperm_lib.paper.runs import Task
-from laperm_lib.paper.settings import PROFILES, PUBLISHED
+from laperm_lib.paper.settings import EXPERIMENTS, PROFILES, RECORD_RUNS
 from laperm_lib.paper.studies import shared_value
 from laperm_lib.paper.training import Stop
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, began: float | None = None) -> int:
     """Do what the command line asks for, and give the exit status.
+
+    A training's seconds are counted from when the program `began`. Default: from its own start.
 
     0 is success, 1 failure, 2 something that was asked for and cannot be; 128 + n is a signal's.
     """
     parser, words = _parser(), sys.argv[1:] if arguments is None else arguments
     if any(word.endswith("=--") for word in words):  # argparse would make a list of it
         parser.error("an option that ends in =-- has no value")
-    options = parser.parse_args(words)
+    options = parser.parse_args(words, argparse.Namespace(began=began))
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("laperm_lib").setLevel(logging.INFO)
     try:
@@ -52,7 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _list(options: argparse.Namespace) -> int:
     """Show the experiments, what they cost, and what is done of them."""
     found = runs.states(options.runs, _shipped(options))
-    _say(table.plain(benchmark.overview(benchmark.plan(options.profile), found)))
+    planned = benchmark.plan(options.profile)
+    for name in RECORD_RUNS:
+        planned += benchmark.tasks(name, seeds=range(3), profile=options.profile)
+    _say(table.plain(benchmark.overview(planned, found)))
     return 0
 
 
@@ -63,6 +68,7 @@ def _run(options: argparse.Namespace) -> int:
         "data_dir": options.data_dir,
         "every_seconds": options.checkpoint_every,
         "stop": stop,
+        "began": options.began,
         "verbose": 1,
     }
     with stop.on_signals():
@@ -437,7 +443,7 @@ _SETTINGS = (
     *("permute_biases", "constant_fan_in", "sync_period"),
 )
 """The settings that a word can give."""
-assert set(_SETTINGS) <= {n for each in PUBLISHED.values() for n in each.values()}
+assert set(_SETTINGS) <= {n for each in EXPERIMENTS.values() for n in each.values()}
 
 
 def setting(text: str) -> tuple[str, list[Any]]:

@@ -52,13 +52,17 @@ def schedule(
     return dict(sorted(steps.items()))
 
 
-def accuracy(model: keras.Model, x: np.ndarray, y: np.ndarray) -> float:
-    """The share of images whose largest logit is that of their class, 0 to 1."""
+def accuracy(model: keras.Model, x: np.ndarray, y: np.ndarray, *, flip: bool = False) -> float:
+    """The share of images whose largest logit is that of their class, 0 to 1.
+
+    With `flip`, the logits of an image and of its mirror image are added.
+    """
     correct = 0
     for first in range(0, len(x), _BATCH):
-        part = slice(first, first + _BATCH)
-        logits = keras.ops.convert_to_numpy(model(x[part], training=False))
-        correct += int((logits.argmax(axis=1) == y[part]).sum())
+        part = x[first : first + _BATCH]
+        views = (part, part[:, :, ::-1]) if flip else (part,)
+        logits = sum(keras.ops.convert_to_numpy(model(view, training=False)) for view in views)
+        correct += int((np.argmax(logits, axis=1) == y[first : first + _BATCH]).sum())
     return correct / len(x)
 
 
@@ -78,6 +82,12 @@ class Images:
         """The first training images in batches, to re-estimate batch normalisation with."""
         sample = self.x_train[:count]
         return [sample[first : first + _BATCH] for first in range(0, len(sample), _BATCH)]
+
+    def to_choose_by(self) -> tuple[np.ndarray, np.ndarray]:
+        """The images held out and their classes, or the test images if there are none."""
+        if len(self.x_held_out):
+            return self.x_held_out, self.y_held_out
+        return self.x_test, self.y_test
 
     def evaluate(self, model: keras.Model, step: int, since_sync: int) -> Evaluation:
         """Measure a network."""

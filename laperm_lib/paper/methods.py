@@ -17,6 +17,7 @@ from laperm_lib.callbacks.sampling import WeightSampler
 from laperm_lib.local_search.moves import Kind as Move
 from laperm_lib.optimizers.laperm import LaPerm as LaPermOptimizer
 from laperm_lib.optimizers.sgperm import SGPerm as SGPermOptimizer
+from laperm_lib.paper import fused
 from laperm_lib.paper._fields import Count, Positive, Share, check_fields
 from laperm_lib.sparsity import keep_zeros
 from laperm_lib.weight_vectors import Kind
@@ -132,7 +133,7 @@ class Adam(Method):
 
     def optimizer(self, length: Length) -> keras.optimizers.Optimizer:
         epsilon = 1e-7 / length.batch_size if self.summed_loss else 1e-7
-        return keras.optimizers.Adam(length.rates, epsilon=epsilon)
+        return fused.Adam(length.rates, epsilon=epsilon)
 
 
 @dataclass(frozen=True, kw_only=True)

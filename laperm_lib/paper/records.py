@@ -70,10 +70,14 @@ class Record:
             there are none, and in old records.
         is_permutation: whether that network is bitwise a permutation of its initial weights.
         data_fingerprint: SHA-256 of the dataset, as `laperm_lib.paper.datasets.load` gives it.
-        seconds: wall time of training and evaluating, over all interruptions; None if not measured.
+        seconds: wall time from the start of the command, or of `training.run`, to the last
+            evaluation, over all interruptions; None if not measured. In records before December
+            2026: from the first step.
         environment: versions, hardware and code revision; where an interrupted run was resumed in
             another one, the values of both.
-        measured: what a study has measured beside, by name.
+        measured: what was measured beside, by name. Where training flips images, "flipped" is the
+            accuracy, 0 to 1, of the added logits of an image and its mirror image: of the images
+            held out, or of the test images if there are none.
         model: the trained network of a run just made; None in a record that was read.
     """
 

@@ -34,7 +34,7 @@ from laperm_lib.errors import LaPermError, WeightFileError
 from laperm_lib.paper import records
 from laperm_lib.paper.locks import locked
 from laperm_lib.paper.records import Record, from_json, to_json
-from laperm_lib.paper.settings import PUBLISHED, Settings, fingerprint
+from laperm_lib.paper.settings import EXPERIMENTS, Settings, fingerprint
 from laperm_lib.paper.training import Stopped, run
 
 _log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class Task:
     """One training: what decides every bit of it.
 
     Args:
-        experiment: a key of `settings.PUBLISHED`.
+        experiment: a key of `settings.EXPERIMENTS`.
         settings: everything beside the seed.
         seed: an integer of at least 0.
         evaluate_after: as for `training.run`. Default: right after synchronisations.
@@ -66,7 +66,7 @@ class Task:
         ValueError: if the experiment or the seed cannot be.
 
     Examples:
-        >>> Task("conv7", PUBLISHED["conv7"], seed=1).name
+        >>> Task("conv7", EXPERIMENTS["conv7"], seed=1).name
         'conv7-seed1'
     """
 
@@ -77,7 +77,7 @@ class Task:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "seed", check_seed(self.seed))
-        check_name("experiment", self.experiment, PUBLISHED)
+        check_name("experiment", self.experiment, EXPERIMENTS)
 
     @classmethod
     def of(cls, record: Record) -> "Task":
@@ -87,7 +87,7 @@ class Task:
     @property
     def name(self) -> str:
         """The name of its folder."""
-        differing = fingerprint(self.settings, PUBLISHED[self.experiment])
+        differing = fingerprint(self.settings, EXPERIMENTS[self.experiment])
         return "-".join(filter(None, [self.experiment, f"seed{self.seed}", differing]))
 
 
@@ -314,7 +314,7 @@ def shipped_records(folder: str | os.PathLike[str]) -> Iterator[Record]:
     """The records of the paper's experiments in the JSON files of a folder."""
     for path in sorted(Path(folder).glob("*.json")):
         if path.name != "manifest.json":
-            yield from (r for r in records.load(path) if r.experiment in PUBLISHED)
+            yield from (r for r in records.load(path) if r.experiment in EXPERIMENTS)
 
 
 def add_records(

@@ -29,7 +29,7 @@ from laperm_lib.paper._fields import (
     check_type,
 )
 from laperm_lib.paper.augmentation import Augmentation
-from laperm_lib.paper.methods import EpochRates, LaPerm, Method, Triangle
+from laperm_lib.paper.methods import Adam, EpochRates, LaPerm, Method, Triangle
 from laperm_lib.paper.networks import Network, PaperNetwork, Pixels
 
 _Part = TypeVar("_Part", bound=Any)
@@ -284,9 +284,43 @@ give a weight that starts as zero another value, and one shared value becomes ma
 its weights, as its row of the paper (p = 40 %) and the published file say; its notebook's
 probability is 4/7. conv7 has the period of the published weights; its notebook's is 20."""
 
+_CIFAR10 = Settings(
+    network=PaperNetwork(model="conv6_64", precision="mixed_bfloat16"),
+    data=Data(
+        dataset="cifar10",
+        augmentation=Augmentation(shift=2 / 32, flip=True, alternate=True),
+        label_smoothing=0.2,
+    ),
+    method=LaPerm(inner=Adam(summed_loss=False), sync_period=5),
+    schedule=Schedule(epochs=30, batch_size=250, learning_rate=5e-3, peak=0.25),
+    evaluate_every=NEVER,
+)
+_MNIST = _CIFAR10.replace(
+    network=PaperNetwork(model="conv6_mnist", precision="mixed_bfloat16"),
+    dataset="mnist",
+    augmentation=Augmentation(rotation=10, zoom=0.1, shift=0.1),
+    epochs=4,
+)
+RECORD_RUNS = {
+    "fast_mnist": _MNIST,
+    "record_mnist": _MNIST.replace(epochs=20),
+    "fast_cifar10": _CIFAR10,
+    "record_cifar10": _CIFAR10.replace(epochs=90),
+}
+RECORD_RUNS |= {
+    f"{name}_adam": each.replace(sync_period=None, learning_rate=2e-3)
+    for name, each in RECORD_RUNS.items()
+}
+"""What two cores reach in minutes and in hours, beyond the paper: settings that were chosen on
+images held out, from the trials of `studies.record_runs`; and Adam alone. The test images are
+looked at once, at the end."""
+
+EXPERIMENTS = PUBLISHED | RECORD_RUNS
+"""The settings of all experiments by name, at full length."""
+
 
 def published(name: str) -> Settings:
-    """The published settings of an experiment.
+    """The settings of an experiment, as published, and of a record run.
 
     Raises:
         ValueError: if the name is unknown.
@@ -295,12 +329,12 @@ def published(name: str) -> Settings:
         >>> published("conv2").method.period
         1000
     """
-    check_name("experiment", name, PUBLISHED)
-    return PUBLISHED[name]
+    check_name("experiment", name, EXPERIMENTS)
+    return EXPERIMENTS[name]
 
 
 def quick(name: str) -> Settings:
-    """A published experiment on the bundled digits, cut down to seconds.
+    """An experiment on the bundled digits, cut down to seconds.
 
     Examples:
         >>> quick("conv7").data.dataset
@@ -318,7 +352,7 @@ def quick(name: str) -> Settings:
 
 
 def short(name: str) -> Settings:
-    """A published experiment cut down to a tenth, on its own data; f1 and f2 as published.
+    """An experiment cut down to a tenth, on its own data; f1 and f2 as published.
 
     Examples:
         >>> short("conv2").schedule.epochs

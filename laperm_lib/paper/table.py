@@ -11,7 +11,7 @@ from laperm_lib.paper import benchmark, datasets
 from laperm_lib.paper._extras import extra
 from laperm_lib.paper.benchmark import SWEEPS, Variant
 from laperm_lib.paper.records import Record, Summary, summarise
-from laperm_lib.paper.settings import PUBLISHED
+from laperm_lib.paper.settings import EXPERIMENTS
 
 with extra("paper"):
     import pandas as pd
@@ -102,7 +102,7 @@ def table(records: Iterable[Record], names: Sequence[str] = ()) -> pd.DataFrame:
             groups = [g for g in _groups(chosen, setting) if g.variant.is_as_published]
             if not sweep:
                 groups = [g for g in groups if g.variant.profile == "paper"] or groups
-            is_row = not setting or PUBLISHED[experiment].values()[setting] == value
+            is_row = not setting or EXPERIMENTS[experiment].values()[setting] == value
             for group in groups or [_Group(experiment, Variant("", ()), ())]:
                 # Two sweeps share the runs with published settings, which are listed once.
                 seen = tuple(map(id, group.records)) or (name, value)
@@ -119,7 +119,7 @@ def by_settings(records: Iterable[Record]) -> pd.DataFrame:
 def _row(group: _Group, is_row: bool, label: str, value: Any) -> dict[str, Any]:
     published = benchmark.row(group.experiment) if is_row else None
     own = group.records
-    settings = own[0].settings if own else PUBLISHED[group.experiment]
+    settings = own[0].settings if own else EXPERIMENTS[group.experiment]
     known = (datasets.COPIES.get(record.data_fingerprint) for record in own)
     row: dict[str, Any] = {
         "experiment": group.experiment,

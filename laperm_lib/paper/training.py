@@ -125,6 +125,7 @@ def run(
     checkpoints: Checkpoints | None = None,
     every_seconds: float = 60,
     stop: StopCheck = never,
+    began: float | None = None,
     verbose: int = 0,
 ) -> Record:
     """Train a network and measure it.
@@ -143,6 +144,7 @@ def run(
         every_seconds: the time between two checkpoints. Default 60.
         stop: asked after steps; when it says yes, a checkpoint is written and training stops.
             Default: never.
+        began: from when its seconds are counted, as `time.perf_counter()` has it. Default: now.
         verbose: 1 shows Keras's progress bar, 0 (the default) nothing.
 
     Returns:
@@ -160,6 +162,7 @@ def run(
         >>> record.is_permutation
         True
     """
+    began = time.perf_counter() if began is None else began
     images = images_for(settings, data_dir)
     latest = None
     if checkpoints is not None:
@@ -205,7 +208,7 @@ def run(
     # Built in the first step, an optimizer makes TensorFlow trace it twice, a second or more.
     optimizer.build(model.trainable_variables)
 
-    progress = _Progress(images, evaluation_steps)
+    progress = _Progress(images, evaluation_steps, began)
     if checkpoints is not None and latest is not None:
         try:
             restore(model, latest.arrays)
@@ -243,6 +246,9 @@ def run(
     with batch_statistics.reestimated(model, statistics) as layers:
         reestimated = accuracy(model, images.x_test, images.y_test) if layers else None
     last = images.evaluate(model, epochs * steps_per_epoch, since_sync=0)
+    measured = {name: value for watch in watches for name, value in watch.measured().items()}
+    if settings.data.augmentation is not None and settings.data.augmentation.flip:
+        measured["flipped"] = accuracy(model, *images.to_choose_by(), flip=True)
     record = Record(
         experiment=experiment,
         settings=settings,
@@ -258,7 +264,7 @@ def run(
         data_fingerprint=images.fingerprint,
         seconds=round(progress.seconds(), 2),
         environment=progress.environment,
-        measured={name: value for watch in watches for name, value in watch.measured().items()},
+        measured=measured,
         model=model,
     )
     _log.info("%s, seed %d: final test accuracy %.4f", model.name, seed, last.accuracy)
@@ -296,12 +302,12 @@ def _errors_of_ours() -> Iterator[None]:
 class _Progress(keras.callbacks.Callback):
     """The evaluations so far, the time taken and where, over all interruptions."""
 
-    def __init__(self, images: Images, evaluation_steps: dict[int, int]) -> None:
+    def __init__(self, images: Images, evaluation_steps: dict[int, int], began: float) -> None:
         super().__init__()
         self.evaluations: list[Evaluation] = []
         self.environment = dict(environment())
         self._images, self._evaluation_steps = images, evaluation_steps
-        self._since = time.perf_counter()
+        self._since = began
 
     def resume(self, notes: dict[str, Any]) -> None:
         self.evaluations = [Evaluation(**entry) for entry in notes["evaluations"]]

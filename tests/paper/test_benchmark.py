@@ -1,6 +1,7 @@
 """The paper's table and sweeps as tasks, their cost, and what is missing of them."""
 
 import shutil
+import time
 from itertools import product
 
 import keras
@@ -190,6 +191,11 @@ def test_a_run_that_fails_or_is_another_process_s_does_not_stop_the_others(tmp_p
     assert list(report.failed) == [no_data.name]
     assert "mnist.npz" in report.failed[no_data.name]
     assert tasks(report.left) == [TASKS[0]]
+
+
+def test_only_the_first_run_counts_the_seconds_of_the_program_s_start(tmp_path):
+    first, second = run_missing(TASKS, tmp_path, began=time.perf_counter() - 500).finished
+    assert first.seconds > 500 > second.seconds
 
 
 def test_a_run_that_another_process_finishes_meanwhile_counts(run_folder, tmp_path):

@@ -27,6 +27,20 @@ def test_accuracy_is_measured_in_parts_and_leaves_no_image_out(count):
     assert max(seen) <= 500
 
 
+def test_logits_of_mirror_images_are_added():
+    images, classes = np.random.default_rng(0).random((600, 4, 6, 1)), np.arange(600) % 2
+
+    def model(images, training):
+        """Sees class 1 where the left half is the brighter one, and is less sure of class 0."""
+        left, right = images[:, :, :3].sum((1, 2, 3)), images[:, :, 3:].sum((1, 2, 3))
+        return np.stack([np.full(len(images), 1.0), 3.0 * (left > right)], axis=1)
+
+    # One of both directions is always the brighter one: 3 against 2.
+    assert accuracy(model, images, classes, flip=True) == 0.5
+    alone = model(images, training=False).argmax(axis=1)
+    assert accuracy(model, images, classes) == (alone == classes).mean() != 0.5
+
+
 def test_evaluations_are_at_synchronisations():
     settings = SHORT.replace(sync_period=40, evaluate_every=100)
     found = schedule(settings, 400, (0, 5))

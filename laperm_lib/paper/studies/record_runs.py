@@ -15,32 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from laperm_lib.paper.augmentation import Augmentation
-from laperm_lib.paper.evaluation import Images
 from laperm_lib.paper.methods import Adam, LaPerm
-from laperm_lib.paper.networks import PaperNetwork
 from laperm_lib.paper.records import Record, complete
-from laperm_lib.paper.settings import NEVER, Data, Schedule, Settings
-from laperm_lib.paper.training import Watch, run
+from laperm_lib.paper.settings import RECORD_RUNS, Settings
+from laperm_lib.paper.training import run
 
-_CIFAR10 = Settings(
-    network=PaperNetwork(model="conv6_64", precision="mixed_bfloat16"),
-    data=Data(
-        dataset="cifar10",
-        augmentation=Augmentation(shift=2 / 32, flip=True, alternate=True),
-        held_out=5000,
-        label_smoothing=0.2,
-    ),
-    method=LaPerm(inner=Adam(summed_loss=False), sync_period=5),
-    schedule=Schedule(epochs=8, batch_size=250, learning_rate=5e-3, peak=0.25),
-    evaluate_every=NEVER,
-)
-_MNIST = _CIFAR10.replace(
-    network=PaperNetwork(model="conv6_mnist", precision="mixed_bfloat16"),
-    dataset="mnist",
-    augmentation=Augmentation(rotation=10, zoom=0.1, shift=0.1),
-    epochs=4,
-)
+_HELD_OUT = 5000
+_CIFAR10 = RECORD_RUNS["fast_cifar10"].replace(held_out=_HELD_OUT, epochs=8)
+_MNIST = RECORD_RUNS["fast_mnist"].replace(held_out=_HELD_OUT)
 _LATENT = LaPerm(inner=Adam(summed_loss=False), sync_period=1, latent_weights=True)
 TRIALS: dict[str, tuple[Settings, ...]] = {
     "cifar10": (
@@ -57,33 +39,9 @@ TRIALS: dict[str, tuple[Settings, ...]] = {
 """What is tried, by dataset, in this order."""
 
 
-class Flipped(Watch):
-    """Measures the accuracy of the mean logits of an image and its mirror image, as "flipped".
-
-    On the images held out, or on the test images if there are none.
-    """
-
-    def begin(self, images: Images, last_step: int) -> None:
-        held_out = images.x_held_out, images.y_held_out
-        self._images = held_out if len(held_out[0]) else (images.x_test, images.y_test)
-
-    def measured(self) -> dict[str, Any]:
-        x, y = self._images
-        logits = sum(
-            self.model.predict(images, batch_size=500, verbose=0) for images in (x, x[:, :, ::-1])
-        )
-        return {"flipped": float((logits.argmax(axis=1) == y).mean())}
-
-
 def train(settings: Settings, seed: int, **how: Any) -> Record:
-    """Train, and measure with mirror images too where left and right do not matter.
-
-    With images held out, the record does not say how the test images are classified.
-    """
-    watches = [Flipped()] if settings.data.dataset == "cifar10" else []
-    record = run(settings, seed=seed, watches=watches, **how)
-    if not settings.data.held_out:
-        return record
+    """Train; the record does not say how the test images are classified."""
+    record = run(settings, seed=seed, **how)
     return replace(record, final=None, final_reestimated=None)
 
 

@@ -1,4 +1,4 @@
-"""The fused batch normalisation, beside Keras's own."""
+"""The fused batch normalisation and Adam, beside Keras's own."""
 
 import keras
 import numpy as np
@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from keras import layers, ops
 
-from laperm_lib.paper.normalization import BatchNormalization
+from laperm_lib import LaPerm
+from laperm_lib.paper.fused import Adam, BatchNormalization
 
 BOTH = (BatchNormalization, layers.BatchNormalization)
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
@@ -118,3 +119,62 @@ def test_is_saved_and_loaded(tmp_path):
     model.save(tmp_path / "model.keras")
     layer = keras.models.load_model(tmp_path / "model.keras").layers[0]
     assert (type(layer), layer.momentum) == (BatchNormalization, 0.5)
+
+
+# -- Adam ------------------------------------------------------------------------------------------
+
+
+def stepped(kind, dtype="float32", **how):
+    """The weights after five steps along given gradients."""
+    rng, shapes = np.random.default_rng(0), [(), (3,), (4, 5)]
+    variables = [keras.Variable(rng.normal(size=shape).astype(dtype)) for shape in shapes]
+    optimizer = kind(**how)
+    for _ in range(5):
+        gradients = [ops.convert_to_tensor(rng.normal(size=s).astype(dtype)) for s in shapes]
+        optimizer.apply(gradients, variables)
+    return list(map(ops.convert_to_numpy, [*variables, *optimizer.variables]))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"beta_1": 0.5, "beta_2": 0.9, "epsilon": 0.1},
+        {"clipnorm": 0.1, "weight_decay": 0.1},
+        {"learning_rate": keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.5)},
+        {"use_ema": True, "gradient_accumulation_steps": 2},
+        {"amsgrad": True},
+        *[{"dtype": "float64"}] * (keras.backend.backend() != "jax"),
+    ],
+    ids=lambda how: next(iter(how)),
+)
+def test_adam_steps_as_keras_does(how):
+    assert_close([stepped(kind, **how) for kind in (Adam, keras.optimizers.Adam)], 2e-6)
+
+
+def test_adam_trains_embeddings_and_inside_of_laperm_as_keras_does():
+    """The gradient of an embedding is sparse."""
+    found = []
+    for kind in (Adam, keras.optimizers.Adam):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential(
+            [keras.Input((3,)), layers.Embedding(7, 2), layers.Flatten(), layers.Dense(1)]
+        )
+        model.compile(LaPerm(kind(0.1), 3), "mse", jit_compile=False)
+        x = np.arange(24).reshape(8, 3) % 7
+        model.fit(x, x[:, 0].astype("float32"), batch_size=2, epochs=3, verbose=0)
+        found.append(model.get_weights())
+    assert_close(found, 1e-5)
+
+
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="the fused operation is TensorFlow's")
+def test_adam_is_one_operation_for_each_variable():
+    import tensorflow as tf
+
+    variables = [keras.Variable(np.ones(3, "float32")) for _ in range(2)]
+    optimizer = Adam()
+    optimizer.build(variables)
+    step = tf.function(lambda gradient: optimizer.apply([gradient, gradient], variables))
+    graph = step.get_concrete_function(tf.TensorSpec((3,))).graph
+    types = [op.type for op in graph.get_operations()]
+    assert types.count("ResourceApplyAdam") == 2
+    assert "Sqrt" not in types
