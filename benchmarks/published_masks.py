@@ -40,7 +40,7 @@ def best_of_the_loop(name: str, seed: int) -> float:
 
 
 def _row(*cells: str) -> None:
-    print("|", " | ".join(cells), "|", flush=True)  # noqa: T201
+    print("|", " | ".join(cells), "|", flush=True)
 
 
 def main() -> None:

@@ -248,6 +248,8 @@ def test_what_is_not_finite_is_refused(which, wrong):
     arrays[which][3, 5] = wrong
     with pytest.raises(NonFiniteWeightError):
         compiled.permute_vectors(*arrays, **how)
+    with pytest.raises(NonFiniteWeightError):
+        reference(*arrays, how)
 
 
 @pytest.mark.parametrize("wants", ["more", "less", "away", "either"])
@@ -315,7 +317,7 @@ def test_each_weight_vector_is_permuted_as_the_reference_does_it(shape, neuron_a
 
 
 def test_the_settings_as_json():
-    numbers = {"seed": np.int64(3), "beta1": np.float32(1), "beta2": 2}
+    numbers = {"seed": np.int64(3), "beta1": np.float32(1), "beta2": 2, "partition_size_min": 2}
     search = CycleSearch(**SETTINGS | numbers)
     assert CycleSearch(**json.loads(json.dumps(asdict(search)))) == search
 
@@ -328,7 +330,7 @@ def test_values_out_of_range_are_named():
         ("lambda0", 0, 0.6),  # above lambda_max, 0.5
         ("lambda_max", 1.5, 0),
         ("beta2", 0.99),
-        ("momentum", 1.0, True),
+        ("momentum", 1.0, -0.5, True),
         ("partition_size_min", 1, 10.0),
         ("seed", -1),
     ]:

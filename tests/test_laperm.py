@@ -185,6 +185,7 @@ def test_impossible_arguments_are_named():
     for inner, period, why in [
         *(("adam", period, "sync_period") for period in (0, 2.5, True, None)),
         *(("adam", lambda _, k=k: k, "sync_period schedule") for k in (0, np.nan, [1, 2])),
+        ("adam", lambda step: step - 1, "sync_period schedule gives 0 at step 1"),
         (None, 20, "inner_optimizer is an optimizer of Keras or its name, got None"),
         (3, 20, "optimizer"),
         (LaPerm("adam", 2), 20, "LaPerm cannot wrap LaPerm, which permutes too"),
