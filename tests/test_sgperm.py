@@ -232,12 +232,21 @@ def test_a_gradient_that_is_not_finite_is_named_and_nothing_is_moved(execution):
         np.testing.assert_array_equal(start[path], end)
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_compiled_step_permutes_any_number_of_variables(count):
+    model = keras.Sequential([keras.Input((20,)), *(layers.Dense(20) for _ in range(count))])
+    start = matrices(model)
+    model.compile(SGPerm(alpha0=0.5), "mse")
+    model.fit(np.eye(20), np.ones((20, 20)), verbose=0)
+    assert_permuted(start, model)
+
+
 @pytest.mark.skipif(BACKEND == "jax", reason="says so when fit ends")
 def test_a_step_says_at_once_that_a_gradient_is_not_finite():
-    variables = build_model().trainable_variables
-    gradients = [ops.full(v.shape, np.nan) for v in variables]
+    model = build_model()
+    gradients = [ops.full(v.shape, np.nan) for v in model.trainable_variables]
     with pytest.raises(NonFiniteWeightError, match=r"gradient of .*kernel' holds a NaN"):
-        SGPerm().apply(gradients, variables)
+        SGPerm().apply(gradients, model.trainable_variables)
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="XLA calls host functions elsewhere")
