@@ -99,7 +99,7 @@ def conv7(new: Layers, x: Any) -> Any:
     return _classes(new, x)
 
 
-def conv6(new: Layers, x: Any, filters: tuple[int, int, int]) -> Any:
+def conv6(new: Layers, x: Any, filters: tuple[int, int, int], activation: str = "gelu") -> Any:
     """A network made to train quickly, after airbench; no network of the paper.
 
     A fixed layer whitens patches of 2 x 2 pixels. Three blocks of two convolutions follow, pooled
@@ -108,14 +108,14 @@ def conv6(new: Layers, x: Any, filters: tuple[int, int, int]) -> Any:
     fixed = {"use_bias": False, "trainable": False, "kernel_initializer": "zeros"}
     both_signs = 2 * 2 * 2 * x.shape[-1]
     x = layers.Conv2D(both_signs, 2, **fixed, name=WHITENING, dtype=new.policy)(x)
-    x = new(layers.Activation, "gelu")(x)
+    x = new(layers.Activation, activation)(x)
     for count in filters:
         for number in range(2):
             x = new(layers.Conv2D, count, 3, padding="same", use_bias=False)(x)
             if number == 0:
                 x = new(layers.MaxPooling2D, 2)(x)
             x = new(BatchNormalization, momentum=0.9)(x)
-            x = new(layers.Activation, "gelu")(x)
+            x = new(layers.Activation, activation)(x)
     x = new(layers.GlobalMaxPooling2D)(x)
     return new(layers.Rescaling, 1 / 9, dtype="float32")(_classes(new, x, use_bias=False))
 

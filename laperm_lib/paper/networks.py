@@ -65,6 +65,14 @@ _PAPER: dict[str, tuple[Spec, Callable[[architectures.Layers, Any], Any]]] = {
     "mlp": (_MNIST._replace(pixels="centred"), architectures.mlp),
     "conv6_32": (_STANDARDISED, partial(architectures.conv6, filters=(32, 64, 64))),
     "conv6_64": (_STANDARDISED, partial(architectures.conv6, filters=(64, 128, 256))),
+    "conv6_64_silu": (
+        _STANDARDISED,
+        partial(architectures.conv6, filters=(64, 128, 256), activation="silu"),
+    ),
+    "conv6_64_relu": (
+        _STANDARDISED,
+        partial(architectures.conv6, filters=(64, 128, 256), activation="relu"),
+    ),
     "conv6_mnist": (
         _MNIST._replace(pixels="standardised"),
         partial(architectures.conv6, filters=(32, 64, 128)),

@@ -27,8 +27,8 @@ _LATENT = LaPerm(inner=Adam(summed_loss=False), sync_period=1, latent_weights=Tr
 TRIALS: dict[str, tuple[Settings, ...]] = {
     "cifar10": (
         _CIFAR10,
-        _CIFAR10.replace(method=_LATENT),
-        _CIFAR10.replace(sync_period=None, learning_rate=2e-3),
+        _CIFAR10.replace(model="conv6_64_silu"),
+        _CIFAR10.replace(model="conv6_64_relu"),
     ),
     "mnist": (
         _MNIST,
