@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from laperm_lib.optimizers.laperm import LaPerm
     from laperm_lib.optimizers.rso import RSO
     from laperm_lib.optimizers.sgperm import SGPerm
+    from laperm_lib.optimizers.sign_flip import SignFlip
+    from laperm_lib.optimizers.switch import Switch
 
 __version__ = "0.1.0"
 
@@ -38,6 +40,8 @@ __all__ = [
     "LaPermError",
     "NonFiniteWeightError",
     "SGPerm",
+    "SignFlip",
+    "Switch",
     "UnknownLayerError",
     "WeightFileError",
     "batch_statistics",
@@ -51,7 +55,13 @@ __all__ = [
     "weight_vectors",
 ]
 
-_OPTIMIZERS = {"LaPerm": "laperm", "RSO": "rso", "SGPerm": "sgperm"}
+_OPTIMIZERS = {
+    "LaPerm": "laperm",
+    "RSO": "rso",
+    "SGPerm": "sgperm",
+    "SignFlip": "sign_flip",
+    "Switch": "switch",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -70,5 +80,6 @@ def __dir__() -> list[str]:
 
 
 if "keras" in sys.modules:  # Keras loads registered classes only, also if no name here is used
-    for _module in ("initializers", "optimizers.laperm", "optimizers.sgperm"):
-        importlib.import_module(f"laperm_lib.{_module}")
+    for _module in ("laperm", "sgperm", "sign_flip", "switch"):
+        importlib.import_module(f"laperm_lib.optimizers.{_module}")
+    importlib.import_module("laperm_lib.initializers")

@@ -6,7 +6,7 @@ from small_network import BATCH, LOSS, X, Y, build_model
 
 from laperm_lib import LaPerm
 from laperm_lib.callbacks import SynchroniseAtEpochEnd
-from laperm_lib.optimizers.laperm import laperms_of
+from laperm_lib.optimizers.projecting import projecting_of
 
 
 def trained(callbacks, *, validation=True, optimizer=None):
@@ -33,7 +33,7 @@ def test_the_weights_put_back_are_a_permutation():
     assert not trained([best_weights()])[0].optimizer.is_permutation()
     for optimizer in (None, scaled, several):
         model, _ = trained([SynchroniseAtEpochEnd(), best_weights()], optimizer=optimizer)
-        assert laperms_of(model)[0].is_permutation()
+        assert projecting_of(model)[0].is_permutation()
 
 
 def test_the_network_measured_is_the_one_that_remains():

@@ -16,7 +16,7 @@ from small_network import float64
 
 from laperm_lib import NonFiniteWeightError, _numba, permutation
 from laperm_lib.synchronisation import compiled, sorting, step
-from laperm_lib.synchronisation.in_graph import reconnect_all
+from laperm_lib.synchronisation.projections import Permutations
 
 BACKEND = keras.backend.backend()
 needs_jax = pytest.mark.skipif(BACKEND != "jax", reason="needs KERAS_BACKEND=jax")
@@ -44,7 +44,7 @@ def permuted(trained, values, axes=(-1,), **how):
     """A variable that has been trained, with its sorted initial values."""
     variable = keras.Variable(trained, dtype=str(trained.dtype), **how)
     initial = keras.Variable(values, trainable=False, dtype=str(values.dtype))
-    return step.PermutedVariable(variable, initial, axes)
+    return step.ProjectedVariable(variable, initial, axes, Permutations())
 
 
 def reconnected(weights, sorted_initial, axes=(-1,)):
@@ -100,7 +100,7 @@ def as_function(entry):
     """The synchronisation of one kernel as a pure function, for JAX."""
 
     def function(due, weights, initial):
-        mapping = [(entry.variable, weights), (entry.sorted_initial, initial)]
+        mapping = [(entry.variable, weights), (entry.kept, initial)]
         with keras.StatelessScope(mapping) as scope:
             step.synchronise_when(due, [entry])
         return scope.get_current_value(entry.variable)
@@ -116,7 +116,7 @@ def test_jax_hands_the_weights_to_the_host_on_a_cpu(kernel, callbacks, monkeypat
     if not callbacks:
         monkeypatch.setitem(sys.modules, "jax.experimental.buffer_callback", None)
     entry, expected = kernel
-    trained, initial = entry.variable.value, entry.sorted_initial.value
+    trained, initial = entry.variable.value, entry.kept.value
     program = jax.jit(as_function(entry)).lower(True, trained, initial).compile()
     assert (" sort(" in program.as_text()) != callbacks
     assert_same_bits(program(False, trained, initial), trained)
@@ -131,7 +131,7 @@ def test_jax_can_vectorise_a_step_over_runs(kernel):
     import jax
 
     entry, expected = kernel
-    trained, initial = entry.variable.value, entry.sorted_initial.value
+    trained, initial = entry.variable.value, entry.kept.value
     steps = jax.jit(jax.vmap(as_function(entry), in_axes=(0, None, None)))
     first, second = steps(np.array([True, False]), trained, initial)
     assert_same_bits(first, expected)
@@ -205,7 +205,8 @@ several = st.tuples(*(hnp.arrays("float32", shape, elements=FLOATS) for shape in
 
 
 def in_graph(weights, initial):
-    return reconnect_all(AXES, weights, initial)
+    entries = [step.ProjectedVariable(None, None, axes, Permutations()) for axes in AXES]
+    return step._in_graph(entries, weights, initial)
 
 
 @functools.cache  # compiled once for all examples
@@ -258,7 +259,8 @@ def test_half_precision(dtype):
     rows = [ops.convert_to_numpy(ops.cast(tensor, "float32")).T for tensor in (weights, initial)]
     values = permutation.sort_values(rows[1])
     sorted_initial = ops.cast(ops.convert_to_tensor(values), dtype)
-    [new] = reconnect_all([(-1,)], [weights], [sorted_initial])
+    entry = step.ProjectedVariable(None, None, (-1,), Permutations())
+    [new] = step._in_graph([entry], [weights], [sorted_initial])
     assert keras.backend.standardize_dtype(new.dtype) == dtype
     assert_same_bits(ops.cast(new, "float32"), permutation.reconnect(rows[0], values).T)
 

@@ -22,8 +22,8 @@ from keras import ops
 from laperm_lib import batch_statistics
 from laperm_lib._arguments import check_bool, check_integer
 from laperm_lib._backend import reattach
-from laperm_lib.optimizers.laperm import LaPerm, laperms_of, synchronise_all
 from laperm_lib.optimizers.permuting import nested, optimizer_of, steps_taken
+from laperm_lib.optimizers.projecting import ProjectingOptimizer, projecting_of, synchronise_all
 
 Weights: TypeAlias = list[np.ndarray]
 """One array for each trainable variable of a model, in the order of `model.trainable_variables`."""
@@ -153,7 +153,7 @@ class WeightSampler(keras.callbacks.Callback):
                 "weights: pass batches of inputs to re-estimate them with."
             )
         if self.synchronise:
-            laperms_of(model, self.optimizer)
+            projecting_of(model, self.optimizer)
         shapes = [tuple(variable.shape) for variable in model.trainable_variables]
         others = [[array.shape for array in weights] != shapes for weights in self._kept]
         if model.built and any(others):
@@ -354,7 +354,7 @@ def replace(
     """
     before = weights_of(model)
     try:
-        _put(model, weights, laperms_of(model, optimizer) if synchronise else [])
+        _put(model, weights, projecting_of(model, optimizer) if synchronise else [])
         if batches is not None:
             batch_statistics.reestimate(model, batches)
     except BaseException:
@@ -374,7 +374,7 @@ def replaced(
     """`replace` for the length of a `with`; then, bit for bit, everything is as it was."""
     before = weights_of(model)
     try:
-        _put(model, weights, laperms_of(model, optimizer) if synchronise else [])
+        _put(model, weights, projecting_of(model, optimizer) if synchronise else [])
         with batch_statistics.reestimated(model, batches):
             try:
                 yield
@@ -384,12 +384,14 @@ def replaced(
         _assign(model, before)
 
 
-def _put(model: keras.Model, weights: Sequence[np.ndarray], laperms: Iterable[LaPerm]) -> None:
+def _put(
+    model: keras.Model, weights: Sequence[np.ndarray], optimizers: Iterable[ProjectingOptimizer]
+) -> None:
     shapes = [tuple(variable.shape) for variable in model.trainable_variables]
     if [array.shape for array in weights] != shapes:
         raise ValueError(f"The weights do not have the shapes of those of '{model.name}'.")
     _assign(model, weights)
-    synchronise_all(laperms)
+    synchronise_all(optimizers)
 
 
 def _assign(model: keras.Model, weights: Sequence[np.ndarray]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from laperm_lib.optimizers.laperm import laperms_of, synchronise_all
+from laperm_lib.optimizers.projecting import projecting_of, synchronise_all
 
 
 class SynchroniseAtEpochEnd(keras.callbacks.Callback):
@@ -49,7 +49,7 @@ class SynchroniseAtEpochEnd(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Refuse a model that LaPerm does not train."""
-        laperms_of(self.model, self.optimizer)
+        projecting_of(self.model, self.optimizer)
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Synchronise before the validation data are looked at."""
@@ -61,4 +61,4 @@ class SynchroniseAtEpochEnd(keras.callbacks.Callback):
 
     def _synchronise(self) -> None:
         # Asking for `self.model` also brings its variables up to date, with JAX.
-        synchronise_all(laperms_of(self.model, self.optimizer))
+        synchronise_all(projecting_of(self.model, self.optimizer))

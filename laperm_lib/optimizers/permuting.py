@@ -49,6 +49,8 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
     _refused: Sequence[str]  # attributes of `keras.optimizers.Optimizer` that it cannot have
     _instead: str  # what to do instead
     _starts: Sequence[Any]  # for each the own variable that holds what `_initial` gives
+    _in_words = "permuted"  # what happens to variables
+    _stuck_if = "all weights of a vector are equal"
 
     def __init__(
         self,
@@ -86,6 +88,10 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
     def _initial_in_graph(self, matrix: Any) -> Any:
         """The same as a tensor, where no host callback is possible."""
         raise NotImplementedError
+
+    def _are_stuck(self, matrix: np.ndarray) -> np.ndarray:
+        """Which weight vectors cannot change, shape (neurons,)."""
+        return (matrix == matrix[:, :1]).all(axis=1)
 
     def _begin(self) -> None:
         """Renew what else depends on the initial values, after `capture`."""
@@ -164,7 +170,7 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
             check_initial(e.variable, to_matrix(ops.convert_to_numpy(e.variable), e.neuron_axes))
             for e in self._permuted
         ]
-        self._warn_of_stuck([_is_stuck(matrix) for matrix in matrices])
+        self._warn_of_stuck([bool(self._are_stuck(matrix).all()) for matrix in matrices])
         initial = list(map(self._initial, matrices))
         for start, values in zip(self._starts, initial, strict=True):
             start.assign(values)
@@ -221,10 +227,10 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
             matrix = to_matrix(ops.convert_to_numpy(variable), entry.neuron_axes)
             image = self._image(entry, matrix)
             neurons, length = matrix.shape
-            constant = int((image == image[:, :1]).all(axis=1).sum())
+            constant = int(self._are_stuck(image).sum())
             distance = f"{np.abs(matrix - image).mean(dtype='float64'):.3g}"
             counts = (f"{neurons} x {length}", f"{np.unique(image).size}", f"{constant}")
-            rows.append((variable.path, "permuted", *counts, distance))
+            rows.append((variable.path, self._in_words, *counts, distance))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
         return Table("\n".join([*lines, self._steps_in_words()]))
@@ -293,7 +299,7 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
             elif not np.isfinite(matrix).all():
                 continue
             starts[number] = np.asarray(self._initial(matrix), starts[number].dtype)
-            captured[number], stuck[number] = 1, _is_stuck(matrix)
+            captured[number], stuck[number] = 1, bool(self._are_stuck(matrix).all())
         self._warn_of_stuck(stuck)
         return [captured, *starts]
 
@@ -311,10 +317,11 @@ class PermutingOptimizer(keras.optimizers.Optimizer):
         names = [path for path, is_stuck in kernels if path and is_stuck]
         if names:
             _log.warning(
-                "Permuting cannot change %s: all weights of a vector are equal. Initialise them "
-                "with different values; or, as the zero kernel of LoRA needs, leave them to the "
-                "inner optimizer of LaPerm: exclude=%r.",
+                "%s cannot change %s: %s. Initialise them with different values; or, as the zero "
+                "kernel of LoRA needs, leave them to the inner optimizer of LaPerm: exclude=%r.",
+                type(self).__name__,
                 ", ".join(names),
+                self._stuck_if,
                 sorted({name.split("/")[-1] if "lora" in name else name for name in names}),
             )
 
@@ -445,11 +452,6 @@ def _assigned_in(function: Any) -> set[str]:
 def _wrapped(layer: keras.Layer) -> Any:
     """The layer inside a wrapper such as SpectralNormalization, if it is one."""
     return vars(layer).get("layer")
-
-
-def _is_stuck(matrix: np.ndarray) -> bool:
-    """Whether the values have one permutation only: vectors of one weight, or of equal ones."""
-    return bool((matrix == matrix[:, :1]).all())
 
 
 def check_initial(variable: Any, matrix: np.ndarray) -> np.ndarray:

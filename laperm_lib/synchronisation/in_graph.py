@@ -4,30 +4,12 @@
 result is the same, bit for bit.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
 from laperm_lib import _backend as backend
-from laperm_lib.permutation import from_matrix, to_matrix
-
-
-def reconnect_all(
-    neuron_axes: Sequence[tuple[int, ...]], weights: Sequence[Any], sorted_initial: Sequence[Any]
-) -> list[Any]:
-    """The synchronised values of variables; if any is not finite, `weights` unchanged.
-
-    A compiled program cannot raise.
-    """
-    all_finite = ops.all(ops.stack([ops.all(ops.isfinite(weight)) for weight in weights]))
-    new_values = []
-    for axes, weight, initial in zip(neuron_axes, weights, sorted_initial, strict=True):
-        matrix = _reconnect(to_matrix(weight, axes, ops), initial)
-        new = from_matrix(matrix, tuple(weight.shape), axes, ops)
-        new_values.append(ops.where(all_finite, new, weight))
-    return new_values
 
 
 def sorted_rows(matrix: Any) -> Any:
@@ -35,7 +17,7 @@ def sorted_rows(matrix: Any) -> Any:
     return ops.take_along_axis(matrix, backend.stable_argsort(_keys(matrix)), axis=-1)
 
 
-def _reconnect(weights: Any, sorted_initial: Any) -> Any:
+def reconnect(weights: Any, sorted_initial: Any) -> Any:
     """`permutation.reconnect` on tensors of shape (neurons, d)."""
     new = backend.scattered(backend.stable_argsort(_keys(weights)), sorted_initial)
     # Zeros of both signs tie: give them out by index, as the next synchronisation would. The n-th

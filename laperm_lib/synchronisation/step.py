@@ -16,8 +16,8 @@ from keras import ops
 
 from laperm_lib import _backend as backend
 from laperm_lib.errors import NonFiniteWeightError
-from laperm_lib.permutation import from_matrix, reconnect, to_matrix
-from laperm_lib.synchronisation.in_graph import reconnect_all
+from laperm_lib.permutation import from_matrix, to_matrix
+from laperm_lib.synchronisation.projections import Permutations, Projection
 
 # Compiling takes seconds once on a machine, which networks of fewer weights would not win back.
 _WORTH_COMPILING = 100_000
@@ -28,24 +28,25 @@ _GROUP = 2_000_000
 
 
 @dataclass(frozen=True)
-class PermutedVariable:
-    """A variable that is synchronised, and its sorted initial values, shape (neurons, d)."""
+class ProjectedVariable:
+    """A variable that is synchronised, and what is kept of its initial values, (neurons, d)."""
 
     variable: Any
-    sorted_initial: Any
+    kept: Any
     neuron_axes: tuple[int, ...]
+    projection: Projection
 
 
-def synchronise(permuted: Sequence[PermutedVariable]) -> None:
+def synchronise(permuted: Sequence[ProjectedVariable]) -> None:
     """Synchronise variables that have values: all or, with a NonFiniteWeightError, none."""
     _check_finite(permuted, (ops.convert_to_numpy(entry.variable) for entry in permuted))
     for group in _groups(permuted):
         entries = permuted[group]
-        arrays = [e.variable for e in entries] + [e.sorted_initial for e in entries]
+        arrays = [e.variable for e in entries] + [e.kept for e in entries]
         _assign(entries, _on_host(entries, True, *map(ops.convert_to_numpy, arrays)))
 
 
-def synchronise_when(due: Any, permuted: Sequence[PermutedVariable]) -> None:
+def synchronise_when(due: Any, permuted: Sequence[ProjectedVariable]) -> None:
     """Synchronise inside a training step if the boolean tensor `due` says so.
 
     A weight that is not finite raises a NonFiniteWeightError, which TensorFlow wraps in its
@@ -54,14 +55,13 @@ def synchronise_when(due: Any, permuted: Sequence[PermutedVariable]) -> None:
     NaN or an infinity finite again.
     """
     # Read outside of the branches: see `backend.cond`.
-    initial = [ops.convert_to_tensor(entry.sorted_initial) for entry in permuted]
+    initial = [ops.convert_to_tensor(entry.kept) for entry in permuted]
     variables = [entry.variable for entry in permuted]
 
     def assign_new_values() -> None:
         weights = [ops.convert_to_tensor(variable) for variable in variables]
         if not backend.allows_host_callback(variables):
-            axes = [entry.neuron_axes for entry in permuted]
-            _assign(permuted, reconnect_all(axes, weights, initial))
+            _assign(permuted, _in_graph(permuted, weights, initial))
             return
         finite = backend.host_callback(partial(_all_finite, permuted), weights, like=[due])
         done = finite
@@ -75,12 +75,12 @@ def synchronise_when(due: Any, permuted: Sequence[PermutedVariable]) -> None:
     backend.uncompiled(backend.cond)(due, assign_new_values, lambda: None, assigned=variables)
 
 
-def _assign(permuted: Sequence[PermutedVariable], new_values: Sequence[Any]) -> None:
+def _assign(permuted: Sequence[ProjectedVariable], new_values: Sequence[Any]) -> None:
     for entry, value in zip(permuted, new_values, strict=True):
         entry.variable.assign(value)
 
 
-def _groups(permuted: Sequence[PermutedVariable]) -> Iterator[slice]:
+def _groups(permuted: Sequence[ProjectedVariable]) -> Iterator[slice]:
     """Cut a list of variables where a group has got `_GROUP` weights."""
     first = size = 0
     for end, entry in enumerate(permuted, start=1):
@@ -90,10 +90,24 @@ def _groups(permuted: Sequence[PermutedVariable]) -> Iterator[slice]:
             first, size = end, 0
 
 
+def _in_graph(
+    permuted: Sequence[ProjectedVariable], weights: Sequence[Any], initial: Sequence[Any]
+) -> list[Any]:
+    """The new values of variables; if any weight is not finite, `weights` unchanged."""
+    all_finite = ops.all(ops.stack([ops.all(ops.isfinite(weight)) for weight in weights]))
+    new_values = []
+    for entry, weight, kept in zip(permuted, weights, initial, strict=True):
+        matrix = to_matrix(weight, entry.neuron_axes, ops)
+        new = entry.projection.nearest_in_graph(matrix, kept)
+        new = from_matrix(new, tuple(weight.shape), entry.neuron_axes, ops)
+        new_values.append(ops.where(all_finite, new, weight))
+    return new_values
+
+
 def _on_host(
-    permuted: Sequence[PermutedVariable], finite: Any, *arrays: np.ndarray
+    permuted: Sequence[ProjectedVariable], finite: Any, *arrays: np.ndarray
 ) -> Sequence[np.ndarray]:
-    """The new values of variables whose weights, and then sorted initial values, are `arrays`."""
+    """The new values of variables whose weights, and then what is kept, are `arrays`."""
     weights, initial = arrays[: len(permuted)], arrays[len(permuted) :]
     if not finite:
         return weights
@@ -104,7 +118,7 @@ def _on_host(
         columns = [
             number
             for number, (entry, before) in enumerate(zip(permuted, weights, strict=True))
-            if _are_columns(before, entry.neuron_axes)
+            if type(entry.projection) is Permutations and _are_columns(before, entry.neuron_axes)
         ]
         matrices = [weights[n].reshape(-1, weights[n].shape[-1]) for n in columns]
         synchronised = reconnect_columns(matrices, [initial[n] for n in columns])
@@ -113,7 +127,7 @@ def _on_host(
     for number, entry in enumerate(permuted):
         if number not in new_values:
             axes, shape = entry.neuron_axes, weights[number].shape
-            new = reconnect(to_matrix(weights[number], axes), initial[number])
+            new = entry.projection.nearest(to_matrix(weights[number], axes), initial[number])
             # `np.ascontiguousarray` would make shape (1,) of ().
             new_values[number] = np.asarray(from_matrix(new, shape, axes), order="C")
     return [new_values[number] for number in range(len(permuted))]
@@ -124,17 +138,16 @@ def _are_columns(weights: np.ndarray, neuron_axes: tuple[int, ...]) -> bool:
     return neuron_axes in ((-1,), (weights.ndim - 1,)) and weights.dtype == np.float32
 
 
-def _all_finite(permuted: Sequence[PermutedVariable], *weights: np.ndarray) -> list[np.ndarray]:
+def _all_finite(permuted: Sequence[ProjectedVariable], *weights: np.ndarray) -> list[np.ndarray]:
     if backend.host_callbacks_can_raise():
         _check_finite(permuted, weights)
     return [np.array(all(np.isfinite(array).all() for array in weights))]
 
 
-def _check_finite(permuted: Sequence[PermutedVariable], weights: Iterable[np.ndarray]) -> None:
+def _check_finite(permuted: Sequence[ProjectedVariable], weights: Iterable[np.ndarray]) -> None:
     for entry, array in zip(permuted, weights, strict=True):
         if not np.isfinite(array).all():
             raise NonFiniteWeightError(
-                f"'{entry.variable.path}' holds a NaN or an infinity, so its weight vectors have "
-                "no order; no weight was synchronised. Lower the learning rate or clip the "
-                "gradients."
+                f"'{entry.variable.path}' holds a NaN or an infinity; no weight was synchronised. "
+                "Lower the learning rate or clip the gradients."
             )

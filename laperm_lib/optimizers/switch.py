@@ -1,0 +1,53 @@
+r"""Switch: train which initial weights are on; the others are 0.
+
+An inner optimizer updates the weights freely for k steps. Then each weight takes its initial value
+back, or 0, whichever is nearer:
+
+.. math:: w_i \leftarrow w_{0,i} \, [\, w_i / w_{0,i} \ge 1/2 \,].
+
+Weights that are 0 are trained as all others, so one that is switched off can come back.
+
+References:
+    Ivan and Florian, "Training highly effective connectivities within neural networks with randomly
+    initialized, fixed weights", arXiv 2006.16627.
+    Ramanujan et al., "What's Hidden in a Randomly Weighted Neural Network?", CVPR 2020, arXiv
+    1911.13299, who find such masks by scores.
+"""
+
+import keras
+
+from laperm_lib.optimizers.projecting import ProjectingOptimizer
+from laperm_lib.synchronisation.projections import Masks
+
+
+@keras.saving.register_keras_serializable(package="laperm_lib")
+class Switch(ProjectingOptimizer):
+    """Trains a network by switching its initial weights on and off.
+
+    Everything else is as for `LaPerm`: which weights are trained so, when they are projected, how
+    they are saved. A weight that starts as 0 stays 0.
+
+    Args:
+        inner_optimizer: as for `LaPerm`, and so are all others.
+        sync_period: the number of steps k between projections, or a schedule of it.
+        skip_bias: leave biases to the inner optimizer. Default True.
+        skip_batch_norm: leave normalisation to the inner optimizer. Default True.
+        exclude: regular expressions of paths left to the inner optimizer. Default: none.
+        latent_weights: train latent weights; the model holds their projection. Default False.
+        name: name of the optimizer. Default "switch".
+
+    Raises:
+        ValueError, UnknownLayerError, NonFiniteWeightError: as `LaPerm`.
+
+    Examples:
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        >>> start = keras.ops.convert_to_numpy(model.layers[0].kernel).copy()
+        >>> model.compile(Switch("adam", sync_period=20), loss="mse")
+        >>> history = model.fit(np.ones((8, 4)), np.ones((8, 3)), verbose=0)
+        >>> end = keras.ops.convert_to_numpy(model.layers[0].kernel)
+        >>> bool(((end == start) | (end == 0)).all())
+        True
+    """
+
+    projection = Masks()
+    default_name = "switch"
