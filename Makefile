@@ -180,7 +180,7 @@ smoke-backends: $(BACKENDS_SETUP)
 	    -n $(JOBS) -k "$(HEART)" tests/test_laperm.py tests/test_permuting.py tests/test_backend.py \
 	    || exit 1; \
 	done
-	$(BACKENDS_BIN)/python -m pytest -m "not slow" tests/test_backends_agree.py
+	$(BACKENDS_BIN)/python -m pytest -m "not slow" tests/test_backends_agree.py tests/test_torch.py
 
 lint: $(SETUP)
 	$(BIN)/ruff format --check .
