@@ -1,7 +1,7 @@
 """The pages of the built book are read; `test_browser.py` opens them in a browser."""
 
 import ast
-import importlib
+import importlib.util
 import inspect
 import re
 import shlex
@@ -86,6 +86,11 @@ def public_names():
     return found
 
 
+def is_there(name):
+    """Whether what a name needs is installed."""
+    return not name.startswith("laperm_lib.torch") or importlib.util.find_spec("torch")
+
+
 def lookup(name):
     """What a dotted name of the library stands for; an error if it stands for nothing."""
     module, _, attribute = name.rpartition(".")
@@ -98,7 +103,7 @@ def lookup(name):
 def test_the_api_reference_has_the_public_names_with_their_docstrings():
     listed = public_names()
     assert len(listed) == len(set(listed))
-    for name in listed:
+    for name in filter(is_there, listed):
         assert not any(part.startswith("_") for part in name.split("."))
         assert inspect.getdoc(lookup(name)), name
     for package in (laperm_lib, laperm_lib.paper):
@@ -116,7 +121,7 @@ def test_names_in_texts_stand_for_something():
     }
     found -= {"laperm_lib.paper.plotting.book"}  # a style of Matplotlib
     assert len(found) > 100
-    for name in sorted(found):
+    for name in filter(is_there, sorted(found)):
         assert lookup(name) is not None, name
 
 

@@ -58,11 +58,11 @@ def shuffle(words: np.ndarray) -> np.ndarray:
     return (keys & low).astype(np.int32)
 
 
-def part_size(d: int, ratio: float, minimum: int) -> int:
+def part_size(d: int, ratio: float, minimum: int = 10) -> int:
     r"""How many of d places make a part: :math:`\max(n_\min, \lfloor \lambda d \rfloor)`.
 
-    >>> part_size(784, 0.05, minimum=10), part_size(100, 0.05, minimum=10)
-    (39, 10)
+    >>> part_size(784, 0.05), part_size(100, 0.05), part_size(9, 0.05)
+    (39, 10, 9)
     """
     return min(d, max(minimum, int(ratio * d)))
 

@@ -73,6 +73,7 @@ class LaPerm(ProjectingOptimizer):
             TensorFlow's graphs with a GPU or `jit_compile=True`, and with torch off the CPU.
 
     Examples:
+        >>> import numpy as np
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
         >>> start = np.sort(keras.ops.convert_to_numpy(model.layers[0].kernel), axis=0)
         >>> model.compile(LaPerm(keras.optimizers.Adam(1e-3), sync_period=20), loss="mse")

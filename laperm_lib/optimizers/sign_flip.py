@@ -38,6 +38,7 @@ class SignFlip(ProjectingOptimizer):
         ValueError, UnknownLayerError, NonFiniteWeightError: as `LaPerm`.
 
     Examples:
+        >>> import numpy as np
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
         >>> start = keras.ops.convert_to_numpy(model.layers[0].kernel).copy()
         >>> model.compile(SignFlip("adam", sync_period=20), loss="mse")

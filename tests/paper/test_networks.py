@@ -28,6 +28,8 @@ NETWORKS = {
     "mlp": ("d65bc09561d4ac2f", 0, [], []),
     "conv6_32": ("6e7f06685c14e4d6", 0, [1] * 7, []),
     "conv6_64": ("e84936fdc3bf3588", 0, [1] * 7, []),
+    "conv6_64_silu": ("e84936fdc3bf3588", 0, [1] * 7, []),
+    "conv6_64_relu": ("e84936fdc3bf3588", 0, [1] * 7, []),
     "conv6_mnist": ("dfd01eae5687b890", 0, [1] * 7, []),
 }
 
@@ -67,9 +69,7 @@ def test_values_are_those_of_the_initializer():
 
 
 PIXELS = {"conv7": "unit", "f1": "unit", "f2": "unit", "resnet50": "centred", "mlp": "centred"} | {
-    "conv6_32": "standardised",
-    "conv6_64": "standardised",
-    "conv6_mnist": "standardised",
+    name: "standardised" for name in networks.names() if name.startswith("conv6")
 }
 
 
@@ -135,7 +135,7 @@ def test_numbers_of_any_kind_are_kept_as_those_of_python():
 def test_impossible_networks():
     with pytest.raises(
         ValueError,
-        match="conv2, conv4, conv7, conv13, resnet50, f1, f2, mlp, conv6_32, conv6_64, conv6_mnist",
+        match="there are " + ", ".join(NETWORKS),
     ):
         networks.build("vgg", seed=0)
     for how, why in (
