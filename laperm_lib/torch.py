@@ -121,10 +121,10 @@ class LaPerm(torch.optim.Optimizer):
         super().__init__(inner.param_groups, inner.defaults)
         self._share()
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take a step of the inner optimizer, and synchronise if the sync period is over."""
         self._capture_missing()
-        loss = self.inner.step(closure)  # type: ignore[arg-type]
+        loss = self.inner.step(closure)
         self.steps += 1
         period = self.sync_period
         if self.steps - self.last_sync >= (period(self.steps) if callable(period) else period):
@@ -138,8 +138,7 @@ class LaPerm(torch.optim.Optimizer):
         self._capture_missing()
         self.last_sync = self.steps
 
-    @torch.compiler.disable
-    @torch.no_grad()
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def synchronise(self) -> None:
         """Synchronise now; the sync period runs on undisturbed.
 
@@ -150,8 +149,9 @@ class LaPerm(torch.optim.Optimizer):
         self._require_captured()
         matrices = [_finite(each) for each in self._permuted]
         initial = [self._initial[each.name] for each in self._permuted]
-        for each, new in zip(self._permuted, _reconnected(matrices, initial), strict=True):
-            each.assign(new)
+        with torch.no_grad():
+            for each, new in zip(self._permuted, _reconnected(matrices, initial), strict=True):
+                each.assign(new)
 
     def is_permutation(self) -> bool:
         """Whether every permuted weight vector now holds its initial values, bit for bit.
@@ -180,12 +180,12 @@ class LaPerm(torch.optim.Optimizer):
         else:  # while it is made
             super().add_param_group(param_group)
 
-    def state_dict(self) -> dict[str, Any]:  # type: ignore[override]
+    def state_dict(self) -> dict[str, Any]:
         """The inner optimizer's state, and the initial values and counts as "laperm"."""
         own = {"steps": self.steps, "last_sync": self.last_sync, "initial": dict(self._initial)}
         return {**self.inner.state_dict(), "laperm": own}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Undo `state_dict`.
 
         Raises:
