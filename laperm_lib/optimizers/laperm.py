@@ -76,7 +76,7 @@ class LaPerm(ProjectingOptimizer):
         >>> import numpy as np
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
         >>> start = np.sort(keras.ops.convert_to_numpy(model.layers[0].kernel), axis=0)
-        >>> model.compile(LaPerm(keras.optimizers.Adam(1e-3), sync_period=20), loss="mse")
+        >>> model.compile(LaPerm("adam", sync_period=20), loss="mse")
         >>> history = model.fit(np.ones((8, 4)), np.ones((8, 3)), verbose=0)
         >>> end = np.sort(keras.ops.convert_to_numpy(model.layers[0].kernel), axis=0)
         >>> bool((start == end).all())
