@@ -41,12 +41,13 @@ def copy_mathjax(app: Any, exception: Exception | None) -> None:
 
 
 def copy_bokeh(app: Any, exception: Exception | None) -> None:
-    """Copy Bokeh's script beside the pages of a finished HTML build."""
+    """Copy Bokeh's scripts beside the pages of a finished HTML build."""
     if exception is not None or app.builder.format != "html":
         return
     target = Path(app.outdir, "bokeh")
     target.mkdir(exist_ok=True)
-    shutil.copy2(bokeh.util.paths.static_path() / "js" / "bokeh.min.js", target)
+    for name in ("bokeh.min.js", "bokeh-widgets.min.js"):
+        shutil.copy2(bokeh.util.paths.static_path() / "js" / name, target)
 
 
 def remove_thebe(app: Any, config: Any) -> None:

@@ -1,6 +1,6 @@
 // Puts the interactive figure into the place of its picture; see laperm_lib/plotting/interactive.py.
 (() => {
-  const bokeh = new URL("../bokeh/bokeh.min.js", document.currentScript.src);
+  const folder = new URL("../bokeh/", document.currentScript.src);
   const narrow = matchMedia("(max-width: 768px)"); // a phone, or nearly
 
   // Where there is no room for panels beside each other they stand one below the other.
@@ -30,9 +30,15 @@
   document.addEventListener("DOMContentLoaded", () => {
     const figures = document.querySelectorAll(".laperm-interactive");
     if (!figures.length) return; // most pages need no Bokeh
-    const script = document.createElement("script");
-    script.src = bokeh;
-    script.onload = () => figures.forEach(draw);
-    document.head.append(script);
+    const load = (name, then) => {
+      const script = document.createElement("script");
+      script.src = new URL(name, folder);
+      script.onload = then;
+      document.head.append(script);
+    };
+    const drawAll = () => figures.forEach(draw);
+    // Sliders have a script of their own, which few pages need.
+    const widgets = [...figures].some((figure) => figure.textContent.includes("Slider"));
+    load("bokeh.min.js", widgets ? () => load("bokeh-widgets.min.js", drawAll) : drawAll);
   });
 })();

@@ -10,6 +10,7 @@ from laperm_lib.paper._extras import extra
 
 with extra("paper"):
     from laperm_lib.paper.plotting.animations import animation
+    from laperm_lib.paper.plotting.approximation import Sliders, approximation, construction
     from laperm_lib.paper.plotting.curves import over_seeds, shared_legend, training_curves
     from laperm_lib.paper.plotting.interactive import Interactive
     from laperm_lib.paper.plotting.one_step import (
@@ -21,7 +22,10 @@ with extra("paper"):
 
 __all__ = [
     "Interactive",
+    "Sliders",
     "animation",
+    "approximation",
+    "construction",
     "cycle_search",
     "over_seeds",
     "permutation_trace",
