@@ -5,14 +5,13 @@ import re
 from dataclasses import replace
 from fractions import Fraction
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from laperm_lib.errors import LaPermError
-from laperm_lib.paper import manifest, plotting
+from laperm_lib.paper import manifest
 from laperm_lib.paper.studies import universal_approximation as study
 from laperm_lib.paper.studies.universal_approximation import Row, Setting
 
@@ -171,15 +170,3 @@ def test_shipped_records_are_complete_and_the_construction_is_made_again():
     for row in rows:
         if row.setting.method == "construction" and row.setting.width < 700:
             assert study.run(row.setting, row.seeds) == row
-
-
-def test_figures_show_parts_that_add_up():
-    function = study.TARGETS["bump"].function
-    figure = plotting.construction(study.construct(function, 20), function)
-    step, lines, _ = figure.axes
-    for ax in (step, lines):
-        *parts, total = (line.get_ydata() for line in ax.lines)
-        assert len(parts) == 4
-        assert np.allclose(sum(parts), total)
-    assert np.ptp(lines.lines[-1].get_ydata()) < 1e-12
-    plt.close(figure)

@@ -1,5 +1,6 @@
 """Networks of one hidden layer that approximate a function: how they are made, and sliders."""
 
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from laperm_lib.paper.plotting._common import new_axes
 from laperm_lib.paper.plotting.interactive import Interactive
 from laperm_lib.paper.studies.universal_approximation import Construction, ramps
 
@@ -25,17 +27,32 @@ _COLOUR = sns.color_palette("colorblind")[2]  # of the construction
 
 
 def approximation(
-    networks: Mapping[str, Callable[[np.ndarray], np.ndarray]],
-    function: Callable[[np.ndarray], np.ndarray],
-    *,
-    ax: Axes,
+    networks: Mapping[str, np.ndarray], function: np.ndarray, *, ax: Axes | None = None
 ) -> Axes:
-    """Draw networks, by their names in the legend, and the function on [0, 1] that they follow."""
-    x = np.linspace(0, 1, 1001)
-    for name, network in networks.items():
-        ax.plot(x, network(x), label=name)
-    ax.plot(x, function(x), label="function", **_FOLLOWED)
+    """Draw networks, and the function that they follow, from 0 to 1.
+
+    Args:
+        networks: by their names in the legend, values at evenly spaced x, shape (points,).
+        function: its values at the same x.
+        ax: where to draw. Default: new axes in a new figure.
+
+    Returns:
+        The axes.
+
+    Examples:
+        >>> ax = approximation({"LaPerm": np.zeros(3)}, np.ones(3))
+        >>> [line.get_label() for line in ax.lines]
+        ['LaPerm', 'function']
+    """
+    ax = ax or new_axes()
+    x = np.linspace(0, 1, len(function))
+    for (name, network), colour in zip(
+        networks.items(), itertools.cycle(sns.color_palette("colorblind")), strict=False
+    ):
+        ax.plot(x, network, color=colour, label=name)
+    ax.plot(x, function, label="function", **_FOLLOWED)
     ax.set(xlabel="x")
+    ax.legend()
     return ax
 
 
@@ -46,17 +63,23 @@ def construction(network: Construction, function: Callable[[np.ndarray], np.ndar
         network: with at least one step up and two unused couples of biases.
         function: that it approximates.
 
+    Raises:
+        ValueError: if there are fewer.
+
     Returns:
         Three panels: the four ramps of its first step up, and their sum; the four straight lines of
         its first two unused couples, and their sum; the network and the function.
     """
+    ups, unused = np.flatnonzero(network.steps > 0), np.flatnonzero(network.steps == 0)
+    if len(ups) < 1 or len(unused) < 2:
+        raise ValueError("The network needs a step up and two unused couples: take another width.")
     figure, axes = plt.subplots(1, 3, figsize=(10, 3.2), layout="constrained")
     x = np.linspace(0, 1, 1001)
     width = len(network.coefficients) // 2
     # Axes: points, rising or falling, couples, biases of a couple.
     parts = (ramps(x, width) * network.coefficients).reshape(len(x), 2, -1, 2)
-    step = parts[:, :, np.flatnonzero(network.steps > 0)[0]].reshape(len(x), -1)
-    lines = parts[:, :, np.flatnonzero(network.steps == 0)[:2]].sum(axis=1).reshape(len(x), -1)
+    step = parts[:, :, ups[0]].reshape(len(x), -1)
+    lines = parts[:, :, unused[:2]].sum(axis=1).reshape(len(x), -1)
     for ax, shown, title in zip(
         axes, (step, lines), ("two pairs: a step", "four unused pairs: a constant"), strict=False
     ):
@@ -74,7 +97,8 @@ def construction(network: Construction, function: Callable[[np.ndarray], np.ndar
 class Sliders(Interactive):
     """One line of many, chosen by two sliders, and the function that it should follow.
 
-    The sliders set filters of Bokeh's. Where nothing is interactive the picture stays.
+    A slider sets a filter, by a statement that Bokeh writes. Where nothing is interactive the picture
+    stays.
 
     Args:
         figure: the picture. It is closed.

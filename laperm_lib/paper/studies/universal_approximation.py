@@ -135,7 +135,7 @@ def construct(function: Callable[[np.ndarray], np.ndarray], width: int) -> Const
     Examples:
         >>> network = construct(np.sqrt, 8)
         >>> network.steps
-        array([1, 1, 1, 0])
+        array([1, 1, 0, 0])
         >>> np.sort(network.coefficients[network.coefficients > 0])
         array([0.125, 0.25 , 0.375, 0.5  , 0.625, 0.75 , 0.875, 1.   ])
 
@@ -433,15 +433,20 @@ def load(path: str | os.PathLike[str]) -> tuple[Row, ...]:
     return files.read_json(path, parse, holds="rows of this study")
 
 
-def errors(rows: Sequence[Row], function: str, **setting: Any) -> dict[int, tuple[float, ...]]:
-    """By width, the largest errors of all seeds on a function, of the rows with such a setting."""
-    return {
-        row.setting.width: row.scores[function]
+def final(rows: Sequence[Row], **setting: Any) -> list[Row]:
+    """Those rows that are no trials and have such a setting."""
+    return [
+        row
         for row in rows
-        if row.setting.width
-        and row.seeds != (_SELECTING,)
+        if row.seeds != (_SELECTING,)
         and all(getattr(row.setting, name) == value for name, value in setting.items())
-    }
+    ]
+
+
+def errors(rows: Sequence[Row], function: str, **setting: Any) -> dict[int, tuple[float, ...]]:
+    """By width, the largest errors of all seeds on a function, of the `final` rows."""
+    found = final(rows, task=CURVES, **setting)
+    return {row.setting.width or 0: row.scores[function] for row in found}
 
 
 def exponent(found: dict[int, tuple[float, ...]]) -> tuple[float, float]:
