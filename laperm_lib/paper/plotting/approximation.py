@@ -67,7 +67,7 @@ def construction(network: Construction, function: Callable[[np.ndarray], np.ndar
         ValueError: if there are fewer.
 
     Returns:
-        Three panels: the four ramps of its first step up, and their sum; the four straight lines of
+        Three panels: the four ramps of a step up, and their sum; the four straight lines of
         its first two unused couples, and their sum; the network and the function.
     """
     ups, unused = np.flatnonzero(network.steps > 0), np.flatnonzero(network.steps == 0)
@@ -78,7 +78,7 @@ def construction(network: Construction, function: Callable[[np.ndarray], np.ndar
     width = len(network.coefficients) // 2
     # Axes: points, rising or falling, couples, biases of a couple.
     parts = (ramps(x, width) * network.coefficients).reshape(len(x), 2, -1, 2)
-    step = parts[:, :, ups[0]].reshape(len(x), -1)
+    step = parts[:, :, ups[len(ups) // 2]].reshape(len(x), -1)
     lines = parts[:, :, unused[:2]].sum(axis=1).reshape(len(x), -1)
     for ax, shown, title in zip(
         axes, (step, lines), ("two pairs: a step", "four unused pairs: a constant"), strict=False
@@ -97,8 +97,8 @@ def construction(network: Construction, function: Callable[[np.ndarray], np.ndar
 class Sliders(Interactive):
     """One line of many, chosen by two sliders, and the function that it should follow.
 
-    A slider sets a filter, by a statement that Bokeh writes. Where nothing is interactive the picture
-    stays.
+    A slider sets a filter, by a statement that Bokeh writes. Where nothing is interactive, the
+    picture stays.
 
     Args:
         figure: the picture. It is closed.

@@ -212,7 +212,7 @@ noise of variance 1; and the progression of diabetes after a year, of 442 patien
 
 CURVES = "curves"
 _SELECTING = 1000  # the seed of the trials
-_TRIAL_WIDTH, _HIDDEN = 160, 64
+_TRIAL_WIDTHS, _HIDDEN = (20, 160, 640), 64
 _STEPS, _TABLE_STEPS, _BATCH = 6000, 3000, 128
 
 
@@ -222,7 +222,8 @@ class Setting:
 
     Args:
         task: "curves", all `TARGETS` at once, or one of the `TABLES`.
-        method: "laperm", "adam", "construction" (curves) or "linear" (tables, least squares).
+        method: "laperm" or "adam"; for curves also "construction"; for tables also "linear", least
+            squares, and "laperm_but_first", which leaves the first layer to Adam.
         width: the number of biases; None for tables, whose networks have two layers of 64.
         values: of the start, "equidistant" or "random"; None for tables.
         trained_output: whether scale and shift are trained, or 1 and 0; None for tables.
@@ -256,13 +257,13 @@ def _fit(model: keras.Model, setting: Setting, steps: int, x: np.ndarray, y: np.
     """Train with each row once, in batches."""
     schedule = keras.optimizers.schedules.CosineDecay(setting.rate, steps)
     optimizer = keras.optimizers.Adam(schedule)
-    if setting.method == "laperm":
-        assert setting.sync_period
-        exclude = "output" if setting.trained_output else ()
+    if setting.sync_period:
+        free = {"output": setting.trained_output, "first": setting.method == "laperm_but_first"}
+        exclude = [layer for layer, is_free in free.items() if is_free]
         optimizer = LaPerm(optimizer, sync_period=setting.sync_period, exclude=exclude)
     model.compile(optimizer, loss="mse", steps_per_execution=50, jit_compile=False)
     model.fit(x, y, batch_size=_BATCH, shuffle=False, verbose=0)
-    if setting.method == "laperm":
+    if setting.sync_period:
         assert optimizer.is_permutation()
 
 
@@ -327,7 +328,9 @@ def _table_score(setting: Setting, seed: int) -> float:
         found = LinearRegression().fit(x[trained], y[trained]).predict(x[measured])
     else:
         keras.utils.set_random_seed(seed)
-        hidden = [layers.Dense(_HIDDEN, activation="relu") for _ in range(2)]
+        hidden = [
+            layers.Dense(_HIDDEN, activation="relu", name=name) for name in ("first", "second")
+        ]
         model = keras.Sequential([keras.Input(x.shape[1:]), *hidden, layers.Dense(1)])
         drawn = trained[
             np.random.default_rng(seed).integers(len(trained), size=_TABLE_STEPS * _BATCH)
@@ -393,23 +396,29 @@ def planned(rows: Sequence[Row]) -> Iterator[tuple[Setting, tuple[int, ...]]]:
         yield Setting(method="construction", width=width, trained_output=True), (0,)
     for task in TABLES:
         yield Setting(task=task, method="linear"), (0,)
-    bases = [Setting(task=task, method=each) for task in TABLES for each in ("laperm", "adam")]
-    bases += [
-        Setting(method=method, width=_TRIAL_WIDTH, values=values, trained_output=trained)
+
+    def choose(base: Setting) -> Iterator[tuple[Setting, tuple[int, ...]]]:
+        trials = _trials(base)
+        yield from ((trial, (_SELECTING,)) for trial in trials)
+        chosen[base] = _chosen(rows, trials)
+
+    chosen: dict[Setting, Setting] = {}
+    methods = ("laperm", "adam", "laperm_but_first")
+    for base in (Setting(task=task, method=each) for task in TABLES for each in methods):
+        yield from choose(base)
+        yield chosen[base], SEEDS
+    bases = [
+        Setting(method=method, values=values, trained_output=trained)
         for trained in (True, False)
         for values in ("equidistant", "random")
         for method in ("laperm", "adam")
     ]
-    chosen = []
-    for base in bases:
-        trials = _trials(base)
-        yield from ((trial, (_SELECTING,)) for trial in trials)
-        chosen.append(_chosen(rows, trials))
-    yield from ((setting, SEEDS) for setting in chosen if setting.task != CURVES)
     for width in WIDTHS:
-        yield from (
-            (replace(setting, width=width), SEEDS) for setting in chosen if setting.task == CURVES
-        )
+        nearest = min(_TRIAL_WIDTHS, key=lambda trial: abs(math.log(trial / width)))
+        for base in (replace(each, width=nearest) for each in bases):
+            if base not in chosen:
+                yield from choose(base)
+            yield replace(chosen[base], width=width), SEEDS
 
 
 def write(folder: str | os.PathLike[str]) -> None:
