@@ -272,7 +272,7 @@ def curves(setting: Setting, seeds: Sequence[int], steps: int = _STEPS) -> np.nd
 
     Args:
         setting: with a width.
-        seeds: of the starts; also of the points, which are drawn from [0, 1] for each step.
+        seeds: of the starts; the first also draws the points, which are the same for all.
         steps: training steps, of 128 points each. Default 6000.
 
     Returns:
@@ -391,7 +391,11 @@ def _chosen(rows: Sequence[Row], trials: Sequence[Setting]) -> Setting:
 
 
 def planned(rows: Sequence[Row]) -> Iterator[tuple[Setting, tuple[int, ...]]]:
-    """All settings with their seeds; `rows` grow meanwhile, and trials are read from them."""
+    """All settings with their seeds; `rows` grow meanwhile, and trials are read from them.
+
+    Every method has nine trials, with a seed of their own: for each table, and at three widths, of
+    which each width takes the settings of the nearest.
+    """
     for width in WIDTHS:
         yield Setting(method="construction", width=width, trained_output=True), (0,)
     for task in TABLES:
