@@ -141,6 +141,9 @@ def test_records_are_written_once_with_the_best_trial(monkeypatch, tmp_path):
         return Row(setting, seeds, dict.fromkeys(names, (setting.rate or 0.5,) * len(seeds)))
 
     monkeypatch.setattr(study, "run", scored_by_rate)
+    monkeypatch.setattr(study, "TABLES", {"diabetes": None})
+    monkeypatch.setattr(study, "WIDTHS", (10, 640))
+    monkeypatch.setattr(study, "_TRIAL_WIDTHS", (20,))
     study.write(tmp_path)
     rows, count = study.load(tmp_path / "universal_approximation.json"), len(made)
     assert [row.setting for row in rows] == made
