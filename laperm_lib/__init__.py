@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from laperm_lib.optimizers.rso import RSO
     from laperm_lib.optimizers.sgperm import SGPerm
     from laperm_lib.optimizers.sign_flip import SignFlip
+    from laperm_lib.optimizers.signed_laperm import SignedLaPerm
     from laperm_lib.optimizers.switch import Switch
 
 __version__ = "0.1.0"
@@ -41,6 +42,7 @@ __all__ = [
     "NonFiniteWeightError",
     "SGPerm",
     "SignFlip",
+    "SignedLaPerm",
     "Switch",
     "UnknownLayerError",
     "WeightFileError",
@@ -60,6 +62,7 @@ _OPTIMIZERS = {
     "RSO": "rso",
     "SGPerm": "sgperm",
     "SignFlip": "sign_flip",
+    "SignedLaPerm": "signed_laperm",
     "Switch": "switch",
 }
 
@@ -80,6 +83,6 @@ def __dir__() -> list[str]:
 
 
 if "keras" in sys.modules:  # Keras loads registered classes only, also if no name here is used
-    for _module in ("laperm", "sgperm", "sign_flip", "switch"):
+    for _module in ("laperm", "sgperm", "sign_flip", "signed_laperm", "switch"):
         importlib.import_module(f"laperm_lib.optimizers.{_module}")
     importlib.import_module("laperm_lib.initializers")

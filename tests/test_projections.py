@@ -1,4 +1,4 @@
-"""The sets that weights are projected onto, and SignFlip and Switch, which train in them."""
+"""The sets that weights are projected onto, and the optimizers that train in them."""
 
 import itertools
 
@@ -12,11 +12,11 @@ from keras import ops
 from small_network import LOSS, X, Y, build_model, matrices, train
 from test_laperm import EXECUTIONS
 
-from laperm_lib import LaPerm, SignFlip, Switch, weight_vectors
-from laperm_lib.errors import NonFiniteWeightError
-from laperm_lib.synchronisation.projections import Masks, Permutations, Signs
+from laperm_lib import LaPerm, SignedLaPerm, SignFlip, Switch, weight_vectors
+from laperm_lib.errors import NonFiniteWeightError, WeightFileError
+from laperm_lib.synchronisation.projections import SETS, Permutations, SignedPermutations, Signs
 
-PROJECTIONS = [Permutations(), Signs(), Masks()]
+PROJECTIONS = list(SETS.values())
 RNG = np.random.default_rng(0)
 numbers = st.integers(-8, 8).map(lambda n: n / 4)
 floats = st.floats(-(2.0**100), 2.0**100, width=32, allow_subnormal=False)
@@ -26,12 +26,15 @@ def whole_set(projection, initial):
     """Every vector that may become of a short one."""
     if isinstance(projection, Permutations):
         return np.array(list(itertools.permutations(initial)))
+    if isinstance(projection, SignedPermutations):
+        both = [whole_set(Signs(), order) for order in itertools.permutations(initial)]
+        return np.concatenate(both)
     both = [(w, -w) if isinstance(projection, Signs) else (w, 0) for w in initial]
     return np.array(list(itertools.product(*both)))
 
 
 @pytest.mark.parametrize("projection", PROJECTIONS, ids=lambda each: type(each).__name__)
-@given(data=st.data(), size=st.integers(1, 6))
+@given(data=st.data(), size=st.integers(1, 5))
 def test_no_element_of_the_set_is_nearer(projection, data, size):
     initial, weights = (data.draw(hnp.arrays("float64", size, elements=numbers)) for _ in range(2))
     kept = projection.keep(initial[None])
@@ -59,14 +62,40 @@ def test_tensors_are_projected_as_arrays_are(projection, data):
     assert new.dtype == ops.convert_to_tensor(weights).dtype
 
 
+@pytest.mark.parametrize("projection", PROJECTIONS, ids=lambda each: each.name)
+@given(data=st.data(), sizes=st.lists(st.integers(1, 4), max_size=2))
+def test_codes_hold_elements_in_the_bits_of_their_number(projection, data, sizes):
+    draw = [data.draw(hnp.arrays("float32", (2, d), elements=numbers)) for d in sizes + sizes]
+    initial, weights = draw[: len(sizes)], draw[len(sizes) :]
+    initial = [first + 0 for first in initial]  # no -0
+    kept = map(projection.keep, initial)
+    elements = list(map(projection.nearest, weights, kept))
+    code = projection.encode(elements, initial)
+    for decoded, element in zip(projection.decode(code, initial), elements, strict=True):
+        assert decoded.dtype == element.dtype
+        assert decoded.shape == element.shape
+        np.testing.assert_array_equal(decoded.view("int32"), element.view("int32"))
+    rows = [row for first in initial for row in first]
+    bits = sum(np.log2(len(np.unique(whole_set(projection, row), axis=0))) for row in rows)
+    np.testing.assert_allclose(projection.bound_bits(initial), bits, atol=1e-9)
+    assert 8 * len(code) <= bits + 16  # part of a byte for the signs, and of one for the order
+    with pytest.raises(WeightFileError, match="The code is damaged"):
+        projection.decode(code + b"\1", initial)
+    if initial:
+        with pytest.raises(ValueError, match=f"not a {projection.name}"):
+            projection.encode([element + 9 for element in elements], initial)
+
+
 # -- the optimizers ------------------------------------------------------------------------------
 
-both = pytest.mark.parametrize("kind", [SignFlip, Switch])
+both = pytest.mark.parametrize("kind", [SignFlip, Switch, SignedLaPerm])
 
 
 def may_become(kind, start, end):
     if kind is SignFlip:
         return (np.abs(start) == np.abs(end)).all()
+    if kind is SignedLaPerm:
+        return (np.sort(np.abs(start)) == np.sort(np.abs(end))).all()
     return ((end == start) | (end == 0)).all()
 
 

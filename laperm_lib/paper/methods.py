@@ -1,4 +1,4 @@
-"""How a network is trained: Adam or SGD, LaPerm around one of them, SGPerm, RSO, or an average.
+"""How a network is trained: Adam or SGD, LaPerm or a relative around them, SGPerm, RSO, averages.
 
 A method is a value of `Settings.method`. It makes the Keras optimizer, and the callbacks that go
 with it, for a training whose length and learning rate the rest of the settings give.
@@ -6,7 +6,7 @@ with it, for a training whose length and learning rate the rest of the settings 
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import keras
 import numpy as np
@@ -16,10 +16,15 @@ from laperm_lib.callbacks import PSWA, Lookahead
 from laperm_lib.callbacks.sampling import WeightSampler
 from laperm_lib.local_search.moves import Kind as Move
 from laperm_lib.optimizers.laperm import LaPerm as LaPermOptimizer
+from laperm_lib.optimizers.projecting import ProjectingOptimizer
 from laperm_lib.optimizers.sgperm import SGPerm as SGPermOptimizer
+from laperm_lib.optimizers.sign_flip import SignFlip as SignFlipOptimizer
+from laperm_lib.optimizers.signed_laperm import SignedLaPerm as SignedLaPermOptimizer
+from laperm_lib.optimizers.switch import Switch as SwitchOptimizer
 from laperm_lib.paper import fused
 from laperm_lib.paper._fields import Count, Positive, Share, check_fields
 from laperm_lib.sparsity import keep_zeros
+from laperm_lib.synchronisation.projections import SETS, Projection
 from laperm_lib.weight_vectors import Kind
 
 
@@ -89,7 +94,7 @@ class Method:
     """The base of all methods.
 
     `period` is the steps between two permutations, None for a method that does not permute;
-    `permuted` are the kinds of variables that are.
+    `permuted` are the kinds of variables that are, and `projection` is the set they stay in.
     """
 
     def __post_init__(self) -> None:
@@ -102,6 +107,10 @@ class Method:
     @property
     def permuted(self) -> tuple[Kind, ...]:
         return ()
+
+    @property
+    def projection(self) -> Projection | None:
+        return None
 
     def prepare(self, model: keras.Model) -> None:
         """Change the built model before it is compiled."""
@@ -167,6 +176,8 @@ class LaPerm(Method):
         ('kernel',)
     """
 
+    makes: ClassVar[type[ProjectingOptimizer]] = LaPermOptimizer
+
     sync_period: Count
     inner: Method = Adam()
     last_period: Positive = 1.0
@@ -181,17 +192,42 @@ class LaPerm(Method):
     def permuted(self) -> tuple[Kind, ...]:
         return ("kernel", "bias") if self.permute_biases else ("kernel",)
 
+    @property
+    def projection(self) -> Projection:
+        return self.makes.projection
+
     def optimizer(self, length: Length) -> keras.optimizers.Optimizer:
         period: Any = self.sync_period
         if self.last_period != 1:
             growth = self.last_period ** (np.arange(length.epochs) / max(1, length.epochs - 1))
             period = EpochRates(period * growth, length.steps_per_epoch)
-        return LaPermOptimizer(
+        return self.makes(
             self.inner.optimizer(length),
             period,
             skip_bias=not self.permute_biases,
             latent_weights=self.latent_weights,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignFlip(LaPerm):
+    """`laperm_lib.SignFlip` around an inner method, with the arguments of LaPerm."""
+
+    makes = SignFlipOptimizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Switch(LaPerm):
+    """`laperm_lib.Switch` around an inner method, with the arguments of LaPerm."""
+
+    makes = SwitchOptimizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignedLaPerm(LaPerm):
+    """`laperm_lib.SignedLaPerm` around an inner method, with the arguments of LaPerm."""
+
+    makes = SignedLaPermOptimizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,6 +250,10 @@ class SGPerm(Method):
     @property
     def permuted(self) -> tuple[Kind, ...]:
         return ("kernel",)
+
+    @property
+    def projection(self) -> Projection:
+        return SETS["permutation"]
 
     def optimizer(self, length: Length) -> keras.optimizers.Optimizer:
         arguments = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -245,6 +285,10 @@ class Average(Method):
     @property
     def permuted(self) -> tuple[Kind, ...]:
         return self.around.permuted
+
+    @property
+    def projection(self) -> Projection | None:
+        return self.around.projection
 
     def prepare(self, model: keras.Model) -> None:
         self.around.prepare(model)

@@ -3,7 +3,7 @@
 A network trained by permuting is its initial weights, which a seed gives, and a permutation. The
 file, in the safetensors format, holds the permutation near the fewest bits that can tell it
 (`laperm_lib.coding`), the description of the initial network, the weights that were not permuted,
-and hashes of its content and of the weights it stands for.
+and hashes of its content and of the weights it stands for. Signs and masks are stored likewise.
 """
 
 import hashlib
@@ -17,12 +17,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from laperm_lib import coding, files, weight_vectors
+from laperm_lib import files, weight_vectors
 from laperm_lib.errors import WeightFileError, in_short
 from laperm_lib.paper import manifest
 from laperm_lib.paper._extras import extra
 from laperm_lib.paper.networks import PaperNetwork
-from laperm_lib.permutation import from_matrix, is_permutation, to_matrix
+from laperm_lib.permutation import from_matrix, to_matrix
+from laperm_lib.synchronisation.projections import SETS, Permutations, Projection
 from laperm_lib.weight_vectors import Kind, WeightVectors
 
 with extra("paper"):
@@ -43,7 +44,8 @@ class Stored:
     network: PaperNetwork  # before training
     seed: int
     kinds: tuple[Kind, ...]  # of the variables that were permuted
-    code: bytes  # their arrangement, as `coding.encode` gives it
+    projection: Projection  # onto the set that they are in
+    code: bytes  # which elements of it they are, as `projection.encode` gives it
     others: dict[str, np.ndarray]  # the other weights, by path
     weights_sha256: str  # of all weights of the trained network
 
@@ -68,7 +70,7 @@ class Stored:
             raise WeightFileError("one of its weights is NaN or infinite.")
         for weight in others:
             weight.assign(self.others[weight.path])
-        arranged = coding.decode(self.code, [each.matrix() for each in vectors])
+        arranged = self.projection.decode(self.code, [each.matrix() for each in vectors])
         for each, matrix in zip(vectors, arranged, strict=True):
             shape = tuple(each.variable.shape)
             each.variable.assign(from_matrix(matrix, shape, each.neuron_axes))
@@ -83,7 +85,7 @@ class Stored:
         return {
             "permuted_weights": weights,
             "bits_per_weight": 8 * len(self.code) / weights,
-            "bound_per_weight": coding.bound_bits(start) / weights,
+            "bound_per_weight": self.projection.bound_bits(start) / weights,
         }
 
 
@@ -94,6 +96,7 @@ def save_pretrained(
     network: PaperNetwork,
     seed: int,
     kinds: Sequence[Kind] = ("kernel",),
+    projection: Projection = SETS["permutation"],
 ) -> None:
     """Write a network that is a permutation of its initial weights, atomically.
 
@@ -103,10 +106,11 @@ def save_pretrained(
         network: the description of the network before training.
         seed: its seed.
         kinds: the kinds of variables that were permuted. Default: kernels.
+        projection: the set that they are in, an optimizer's `projection`. Default: permutations.
 
     Raises:
         ValueError: if the model is another network, has weights of another type, or is not a
-            permutation of its initial weights, or a weight is not finite.
+            permutation of its initial weights (or not in the set), or a weight is not finite.
         OSError: if the file cannot be written.
 
     Examples:
@@ -128,18 +132,19 @@ def save_pretrained(
     before = [each.matrix() for each in vectors]
     after = [to_matrix(weights.pop(each.variable.path), each.neuron_axes) for each in vectors]
     for each, first, last in zip(vectors, before, after, strict=True):
-        if not is_permutation(first, last):
+        if not projection.contains(last, projection.keep(first)):
             raise ValueError(
-                f"{each.path} is not a permutation of its initial values, {network}, seed {seed}. "
-                "Only a synchronised network can be stored so."
+                f"{each.path} is not a {projection.name} of its initial values, {network}, "
+                f"seed {seed}. Only a synchronised network can be stored so."
             )
     if not _are_finite(weights):
         raise ValueError(f"A weight of '{model.name}' is NaN or infinite.")
-    tensors = {_CODE: np.frombuffer(coding.encode(after, before), np.uint8), **weights}
+    tensors = {_CODE: np.frombuffer(projection.encode(after, before), np.uint8), **weights}
     header = {
         "format": _FORMAT,
         "initial": asdict(network) | {"seed": seed},
         "kinds": list(kinds),
+        "set": projection.name,
         "weights_sha256": _hash(_values(model.weights).items()),
     }
     text = json.dumps(header | {"sha256": _content_hash(header, tensors)}, sort_keys=True)
@@ -218,11 +223,13 @@ def read(path: str | os.PathLike[str]) -> Stored:
         seed, keep = initial.pop("seed"), tuple(initial.pop("keep"))
         network = PaperNetwork(**initial, keep=keep)
         kinds, weights_sha256 = tuple(header["kinds"]), header["weights_sha256"]
+        projection = SETS[header.get("set", Permutations.name)]
     except WeightFileError:
         raise
     except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError) as error:
         raise WeightFileError(f"{path} is damaged: {in_short(error)}") from None
-    return Stored(network, seed, kinds, tensors.pop(_CODE).tobytes(), tensors, weights_sha256)
+    code = tensors.pop(_CODE).tobytes()
+    return Stored(network, seed, kinds, projection, code, tensors, weights_sha256)
 
 
 def _values(weights: Iterable[Any]) -> dict[str, np.ndarray]:

@@ -26,7 +26,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from laperm_lib import files, permutation, weight_vectors
+from laperm_lib import files, weight_vectors
 from laperm_lib._arguments import check_name
 from laperm_lib._random import check_seed
 from laperm_lib.checkpoints import Checkpoints
@@ -36,6 +36,7 @@ from laperm_lib.paper.locks import locked
 from laperm_lib.paper.records import Record, from_json, to_json
 from laperm_lib.paper.settings import EXPERIMENTS, Settings, fingerprint
 from laperm_lib.paper.training import Stopped, run
+from laperm_lib.synchronisation.projections import Permutations
 
 _log = logging.getLogger(__name__)
 
@@ -376,14 +377,15 @@ def _checked(record: Record, path: Path) -> Task:
     steps = [evaluation.step for evaluation in record.evaluations]
     if steps != sorted(set(steps)):
         raise LaPermError(f"{path}: the evaluations are not in the order of steps.")
-    permuted = record.settings.method.permuted
-    is_permutation = record.is_permutation
-    if permuted and path.is_dir():
+    permuted, projection = record.settings.method.permuted, record.settings.method.projection
+    if projection is None:
+        return task
+    holds = record.is_permutation or not isinstance(projection, Permutations)
+    if path.is_dir():
         initial, _ = record.settings.network.build(record.seed)
-        is_permutation &= permutation.are_permutations(
-            weight_vectors.matrices(initial, permuted),
-            weight_vectors.matrices(read_network(path, record), permuted),
-        )
-    if permuted and not is_permutation:
-        raise LaPermError(f"{path}: the network is not a permutation of its initial weights.")
+        before = weight_vectors.matrices(initial, permuted)
+        after = weight_vectors.matrices(read_network(path, record), permuted)
+        holds &= all(map(projection.contains, after, map(projection.keep, before)))
+    if not holds:
+        raise LaPermError(f"{path}: the network is not a {projection.name} of its initial weights.")
     return task

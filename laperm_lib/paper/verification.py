@@ -12,13 +12,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from laperm_lib import permutation, weight_vectors
+from laperm_lib import weight_vectors
 from laperm_lib.errors import LaPermError, WeightFileError
 from laperm_lib.paper import datasets, evaluation, manifest, pretrained, records, runs
 from laperm_lib.paper.manifest import Entry
 from laperm_lib.paper.networks import PaperNetwork
 from laperm_lib.paper.pretrained import Stored
 from laperm_lib.paper.records import Record
+from laperm_lib.synchronisation.projections import Permutations
 
 TOLERANCE = 5e-4
 """By how much a measured accuracy may differ from the stated one. Weights are the same bits
@@ -51,14 +52,19 @@ def publish(
     path = Path(folder)
     destination = Path(destination or manifest.default_folder())
     record = runs.read(path)
-    network, permuted = record.settings.network, record.settings.method.permuted
-    if not permuted or not isinstance(network, PaperNetwork):
+    network, method = record.settings.network, record.settings.method
+    if method.projection is None or not isinstance(network, PaperNetwork):
         raise LaPermError(f"{path}: {record.experiment} was not trained by permuting.")
     name = path.resolve().name
     file = destination / f"{name}{pretrained.SUFFIX}"
     try:
         pretrained.save_pretrained(
-            record.model, file, network=network, seed=record.seed, kinds=permuted
+            record.model,
+            file,
+            network=network,
+            seed=record.seed,
+            kinds=method.permuted,
+            projection=method.projection,
         )
     except ValueError as error:
         raise LaPermError(f"{path}: {error}") from None
@@ -94,11 +100,11 @@ def publish_first(name: str, made: Iterable[Record], destination: str | os.PathL
 
 @dataclass(frozen=True)
 class Proof:
-    """Whether each of the `vectors` of a variable holds its initial values, bit for bit."""
+    """Whether each of the `vectors` of a variable is in the set of its initial values."""
 
     path: str
     vectors: int
-    is_permutation: bool
+    holds: bool  # bit for bit
 
 
 @dataclass(frozen=True)
@@ -131,8 +137,9 @@ class Verification:
     @property
     def problems(self) -> tuple[str, ...]:
         """What is wrong, in words; nothing if the network is what is said of it."""
-        wrong = [proof.path for proof in self.proofs if not proof.is_permutation]
-        found = [f"{path} is not a permutation of its initial values" for path in wrong]
+        wrong = [proof.path for proof in self.proofs if not proof.holds]
+        projection = self.record.settings.method.projection or Permutations()
+        found = [f"{path} is not a {projection.name} of its initial values" for path in wrong]
         found = [*self.contradictions, *found]
         if self.other_images is None:
             dataset = self.record.settings.data.dataset
@@ -168,10 +175,10 @@ def verify(
         model, (_, before) = stored.build(), stored.start()
     except WeightFileError as error:
         raise WeightFileError(f"{path}: {error}") from None
-    proofs = []
+    proofs, projection = [], stored.projection
     for first, last in zip(before, weight_vectors.of(model, stored.kinds), strict=True):
-        same = permutation.is_permutation(first.matrix(), last.matrix())
-        proofs.append(Proof(first.path, len(first.matrix()), same))
+        holds = projection.contains(last.matrix(), projection.keep(first.matrix()))
+        proofs.append(Proof(first.path, len(first.matrix()), holds))
     record = records.load_one(folder / f"{entry.name}.json")
     images = evaluation.images_for(record.settings, data_dir)
     return Verification(
@@ -190,8 +197,9 @@ def _contradictions(entry: Entry, record: Record, stored: Stored) -> Iterator[st
         same = math.isclose(listed, value) if isinstance(value, float) else listed == value
         if not same:
             yield f"{name} is {value}, not {listed}"
-    said = record.settings.network, record.seed, record.settings.method.permuted
-    if (stored.network, stored.seed, stored.kinds) != said:
+    method = record.settings.method
+    said = record.settings.network, record.seed, method.permuted, type(method.projection)
+    if (stored.network, stored.seed, stored.kinds, type(stored.projection)) != said:
         yield "the file's network, seed or kind of permuted weights is not what its record says"
-    if not record.is_permutation:
+    if said[-1] is Permutations and not record.is_permutation:
         yield "its record says that it is not a permutation"

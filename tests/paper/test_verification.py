@@ -9,6 +9,7 @@ from short_runs import SHORT, TASK
 
 from laperm_lib.errors import LaPermError, WeightFileError
 from laperm_lib.paper import datasets, manifest, records
+from laperm_lib.paper.methods import SignedLaPerm, SignFlip, Switch
 from laperm_lib.paper.pretrained import load_pretrained
 from laperm_lib.paper.training import run
 from laperm_lib.paper.verification import Proof, publish, publish_first, verify
@@ -34,14 +35,27 @@ def test_what_is_published_is_the_network_of_the_run_and_proved(run_folder, publ
 
     found = verify(entry.name, folder)
     assert (found.problems, found.record) == ((), run_folder.record())
-    assert found.proofs == (Proof("dense/kernel", 10, is_permutation=True),)
+    assert found.proofs == (Proof("dense/kernel", 10, holds=True),)
     assert found.accuracy == pytest.approx(found.record.final, abs=1e-9)
-    elsewhere = replace(found, proofs=(replace(found.proofs[0], is_permutation=False),))
+    elsewhere = replace(found, proofs=(replace(found.proofs[0], holds=False),))
     assert elsewhere.problems == ("dense/kernel is not a permutation of its initial values",)
 
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert publish(run_folder.path, folder) == entry
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("method", [SignFlip, Switch, SignedLaPerm])
+def test_relatives_are_stored_in_about_the_bits_of_their_set_and_proved(method, tmp_path):
+    settings = SHORT.replace(method=method(sync_period=20), learning_rate=0.1)
+    entry = publish_first("relative", [run(settings, seed=1, experiment="relative")], tmp_path)
+    found = verify(entry.name, tmp_path)
+    assert (found.problems, found.record.is_permutation) == ((), False)
+    assert found.proofs == (Proof("dense/kernel", 10, holds=True),)
+    assert entry.bits_per_weight == pytest.approx(entry.bound_per_weight, rel=0.01)
+    wrong = replace(found.record, settings=SHORT)
+    records.save([wrong], tmp_path / f"{entry.name}.json")
+    assert any("not what its record says" in each for each in verify(entry.name, tmp_path).problems)
 
 
 def test_of_several_runs_all_are_recorded_and_the_first_is_stored(tmp_path):

@@ -71,7 +71,8 @@ INNER: dict[str, tuple[Method, tuple[float, ...]]] = {
 def grid(network: str, inner: str) -> Iterator[Settings]:
     """The inner method alone, then LaPerm at each period, and with latent weights; at each rate."""
     method, rates = INNER[inner]
-    around = [LaPerm(inner=method, sync_period=period) for period in PERIODS]
+    last_step = steps(SETTINGS[network])
+    around = [LaPerm(inner=method, sync_period=k) for k in PERIODS if k <= last_step]
     latent = LaPerm(inner=method, sync_period=1, latent_weights=True)
     for each in (method, *around, latent):
         for rate in rates:
