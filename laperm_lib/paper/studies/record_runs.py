@@ -21,26 +21,27 @@ from laperm_lib.paper.settings import RECORD_RUNS, Settings
 from laperm_lib.paper.training import run
 
 _HELD_OUT = 5000
-_CIFAR10 = RECORD_RUNS["fast_cifar10"].replace(held_out=_HELD_OUT, epochs=8)
-_SILU = _CIFAR10.replace(model="conv6_64_silu")
+_CIFAR10 = RECORD_RUNS["fast_cifar10"].replace(held_out=_HELD_OUT, epochs=8, learning_rate=5e-3)
 _MNIST = RECORD_RUNS["fast_mnist"].replace(held_out=_HELD_OUT)
 _LATENT = LaPerm(inner=Adam(summed_loss=False), sync_period=1, latent_weights=True)
 TRIALS: dict[str, tuple[Settings, ...]] = {
     "cifar10": (
+        _CIFAR10.replace(model="conv6_64"),
         _CIFAR10,
-        _CIFAR10.replace(model="conv6_64_silu"),
         _CIFAR10.replace(model="conv6_64_relu"),
-        _SILU.replace(learning_rate=1e-2),
-        _SILU.replace(method=_LATENT),
-        _SILU.replace(sync_period=None),
-        _SILU.replace(sync_period=None, learning_rate=2e-3),
-        _SILU.replace(sync_period=10),
-        _SILU.replace(sync_period=2),
+        _CIFAR10.replace(learning_rate=1e-2),
+        _CIFAR10.replace(method=_LATENT),
+        _CIFAR10.replace(sync_period=None),
+        _CIFAR10.replace(sync_period=None, learning_rate=2e-3),
+        _CIFAR10.replace(sync_period=10),
+        _CIFAR10.replace(sync_period=2),
+        _CIFAR10.replace(learning_rate=2e-2),
     ),
     "mnist": (
+        _MNIST.replace(learning_rate=2e-2),
         _MNIST,
-        _MNIST.replace(method=_LATENT),
-        _MNIST.replace(sync_period=None, learning_rate=2e-3),
+        _MNIST.replace(sync_period=None, learning_rate=5e-3),
+        _MNIST.replace(sync_period=None, learning_rate=1e-2),
     ),
 }
 """What is tried, by dataset, in this order."""
