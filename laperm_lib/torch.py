@@ -67,7 +67,7 @@ class LaPerm(torch.optim.Optimizer):
         inner: a `torch.optim.Optimizer` of the module's parameters.
         module: the module that is trained.
         sync_period: the steps k between synchronisations, a positive int, or a function of the step
-            that gives the period then in force.
+            that gives the period then in force. `laperm_lib.LaPerm` says which is best. Default 10.
         skip_bias: leave biases to the inner optimizer. Default True.
         skip_batch_norm: leave normalisation layers to the inner optimizer. Default True.
         exclude: regular expressions; a parameter in whose name, such as "encoder.0.weight", one of
@@ -99,7 +99,7 @@ class LaPerm(torch.optim.Optimizer):
         self,
         inner: torch.optim.Optimizer,
         module: nn.Module,
-        sync_period: int | Callable[[int], float],
+        sync_period: int | Callable[[int], float] = 10,
         *,
         skip_bias: bool = True,
         skip_batch_norm: bool = True,

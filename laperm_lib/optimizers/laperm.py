@@ -49,7 +49,10 @@ class LaPerm(ProjectingOptimizer):
         inner_optimizer: a `keras.optimizers.Optimizer`, or its name.
         sync_period: the number of steps k between synchronisations, a positive int; or a schedule,
             a function of the step (an integer tensor) that gives the period then in force, such as
-            `keras.optimizers.schedules.PiecewiseConstantDecay([1000], [20, 100])`.
+            `keras.optimizers.schedules.PiecewiseConstantDecay([1000], [20, 100])`. Best are the
+            steps in which a weight moves by some ten gaps between neighbouring initial values: 5
+            at ten times Adam's usual rate, falling to 0, which trains best, and 20 to 50 at 0.001.
+            Default 10.
         skip_bias: leave biases to the inner optimizer. Default True.
         skip_batch_norm: leave scale and offset of batch normalisation, and of the other
             normalisation layers, to the inner optimizer. Default True.
@@ -76,7 +79,7 @@ class LaPerm(ProjectingOptimizer):
         >>> import numpy as np
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
         >>> start = np.sort(keras.ops.convert_to_numpy(model.layers[0].kernel), axis=0)
-        >>> model.compile(LaPerm("adam", sync_period=20), loss="mse")
+        >>> model.compile(LaPerm("adam"), loss="mse")
         >>> history = model.fit(np.ones((8, 4)), np.ones((8, 3)), verbose=0)
         >>> end = np.sort(keras.ops.convert_to_numpy(model.layers[0].kernel), axis=0)
         >>> bool((start == end).all())

@@ -52,7 +52,7 @@ class ProjectingOptimizer(PermutingOptimizer):
     def __init__(
         self,
         inner_optimizer: keras.optimizers.Optimizer | str,
-        sync_period: SyncPeriod,
+        sync_period: SyncPeriod = 10,
         *,
         skip_bias: bool = True,
         skip_batch_norm: bool = True,

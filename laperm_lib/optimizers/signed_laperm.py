@@ -25,7 +25,7 @@ class SignedLaPerm(ProjectingOptimizer):
 
     Args:
         inner_optimizer: as for `LaPerm`, and so are all others.
-        sync_period: the number of steps k between projections, or a schedule of it.
+        sync_period: the number of steps k between projections, or a schedule of it. Default 10.
         skip_bias: leave biases to the inner optimizer. Default True.
         skip_batch_norm: leave normalisation to the inner optimizer. Default True.
         exclude: regular expressions of paths left to the inner optimizer. Default: none.
@@ -39,7 +39,7 @@ class SignedLaPerm(ProjectingOptimizer):
         >>> import numpy as np
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
         >>> start = keras.ops.convert_to_numpy(model.layers[0].kernel).copy()
-        >>> model.compile(SignedLaPerm("adam", sync_period=20), loss="mse")
+        >>> model.compile(SignedLaPerm("adam"), loss="mse")
         >>> history = model.fit(np.ones((8, 4)), np.ones((8, 3)), verbose=0)
         >>> end = keras.ops.convert_to_numpy(model.layers[0].kernel)
         >>> bool((np.sort(abs(start), axis=0) == np.sort(abs(end), axis=0)).all())

@@ -140,6 +140,30 @@ def _name(method: Method) -> str:
     return "latent" if method.latent_weights else str(method.sync_period)
 
 
+def lost(records: Iterable[Record]) -> pd.DataFrame:
+    """What each period loses against the best one at the same rate, beside its travel.
+
+    Returns:
+        A row for each training by LaPerm whose travel was measured: "period", "rate", "travel" in
+        gaps, and "lost", the accuracy on the images held out that is missing, 0 to 1.
+    """
+    rows = [
+        {
+            "period": record.settings.method.period,
+            "rate": record.settings.schedule.learning_rate,
+            "travel": record.measured["travel"],
+            "accuracy": record.final_held_out,
+        }
+        for record in records
+        if isinstance(record.settings.method, LaPerm)
+        and not record.settings.method.latent_weights
+        and np.isfinite(record.final_held_out or np.nan)
+    ]
+    table = pd.DataFrame(rows)
+    table["lost"] = table.groupby("rate")["accuracy"].transform("max") - table.pop("accuracy")
+    return table.dropna(subset="travel").reset_index(drop=True)
+
+
 def epochs_to(record: Record, accuracy: float) -> float | None:
     """After how many epochs a synchronised network had an accuracy on the images held out, 0 to 1.
 
