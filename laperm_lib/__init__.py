@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from laperm_lib.optimizers.sign_flip import SignFlip
     from laperm_lib.optimizers.signed_laperm import SignedLaPerm
     from laperm_lib.optimizers.switch import Switch
+    from laperm_lib.storage import load_permutation, save_permutation
 
 __version__ = "0.1.0"
 
@@ -52,25 +53,29 @@ __all__ = [
     "checkpoints",
     "gradient_flow",
     "initializers",
+    "load_permutation",
     "permutation",
+    "save_permutation",
     "sparsity",
     "weight_vectors",
 ]
 
-_OPTIMIZERS = {
-    "LaPerm": "laperm",
-    "RSO": "rso",
-    "SGPerm": "sgperm",
-    "SignFlip": "sign_flip",
-    "SignedLaPerm": "signed_laperm",
-    "Switch": "switch",
+_MODULES = {
+    "LaPerm": "optimizers.laperm",
+    "RSO": "optimizers.rso",
+    "SGPerm": "optimizers.sgperm",
+    "SignFlip": "optimizers.sign_flip",
+    "SignedLaPerm": "optimizers.signed_laperm",
+    "Switch": "optimizers.switch",
+    "load_permutation": "storage",
+    "save_permutation": "storage",
 }
 
 
 def __getattr__(name: str) -> Any:
     """Import what is asked for: `--backend` and notebook parameters are read before Keras is."""
-    if name in _OPTIMIZERS:
-        module = importlib.import_module(f"laperm_lib.optimizers.{_OPTIMIZERS[name]}")
+    if name in _MODULES:
+        module = importlib.import_module(f"laperm_lib.{_MODULES[name]}")
         value = globals()[name] = getattr(module, name)
         return value
     if name in __all__:

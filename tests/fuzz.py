@@ -37,10 +37,11 @@ from laperm_lib.files import read_arrays
 from laperm_lib.paper import benchmark, command_line, manifest, queue, records, runs, table
 from laperm_lib.paper.augmentation import Augmentation
 from laperm_lib.paper.networks import build
-from laperm_lib.paper.pretrained import _content_hash, load_pretrained
+from laperm_lib.paper.pretrained import load_pretrained
 from laperm_lib.paper.published import load_published
 from laperm_lib.paper.studies import shared_value
 from laperm_lib.paper.verification import publish
+from laperm_lib.storage import content_hash
 
 
 class TooSlow(BaseException):  # which no `except Exception` catches
@@ -122,7 +123,7 @@ def header(chance, path):
         with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
             read = json.loads(own)
             del read["sha256"]
-            own = json.dumps(read | {"sha256": _content_hash(read, load_file(path))})
+            own = json.dumps(read | {"sha256": content_hash(read, load_file(path))})
         text = json.dumps(json.loads(text) | {"__metadata__": {"laperm_lib": own}})
     path.write_bytes(len(text.encode()).to_bytes(8, "little") + text.encode() + content[start:])
     return False  # the weights have a hash of their own

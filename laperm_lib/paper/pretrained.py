@@ -6,10 +6,8 @@ file, in the safetensors format, holds the permutation near the fewest bits that
 and hashes of its content and of the weights it stands for. Signs and masks are stored likewise.
 """
 
-import hashlib
-import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,24 +15,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from laperm_lib import files, weight_vectors
+from laperm_lib import storage, weight_vectors
 from laperm_lib.errors import WeightFileError, in_short
 from laperm_lib.paper import manifest
-from laperm_lib.paper._extras import extra
 from laperm_lib.paper.networks import PaperNetwork
 from laperm_lib.permutation import from_matrix, to_matrix
 from laperm_lib.synchronisation.projections import SETS, Permutations, Projection
 from laperm_lib.weight_vectors import Kind, WeightVectors
 
-with extra("paper"):
-    from safetensors import SafetensorError, safe_open
-    from safetensors.numpy import save
-
 SUFFIX = ".safetensors"
-_KEY = "laperm_lib"  # of the metadata
-_CODE = "arrangement"
-_FORMAT = 1
-_LARGEST_HEADER = 2**20  # bytes; that of resnet50 takes a fortieth
 
 
 @dataclass(frozen=True)
@@ -64,9 +53,9 @@ class Stored:
         model, vectors = self.start()
         permuted = {each.variable.path for each in vectors}
         others = [weight for weight in model.weights if weight.path not in permuted]
-        if _shapes(_values(others)) != _shapes(self.others):
+        if storage.shapes(_values(others)) != storage.shapes(self.others):
             raise WeightFileError("its tensors are not those of its network.")
-        if not _are_finite(self.others):
+        if not storage.are_finite(self.others):
             raise WeightFileError("one of its weights is NaN or infinite.")
         for weight in others:
             weight.assign(self.others[weight.path])
@@ -74,7 +63,7 @@ class Stored:
         for each, matrix in zip(vectors, arranged, strict=True):
             shape = tuple(each.variable.shape)
             each.variable.assign(from_matrix(matrix, shape, each.neuron_axes))
-        if _hash(_values(model.weights).items()) != self.weights_sha256:
+        if storage.sha256(_values(model.weights).items()) != self.weights_sha256:
             raise WeightFileError("its network does not have the initial values it was made from.")
         return model
 
@@ -126,7 +115,7 @@ def save_pretrained(
     kinds = weight_vectors.check_kinds(kinds)
     start, _ = network.build(seed)
     weights, at_start = _values(model.weights), _values(start.weights)
-    if _shapes(weights) != _shapes(at_start):
+    if storage.shapes(weights) != storage.shapes(at_start):
         raise ValueError(f"'{model.name}' is not the network that starts as {network}.")
     vectors = weight_vectors.of(start, kinds)
     before = [each.matrix() for each in vectors]
@@ -137,19 +126,16 @@ def save_pretrained(
                 f"{each.path} is not a {projection.name} of its initial values, {network}, "
                 f"seed {seed}. Only a synchronised network can be stored so."
             )
-    if not _are_finite(weights):
+    if not storage.are_finite(weights):
         raise ValueError(f"A weight of '{model.name}' is NaN or infinite.")
-    tensors = {_CODE: np.frombuffer(projection.encode(after, before), np.uint8), **weights}
+    tensors = {storage.CODE: np.frombuffer(projection.encode(after, before), np.uint8), **weights}
     header = {
-        "format": _FORMAT,
         "initial": asdict(network) | {"seed": seed},
         "kinds": list(kinds),
         "set": projection.name,
-        "weights_sha256": _hash(_values(model.weights).items()),
+        "weights_sha256": storage.sha256(_values(model.weights).items()),
     }
-    text = json.dumps(header | {"sha256": _content_hash(header, tensors)}, sort_keys=True)
-    with files.replaced(path) as file:
-        file.write(save(tensors, {_KEY: text}))
+    storage.write(path, header, tensors)
 
 
 def load_pretrained(name_or_path: str | os.PathLike[str]) -> keras.Model:
@@ -195,63 +181,21 @@ def locate(name_or_path: str | os.PathLike[str]) -> Path:
 
 def read(path: str | os.PathLike[str]) -> Stored:
     """Read what a file holds, and compare its hash; else a WeightFileError."""
-    path = os.fspath(path)
-    try:
-        with open(path, "rb") as start:
-            size = int.from_bytes(start.read(8), "little")
-        if size > _LARGEST_HEADER:
-            raise ValueError(f"a header of {size} bytes.")
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise WeightFileError(f"{path}: there is no such file.") from None
-    except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
-        # The last four are raised for tensors of types that NumPy does not have.
-        raise WeightFileError(
-            f"{path} is damaged or no safetensors file: {in_short(error)}"
-        ) from None
-    if _KEY not in metadata or _CODE not in tensors:
-        raise WeightFileError(f"{path} holds no network of this library.")
-    try:
-        header = json.loads(metadata[_KEY])
-        if header["format"] != _FORMAT:
-            raise WeightFileError(f"{path} is of another version of this library.")
-        if header.pop("sha256") != _content_hash(header, tensors):
-            raise WeightFileError(f"{path} is damaged: its hash is not that of its content.")
+
+    def parse(header: dict[str, Any]) -> dict[str, Any]:
         initial = dict(header["initial"])
         seed, keep = initial.pop("seed"), tuple(initial.pop("keep"))
-        network = PaperNetwork(**initial, keep=keep)
-        kinds, weights_sha256 = tuple(header["kinds"]), header["weights_sha256"]
-        projection = SETS[header.get("set", Permutations.name)]
-    except WeightFileError:
-        raise
-    except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError) as error:
-        raise WeightFileError(f"{path} is damaged: {in_short(error)}") from None
-    code = tensors.pop(_CODE).tobytes()
-    return Stored(network, seed, kinds, projection, code, tensors, weights_sha256)
+        return {
+            "network": PaperNetwork(**initial, keep=keep),
+            "seed": seed,
+            "kinds": tuple(header["kinds"]),
+            "projection": SETS[header.get("set", Permutations.name)],
+            "weights_sha256": header["weights_sha256"],
+        }
+
+    header, tensors = storage.read(path, parse)
+    return Stored(**header, code=tensors.pop(storage.CODE).tobytes(), others=tensors)
 
 
 def _values(weights: Iterable[Any]) -> dict[str, np.ndarray]:
     return {weight.path: keras.ops.convert_to_numpy(weight) for weight in weights}
-
-
-def _are_finite(weights: Mapping[str, np.ndarray]) -> bool:
-    return all(np.isfinite(array).all() for array in weights.values())
-
-
-def _shapes(weights: Mapping[str, np.ndarray]) -> dict[str, tuple[tuple[int, ...], str]]:
-    return {path: (array.shape, array.dtype.name) for path, array in weights.items()}
-
-
-def _content_hash(header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:
-    return _hash(sorted(tensors.items()), json.dumps(header, sort_keys=True))
-
-
-def _hash(arrays: Iterable[tuple[str, np.ndarray]], text: str = "") -> str:
-    """SHA-256 of a text and of the names, types, shapes and bytes of arrays."""
-    sha256 = hashlib.sha256(f"{text}\n".encode())
-    for name, array in arrays:
-        sha256.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-        sha256.update(np.ascontiguousarray(array).data)
-    return sha256.hexdigest()

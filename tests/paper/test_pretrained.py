@@ -10,7 +10,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from laperm_lib import coding, permutation, weight_vectors
+from laperm_lib import coding, permutation, storage, weight_vectors
 from laperm_lib.errors import WeightFileError
 from laperm_lib.paper import manifest, networks, pretrained, records
 from laperm_lib.paper.networks import PaperNetwork
@@ -192,7 +192,7 @@ def test_a_network_that_cannot_be_is_a_damaged_file(f1_file, tmp_path):
         header = json.loads(text)
         del header["sha256"]
         (header if wrong.keys() <= header.keys() else header["initial"]).update(wrong)
-        header["sha256"] = pretrained._content_hash(header, tensors)
+        header["sha256"] = storage.content_hash(header, tensors)
         save_file(tensors, path, {"laperm_lib": json.dumps(header)})
         with pytest.raises(WeightFileError, match=r"wrong\.safetensors"):
             load_pretrained(path)
