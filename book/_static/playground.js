@@ -154,7 +154,8 @@ function page(root) {
 
   const neurons = Array.from({ length: 32 }, () => {
     const canvas = Object.assign(document.createElement("canvas"), { width: 8, height: 8 });
-    return shown("neurons").appendChild(canvas).getContext("2d");
+    shown("neurons").append(canvas);
+    return canvas.getContext("2d", { willReadFrequently: true }); // pixels are put, nothing is drawn
   });
 
   function drawNeurons({ steps, initial, weights }) {
@@ -208,10 +209,11 @@ function page(root) {
     shown("by-chance").hidden = !moves;
     label("travel-x", [[0, "0"], [5.5 / 11, moves ? "5" : decimal(0.45 * end)],
       [1, moves ? "10" : `> ${decimal(0.9 * end)}`]]);
-    const mean = travel.reduce((a, b) => a + b) / travel.length;
-    const words = `${whole(travel.length - now[0])} of ${whole(travel.length)} have moved, `
-      + `by ${moves ? `${mean.toFixed(1)} pixels` : decimal(mean)} on average`;
-    say("travel-title", `How far ${moves ? "values" : "weights"} have moved`);
+    const moved = travel.filter((distance) => distance > 0);
+    const mean = moved.reduce((a, b) => a + b, 0) / moved.length;
+    const by = moves ? `${mean.toFixed(1)} pixels` : decimal(mean);
+    const words = `${moves ? "Moved" : "Changed"}: ${whole(moved.length)} of `
+      + `${whole(travel.length)} values${moved.length ? `, by ${by} on average` : ""}`;
     say("travel-words", words);
     describe("travel", `${words}.`);
   }

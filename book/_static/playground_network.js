@@ -1,4 +1,5 @@
-// The network of book/playground.md: initial values, synchronisation, training. playground.js draws.
+// The network of book/playground.md: initial values, synchronisation, training. playground.js draws
+// it.
 //
 // All numbers are of double precision. The page makes a worker from the text of the two functions,
 // so that it starts from file:// too; hence all that is needed is inside of them.
