@@ -83,7 +83,7 @@ PARTS = (
     ),
     Part("MyST-NB", "BSD-3-Clause", ("_static/mystnb.*",), "myst-nb"),
     Part(
-        "scikit-learn's digits, from the UCI Machine Learning Repository (CC-BY-4.0)",
+        "Handwritten digits, by E. Alpaydin and C. Kaynak (UCI), as in scikit-learn",
         "BSD-3-Clause",
         ("_static/digits.js",),
         "scikit-learn",

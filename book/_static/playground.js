@@ -27,7 +27,7 @@ function page(root) {
       const [control, value] = [form.elements[name], asked.get(name)];
       const options = name === "method" ? control : control.options;
       const isOne = options ? [...options].some((option) => option.value === value)
-        : /^\d{1,6}$/.test(value);
+        : /^\d{1,9}$/.test(value);
       control.value = isOne ? value : defaults[name];
     }
   }
@@ -65,8 +65,9 @@ function page(root) {
     train.textContent = value ? "Pause" : "Train";
     cancelAnimationFrame(request);
     if (value) request = requestAnimationFrame(goOn);
-    else say("status", `Paused at step ${whole(points.at(-1).steps)}: `
-      + `${percent(points.at(-1).accuracy[1])} of the held-out images are right.`);
+    const last = points.at(-1);
+    say("status", value || !last ? "" : `Paused at step ${whole(last.steps)}: `
+      + `${percent(last.accuracy[1])} of the held-out images are right.`);
   }
 
   function goOn(time) {

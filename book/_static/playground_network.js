@@ -1,8 +1,8 @@
-// The network of book/playground.md: initial values, synchronisation, training. playground.js draws
-// it.
+// The network of book/playground.md, which playground.js draws: initial values, synchronisation,
+// training, all in double precision.
 //
-// All numbers are of double precision. The page makes a worker from the text of the two functions,
-// so that it starts from file:// too; hence all that is needed is inside of them.
+// The page makes a worker of the text of these two functions, so that it starts from file:// too.
+// So they use nothing from outside.
 "use strict";
 
 function mathematics() {
