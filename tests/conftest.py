@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import shutil
 import warnings
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from hypothesis import settings
 
 # Not through $MPLBACKEND: notebook kernels would inherit it and draw no figures.
 matplotlib.use("Agg")
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 # Not in pytest's settings, where they would hold for people who only validate the notebooks too: a
 # folder that cannot be written, or another plugin, is no reason to fail.
@@ -85,6 +88,23 @@ def html(tmp_path_factory, worker_id):
     """The folder of the book's pages, built once for all processes of pytest-xdist."""
     folder = tmp_path_factory.getbasetemp()
     return built_book.build_once((folder if worker_id == "master" else folder.parent) / "book")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, with no way to other machines; any on this one will do, Playwright's or not."""
+    no_browser = "no browser is driven: Playwright is not installed"
+    sync_api = pytest.importorskip("playwright.sync_api", reason=no_browser)
+    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if executable is None:
+        pytest.skip(f"no browser on this machine (looked for {', '.join(BROWSERS)})")
+    with sync_api.sync_playwright() as playwright:
+        # As root in a container, without a screen; names of other machines are not known.
+        options = ["--no-sandbox", "--disable-gpu"]
+        options.append("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
+        opened = playwright.chromium.launch(executable_path=executable, args=options)
+        yield opened
+        opened.close()
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ Playwright's own browsers are not needed; any Chromium or Chrome on the machine 
 import functools
 import http.server
 import re
-import shutil
 import threading
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -14,11 +13,6 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from built_book import chapters
 
-sync_api = pytest.importorskip(
-    "playwright.sync_api", reason="no browser is driven: Playwright is not installed"
-)
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 LAPTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 PAGES = [f"{chapter}.html" for chapter in chapters()]
 MEGABYTE = 2**20
@@ -99,20 +93,6 @@ def address(html):
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
         thread.join()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if executable is None:
-        pytest.skip(f"no browser on this machine (looked for {', '.join(BROWSERS)})")
-    with sync_api.sync_playwright() as playwright:
-        # As root in a container, without a screen; names of other machines are not known.
-        options = ["--no-sandbox", "--disable-gpu"]
-        options.append("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
-        opened = playwright.chromium.launch(executable_path=executable, args=options)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")
@@ -331,6 +311,19 @@ def test_the_front_page_shows_weights_on_the_move(laptop, address):
             return decoder.tracks.selectedTrack.frameCount;
         }"""
         assert picture.evaluate(frames) > 20
+        assert visit.problems == []
+
+
+def test_the_network_on_the_page_trains_as_its_address_says(laptop, address):
+    """Of the page itself, and of everything it draws: test_playground.py."""
+    with Visit(laptop, address) as visit:
+        tab = visit.open("playground.html#k=5&start=normal")
+        tab.locator("[name=train]").click()
+        tab.wait_for_function(
+            "document.querySelector('[data-show=synchronisations]').innerText > 1"
+        )
+        assert tab.locator("[name=k]").input_value() == "5"
+        assert tab.locator("[name=start]").input_value() == "normal"
         assert visit.problems == []
 
 

@@ -82,10 +82,16 @@ PARTS = (
         "sphinx-design",
     ),
     Part("MyST-NB", "BSD-3-Clause", ("_static/mystnb.*",), "myst-nb"),
+    Part(
+        "Handwritten digits, by E. Alpaydin and C. Kaynak (UCI), as in scikit-learn",
+        "BSD-3-Clause",
+        ("_static/digits.js",),
+        "scikit-learn",
+    ),
 )
 """What is not ours."""
 
-OURS = ("_static/book.css", "_static/favicon.svg", "_static/interactive.js")
+OURS = ("_static/book.css", "_static/favicon.svg", "_static/interactive.js", "_static/playground*")
 """What of the files beside the pages is."""
 
 
@@ -100,7 +106,7 @@ def text_of(package: str) -> Path:
     """
     files: Iterable[Any] = importlib.metadata.distribution(package).files or ()
     for file in files:
-        if file.name.startswith("LICENSE") and ".dist-info" in file.parts[0]:
+        if file.name.startswith(("LICENSE", "COPYING")) and ".dist-info" in file.parts[0]:
             return Path(file.locate())
     raise ExtensionError(f"The package {package} comes without the text of its licence.")
 
