@@ -58,7 +58,7 @@ def save_permutation(
         ...     keras.utils.set_random_seed(0)
         ...     return keras.Sequential([keras.Input((50,)), keras.layers.Dense(20)])
         >>> model = network()
-        >>> model.layers[0].kernel.assign(model.layers[0].kernel[::-1])
+        >>> _ = model.layers[0].kernel.assign(model.layers[0].kernel[::-1])
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = os.path.join(folder, "reversed.safetensors")
         ...     save_permutation(model, path, network())
@@ -237,7 +237,7 @@ def _safetensors() -> Any:
         import safetensors.numpy
     except ModuleNotFoundError as error:
         raise ImportError(
-            "safetensors is not installed. Install it with: pip install safetensors",
+            'safetensors is not installed. Install it with: pip install "laperm-lib[paper]"',
             name="safetensors",
         ) from error
     return safetensors

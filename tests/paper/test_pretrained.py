@@ -171,7 +171,7 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(tmp_path, monk
     with pytest.raises(ValueError, match="A weight of 'conv7' is NaN or infinite"):
         save_pretrained(model, path, network=CONV7, seed=3)
     with monkeypatch.context() as patch:
-        patch.setattr(pretrained, "_are_finite", lambda weights: True)
+        patch.setattr(storage, "are_finite", lambda weights: True)
         save_pretrained(model, path, network=CONV7, seed=3)
     with pytest.raises(WeightFileError, match=r"network\.safetensors.*is NaN or infinite"):
         load_pretrained(path)
@@ -187,7 +187,7 @@ def test_a_network_that_cannot_be_is_a_damaged_file(f1_file, tmp_path):
         *({"seed": True}, {"model": 3}, {"model": None}, {"pruned": 10**400}),
         *({"precision": name} for name in ("float3", "bfloat16", "float16", "int8", ["float32"])),
         *({"kinds": kinds} for kinds in (3, [3], [["kernel"]], "kernel", None, ["bias"])),
-        {"weights_sha256": 3},
+        *({"weights_sha256": 3}, {"set": "permutations"}, {"set": ["mask"]}, {"set": "mask"}),
     ):
         header = json.loads(text)
         del header["sha256"]
