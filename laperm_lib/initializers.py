@@ -11,6 +11,7 @@ References:
 """
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 from laperm_lib._random import check_seed, raw_bits
 
 DISTRIBUTIONS = ("glorot_uniform", "he_normal", "he_uniform")
+_LEVELS = re.compile(r"he_([2-9]|[1-9]\d{1,6})_levels")
 
 # The standard deviation of a standard normal variable truncated to [-2, 2].
 _TRUNCATED_STDDEV = 0.87962566103423978
@@ -36,12 +38,15 @@ class SeededInitializer(keras.initializers.Initializer):
         glorot_uniform   uniform on (-l, l), l = sqrt(6 / (fan_in + fan_out))
         he_normal        normal, standard deviation sqrt(2 / fan_in) after truncation at two of the
                          standard deviations before it
+        he_n_levels      for a number n such as 2, n values from -l to l with equal gaps, each
+                         equally likely, l = sqrt(6 (n - 1) / (n + 1) / fan_in): variance 2 / fan_in
 
     Uniform values are l times an odd multiple of 2^-24, so they are symmetric around zero and never
-    zero: a zero weight of these networks is a pruned one. Rounding to float32 can reach l itself.
+    zero: a zero weight of these networks is a pruned one, or one of an odd number of levels.
+    Rounding to float32 can reach l itself.
 
     Args:
-        distribution: "he_uniform", "he_normal" or "glorot_uniform".
+        distribution: "he_uniform", "he_normal", "glorot_uniform" or as "he_2_levels".
         seed: an integer of at least 0.
         stream: what is initialised, such as "conv2d_1/kernel"; different texts give independent
             values, the same text gives the same values again.
@@ -57,10 +62,7 @@ class SeededInitializer(keras.initializers.Initializer):
     """
 
     def __init__(self, distribution: str, seed: int, stream: str) -> None:
-        if distribution not in DISTRIBUTIONS:
-            raise ValueError(
-                f"Unknown initializer {distribution!r}; there are {', '.join(DISTRIBUTIONS)}."
-            )
+        check_distribution(distribution)
         if not isinstance(stream, str):
             raise ValueError(f"A stream is named by a text, got {stream!r}.")
         self.distribution = distribution
@@ -83,6 +85,11 @@ class SeededInitializer(keras.initializers.Initializer):
         if self.distribution == "he_normal":
             scale = math.sqrt(2 / fan_in) / _TRUNCATED_STDDEV
             standard = _truncated_normal(bits, count)
+        elif levels := _LEVELS.fullmatch(self.distribution):
+            n = int(levels[1])
+            scale = math.sqrt(6 * (n - 1) / (n + 1) / fan_in)
+            number = np.floor((_symmetric_uniform(bits.random_raw(count)) + 1) / 2 * n)
+            standard = (2 * number - (n - 1)) / (n - 1)
         else:
             fans = fan_in if self.distribution == "he_uniform" else fan_in + fan_out
             scale = math.sqrt(6 / fans)
@@ -92,6 +99,15 @@ class SeededInitializer(keras.initializers.Initializer):
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""
         return {"distribution": self.distribution, "seed": self.seed, "stream": self.stream}
+
+
+def check_distribution(name: Any) -> None:
+    """Raise a ValueError for what is no distribution of `SeededInitializer`."""
+    if name not in DISTRIBUTIONS and not (isinstance(name, str) and _LEVELS.fullmatch(name)):
+        raise ValueError(
+            f"Unknown initializer {name!r}; there are {', '.join(DISTRIBUTIONS)}, and as "
+            "he_2_levels for any number of values."
+        )
 
 
 def _fans(shape: tuple[int, ...]) -> tuple[int, int]:

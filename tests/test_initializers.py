@@ -54,6 +54,24 @@ def test_moments_and_limits_are_those_of_keras(distribution, shape):
     assert abs(values.std() / keras_values.std() - 1) < 10 / count**0.5
 
 
+@pytest.mark.parametrize("n", [2, 3, 4, 16, 256])
+def test_levels_are_equally_likely_and_have_the_variance_of_he(n):
+    values = SeededInitializer(f"he_{n}_levels", 0, "w").values((50, 4000)).astype(np.float64)
+    levels, counts = np.unique(values, return_counts=True)
+    assert len(levels) == n
+    np.testing.assert_allclose(np.diff(levels), np.ptp(levels) / (n - 1), rtol=1e-4)
+    np.testing.assert_allclose(levels, -levels[::-1])
+    assert (abs(counts - values.size / n) < 5 * (values.size / n) ** 0.5).all()
+    np.testing.assert_allclose((levels**2).mean(), 2 / 50, rtol=1e-6)
+    assert (0 in levels) == n % 2
+
+
+@pytest.mark.parametrize("name", ["he_1_levels", "he_0_levels", "he_levels", "he_2_levels ", 2])
+def test_other_names_are_refused(name):
+    with pytest.raises(ValueError, match="Unknown initializer"):
+        SeededInitializer(name, 0, "w")
+
+
 def test_truncated_normal_has_the_right_shape():
     values = SeededInitializer("he_normal", 3, "w").values((2, 400_000))
     standard = values * np.float64(0.87962566103423978)  # fan_in = 2: unit variance after scaling

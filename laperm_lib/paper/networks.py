@@ -24,7 +24,7 @@ from keras import layers
 from laperm_lib import sparsity, weight_vectors
 from laperm_lib._arguments import check_integer, check_name
 from laperm_lib._random import check_seed, random_order
-from laperm_lib.initializers import DISTRIBUTIONS, SeededInitializer
+from laperm_lib.initializers import SeededInitializer, check_distribution
 from laperm_lib.paper import architectures
 from laperm_lib.paper._fields import INT32, Count, NonNegative, Share, check_fields
 from laperm_lib.paper.datasets import Dataset
@@ -116,7 +116,7 @@ def build(
     Args:
         name: one of `names()`.
         seed: an integer of at least 0.
-        initializer: "he_uniform" (the default, as published), "he_normal" or "glorot_uniform".
+        initializer: "he_uniform" (the default, as published), or another of `SeededInitializer`.
         dtype: a dtype policy of Keras; weights and logits are float32 with "mixed_bfloat16" too.
 
     Returns:
@@ -274,7 +274,7 @@ class PaperNetwork(_Sparse):
 
     Args:
         model: one of `names()`.
-        initializer: "he_uniform" (the default), "he_normal" or "glorot_uniform".
+        initializer: "he_uniform" (the default), or another of `SeededInitializer`.
         pruned: the fraction of kernel weights that `sparsity.random_prune` sets to zero. Default 0.
         shared_value: the one value that every kept weight starts with. Default: they differ.
         keep: with a shared value, the keep probability of each kernel.
@@ -294,7 +294,7 @@ class PaperNetwork(_Sparse):
     def __post_init__(self) -> None:
         super().__post_init__()
         spec(self.model)
-        check_name("initializer", self.initializer, DISTRIBUTIONS)
+        check_distribution(self.initializer)
 
     @property
     def spec(self) -> Spec:
