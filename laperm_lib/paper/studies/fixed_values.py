@@ -66,7 +66,7 @@ def train(of: Settings, seed: int, **how: Any) -> Record:
     after = weight_vectors.matrices(record.model)
     size = sum(matrix.size for matrix in before)
     changed = sum(np.count_nonzero(a != b) for a, b in zip(before, after, strict=True)) / size
-    measured: dict[str, Any] = {"changed": changed}
+    measured: dict[str, Any] = {"changed": float(changed)}
     if of.method.projection is not None:
         measured["bits"] = of.method.projection.bound_bits(before) / size
     return replace(record, measured=record.measured | measured)
