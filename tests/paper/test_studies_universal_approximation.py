@@ -16,7 +16,7 @@ from laperm_lib.paper.studies import universal_approximation as study
 from laperm_lib.paper.studies.universal_approximation import Row, Setting
 
 WIDTHS = st.integers(1, 40).map(lambda couples: 2 * couples)
-RECORDED = manifest.recorded("universal_approximation.json")
+RECORDED = manifest.recorded("universal_approximation/rows.json")
 
 
 @st.composite
@@ -145,7 +145,7 @@ def test_records_are_written_once_with_the_best_trial(monkeypatch, tmp_path):
     monkeypatch.setattr(study, "WIDTHS", (10, 640))
     monkeypatch.setattr(study, "_TRIAL_WIDTHS", (20,))
     study.write(tmp_path)
-    rows, count = study.load(tmp_path / "universal_approximation.json"), len(made)
+    rows, count = study.load(tmp_path / "rows.json"), len(made)
     assert [row.setting for row in rows] == made
     final = [row for row in rows if row.seeds == study.SEEDS]
     # Scores are rates: the largest R², the smallest error.

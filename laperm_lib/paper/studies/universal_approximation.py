@@ -14,10 +14,10 @@ heights are those of a running sum, rounded, at places that do not depend on the
 shift are computed (the paper also proves the case where they are fixed); and the width is even. The
 random start here has random values at evenly spaced biases.
 
-The records, "universal_approximation.json" in the folder `pretrained`, are made by::
+The records are made by::
 
     from laperm_lib.paper.studies import universal_approximation
-    universal_approximation.write("pretrained")
+    universal_approximation.write("pretrained/universal_approximation")
 
 References:
     Cai, Chen and Qiao, "Neural networks trained by weight permutation are universal approximators",
@@ -426,8 +426,8 @@ def planned(rows: Sequence[Row]) -> Iterator[tuple[Setting, tuple[int, ...]]]:
 
 
 def write(folder: str | os.PathLike[str]) -> None:
-    """Train what is missing of "universal_approximation.json", and write each row at once."""
-    path = Path(folder, "universal_approximation.json")
+    """Train what is missing of "rows.json", and write each row at once."""
+    path = Path(folder, "rows.json")
     rows = list(load(path)) if path.exists() else []
     for setting, seeds in planned(rows):
         if any(row.setting == setting and row.seeds == seeds for row in rows):
