@@ -74,12 +74,12 @@ function mathematics() {
     laperm: { keep: (w0) => Float64Array.from(sortOrder(w0), (i) => w0[i]), nearest: reconnect },
     signs: {
       keep: (w0) => w0.map(Math.abs),
-      nearest: (w, kept) => w.map((value, i) => (value < 0 ? -kept[i] : kept[i])),
+      nearest: (w, kept) => w.map((value, i) => (value < 0 && kept[i] !== 0 ? -kept[i] : kept[i])),
     },
     masks: {
       keep: (w0) => w0.slice(),
       nearest: (w, kept) => w.map((value, i) =>
-        (2 * (kept[i] < 0 ? -value : value) >= Math.abs(kept[i]) ? kept[i] : 0)),
+        (kept[i] === 0 || 2 * (kept[i] < 0 ? -value : value) >= Math.abs(kept[i]) ? kept[i] : 0)),
     },
     adam: { keep: (w0) => w0.slice(), nearest: (w) => w.slice() },
   };

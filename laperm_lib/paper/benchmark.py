@@ -87,7 +87,7 @@ MILLISECONDS_PER_IMAGE = {
     "conv7": 0.56,
     "conv13": 12.8,
     "resnet50": 5.0,
-    "conv6_64": 3.5,
+    "conv6_64_silu": 1.3,
     "conv6_mnist": 1.0,
     "f1": 0.005,
     "f2": 0.014,

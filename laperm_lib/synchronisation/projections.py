@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from laperm_lib import coding, permutation
+from laperm_lib import permutation
 from laperm_lib.errors import WeightFileError
 from laperm_lib.synchronisation.in_graph import reconnect, sorted_rows
 
@@ -120,14 +120,14 @@ class Permutations(Projection):
 
     def decode(self, code: bytes, initial: Sequence[np.ndarray]) -> list[np.ndarray]:
         """As `coding.decode`."""
-        return coding.decode(code, initial)
+        return _coding().decode(code, initial)
 
     def bound_bits(self, initial: Sequence[np.ndarray]) -> float:
         """As `coding.bound_bits`."""
-        return coding.bound_bits(initial)
+        return _coding().bound_bits(initial)
 
     def _encode(self, matrices: Sequence[np.ndarray], initial: Sequence[np.ndarray]) -> bytes:
-        return coding.encode(matrices, initial)
+        return _coding().encode(matrices, initial)
 
 
 class _ByWeight(Projection):
@@ -276,7 +276,7 @@ class SignedPermutations(Projection):
         count = sum(map(np.count_nonzero, initial))
         signs, arrangement = np.split(np.frombuffer(code, np.uint8), [math.ceil(count / 8)])
         bits = _unpack(signs.tobytes(), count)
-        decoded = coding.decode(arrangement.tobytes(), [np.abs(first) for first in initial])
+        decoded = _coding().decode(arrangement.tobytes(), [np.abs(first) for first in initial])
         for matrix in decoded:
             is_negative = matrix != 0
             own, bits = np.split(bits, [np.count_nonzero(is_negative)])
@@ -287,16 +287,23 @@ class SignedPermutations(Projection):
     def bound_bits(self, initial: Sequence[np.ndarray]) -> float:
         """Those of the arrangements of magnitudes, and a bit for each weight that is not 0."""
         magnitudes = [np.abs(first) for first in initial]
-        return float(coding.bound_bits(magnitudes) + sum(map(np.count_nonzero, initial)))
+        return float(_coding().bound_bits(magnitudes) + sum(map(np.count_nonzero, initial)))
 
     def _encode(self, matrices: Sequence[np.ndarray], initial: Sequence[np.ndarray]) -> bytes:
         magnitudes, before = ([np.abs(each) for each in side] for side in (matrices, initial))
         signs = _pack((matrix < 0)[matrix != 0] for matrix in matrices)
-        return signs + coding.encode(magnitudes, before)
+        return signs + _coding().encode(magnitudes, before)
 
 
 SETS = {each.name: each for each in (Permutations(), Signs(), Masks(), SignedPermutations())}
 """By the names that files have for them."""
+
+
+def _coding() -> Any:
+    """`laperm_lib.coding`, which imports Numba."""
+    from laperm_lib import coding
+
+    return coding
 
 
 def _pack(bits: Iterable[np.ndarray]) -> bytes:

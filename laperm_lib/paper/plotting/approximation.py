@@ -67,8 +67,8 @@ def construction(network: Construction, function: Callable[[np.ndarray], np.ndar
         ValueError: if there are fewer.
 
     Returns:
-        Three panels: the four ramps of a step up, and their sum; the four straight lines of
-        its first two unused couples, and their sum; the network and the function.
+        A figure of three panels, with the four ramps of a step up and their sum; with the four
+        straight lines of its first two unused couples and their sum; and with network and function.
     """
     ups, unused = np.flatnonzero(network.steps > 0), np.flatnonzero(network.steps == 0)
     if len(ups) < 1 or len(unused) < 2:

@@ -144,8 +144,8 @@ def lost(records: Iterable[Record]) -> pd.DataFrame:
     """What each period loses against the best one at the same rate, beside its travel.
 
     Returns:
-        A row for each training by LaPerm whose travel was measured: "period", "rate", "travel" in
-        gaps, and "lost", the accuracy on the images held out that is missing, 0 to 1.
+        A row for each training by LaPerm whose travel was measured, with "period", "rate", "travel"
+        in gaps, and "lost", the accuracy on the images held out that is missing, 0 to 1.
     """
     rows = [
         {
