@@ -87,10 +87,14 @@ MILLISECONDS_PER_IMAGE = {
     "conv7": 0.56,
     "conv13": 12.8,
     "resnet50": 5.0,
+    "conv6_32": 0.9,
+    "conv6_64": 1.4,
+    "conv6_64_relu": 1.3,
     "conv6_64_silu": 1.3,
-    "conv6_mnist": 1.0,
+    "conv6_mnist": 0.52,
     "f1": 0.005,
     "f2": 0.014,
+    "mlp": 0.07,
 }
 """What training by one image takes on 2 cores, float32 on TensorFlow, in batches as published.
 Measured by `benchmarks/test_training_cost.py`; evaluations are not counted, and other machines

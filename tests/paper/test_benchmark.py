@@ -8,7 +8,7 @@ import keras
 import pytest
 from short_runs import SHORT, TASK, made
 
-from laperm_lib.paper import benchmark, records, training
+from laperm_lib.paper import benchmark, networks, records, training
 from laperm_lib.paper.benchmark import ROWS, SWEEPS, Report, missing, plan, run_missing, variant
 from laperm_lib.paper.runs import RunFolder, State, Task
 from laperm_lib.paper.settings import PROFILES, PUBLISHED, quick, short
@@ -54,6 +54,10 @@ def test_a_sweep_goes_through_the_published_value_and_changes_nothing_else(name)
     assert f"{sweep.experiment}-seed0" in {task.name for task in found}
     own = published.values()[sweep.setting]
     assert {task.settings.replace(**{sweep.setting: own}) for task in found} == {published}
+
+
+def test_the_cost_of_every_network_is_known():
+    assert set(benchmark.MILLISECONDS_PER_IMAGE) == set(networks.names())
 
 
 @pytest.mark.parametrize("name", benchmark.names())
