@@ -25,17 +25,8 @@ class SignFlip(ProjectingOptimizer):
     Everything else is as for `LaPerm`: which weights are trained so, when they are projected, how
     they are saved. A weight that starts as 0 stays 0.
 
-    Args:
-        inner_optimizer: as for `LaPerm`, and so are all others.
-        sync_period: the number of steps k between projections, or a schedule of it. Default 10.
-        skip_bias: leave biases to the inner optimizer. Default True.
-        skip_batch_norm: leave normalisation to the inner optimizer. Default True.
-        exclude: regular expressions of paths left to the inner optimizer. Default: none.
-        latent_weights: train latent weights; the model holds their projection. Default False.
-        name: name of the optimizer. Default "sign_flip".
-
-    Raises:
-        ValueError, UnknownLayerError, NonFiniteWeightError: as `LaPerm`.
+    The arguments, their defaults and the errors are those of `LaPerm`; the default name is
+    "sign_flip".
 
     Examples:
         >>> import numpy as np

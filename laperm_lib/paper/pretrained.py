@@ -121,7 +121,7 @@ def save_pretrained(
     before = [each.matrix() for each in vectors]
     after = [to_matrix(weights.pop(each.variable.path), each.neuron_axes) for each in vectors]
     for each, first, last in zip(vectors, before, after, strict=True):
-        if not projection.contains(last, projection.keep(first)):
+        if not projection.allows(last, first):
             raise ValueError(
                 f"{each.path} is not a {projection.name} of its initial values, {network}, "
                 f"seed {seed}. Only a synchronised network can be stored so."

@@ -385,7 +385,7 @@ def _checked(record: Record, path: Path) -> Task:
         initial, _ = record.settings.network.build(record.seed)
         before = weight_vectors.matrices(initial, permuted)
         after = weight_vectors.matrices(read_network(path, record), permuted)
-        holds &= all(map(projection.contains, after, map(projection.keep, before)))
+        holds &= all(map(projection.allows, after, before))
     if not holds:
         raise LaPermError(f"{path}: the network is not a {projection.name} of its initial weights.")
     return task

@@ -177,7 +177,7 @@ def verify(
         raise WeightFileError(f"{path}: {error}") from None
     proofs, projection = [], stored.projection
     for first, last in zip(before, weight_vectors.of(model, stored.kinds), strict=True):
-        holds = projection.contains(last.matrix(), projection.keep(first.matrix()))
+        holds = projection.allows(last.matrix(), first.matrix())
         proofs.append(Proof(first.path, len(first.matrix()), holds))
     record = records.load_one(folder / f"{entry.name}.json")
     images = evaluation.images_for(record.settings, data_dir)

@@ -59,6 +59,10 @@ class Projection:
         """Whether all vectors are in the set, bit for bit."""
         return bool((self.nearest(matrix, kept) == matrix).all())
 
+    def allows(self, matrix: np.ndarray, initial: np.ndarray) -> bool:
+        """Whether initial vectors may become these, bit for bit."""
+        return self.contains(matrix, self.keep(initial))
+
     def are_stuck(self, matrix: np.ndarray) -> np.ndarray:
         """Which initial vectors are alone in their set, shape (neurons,)."""
         return (matrix == 0).all(axis=1)
@@ -70,7 +74,7 @@ class Projection:
             ValueError: if a vector is no element of its set.
         """
         for number, (matrix, first) in enumerate(zip(matrices, initial, strict=True)):
-            if not self.contains(matrix, self.keep(first)):
+            if not self.allows(matrix, first):
                 raise ValueError(f"Matrix {number} is not a {self.name} of its initial values.")
         return self._encode(matrices, initial)
 
